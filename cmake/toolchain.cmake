@@ -1,0 +1,31 @@
+# Compiler behaviour that every target shares: warnings, hardening, sanitizers, ccache, mold.
+
+option(POSTERN_FUZZ "Build the fuzz targets (clang)" OFF)
+set(POSTERN_SANITIZE "" CACHE STRING "Comma-separated sanitizers, e.g. address,undefined")
+
+find_program(CCACHE ccache)
+if(CCACHE)
+  set(CMAKE_CXX_COMPILER_LAUNCHER ${CMAKE_COMMAND} -E env CCACHE_SLOPPINESS=pch_defines,time_macros ${CCACHE})
+  set(CMAKE_C_COMPILER_LAUNCHER ${CCACHE})
+endif()
+find_program(MOLD mold)
+if(MOLD)
+  add_link_options(-fuse-ld=mold)
+endif()
+
+add_compile_options(-Wall -Wextra -Wshadow -Wnon-virtual-dtor -Wimplicit-fallthrough -Werror)
+add_compile_options($<$<CXX_COMPILER_ID:GNU>:-Wno-missing-field-initializers> -fno-plt)
+if(CMAKE_CXX_COMPILER_ID STREQUAL "Clang")
+  # libstdc++ 12 offers <expected> only to compilers that claim the 2020 concepts; clang 19 does.
+  add_compile_options(-Wno-missing-field-initializers -Wno-missing-designated-field-initializers)
+endif()
+add_compile_options(-fstack-protector-strong -fcf-protection)
+if(CMAKE_BUILD_TYPE STREQUAL "Release" OR CMAKE_BUILD_TYPE STREQUAL "RelWithDebInfo")
+  add_compile_definitions(_FORTIFY_SOURCE=2 _GLIBCXX_ASSERTIONS)
+endif()
+if(POSTERN_SANITIZE)
+  add_compile_options(-fsanitize=${POSTERN_SANITIZE} -fno-omit-frame-pointer -fno-sanitize-recover=all)
+  add_link_options(-fsanitize=${POSTERN_SANITIZE})
+endif()
+set(CMAKE_POSITION_INDEPENDENT_CODE ON)
+add_link_options(-Wl,-z,relro,-z,now)
