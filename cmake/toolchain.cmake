@@ -13,7 +13,7 @@ if(MOLD)
   add_link_options(-fuse-ld=mold)
 endif()
 
-add_compile_options(-Wall -Wextra -Wshadow -Wnon-virtual-dtor -Wimplicit-fallthrough -Werror)
+add_compile_options(-Wall -Wextra -Wshadow -Wimplicit-fallthrough -Werror)
 add_compile_options($<$<CXX_COMPILER_ID:GNU>:-Wno-missing-field-initializers> -fno-plt)
 if(CMAKE_CXX_COMPILER_ID STREQUAL "Clang")
   # libstdc++ 12 offers <expected> only to compilers that claim the 2020 concepts; clang 19 does.

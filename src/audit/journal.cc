@@ -1,0 +1,115 @@
+#include "audit/journal.h"
+
+#include <fmt/format.h>
+#include <unistd.h>
+
+#include <cerrno>
+#include <cstdio>
+#include <cstring>
+
+namespace postern::audit {
+
+Journal::Journal(Fd sink) : sink_(std::move(sink)), writer_([this] { write_all(); }) {}
+
+Journal::~Journal() { close(); }
+
+void Journal::submit(Batch& batch, Batch& recycled) {
+  queued_.fetch_add(batch.size(), std::memory_order_relaxed);
+  bool wake = false;
+  {
+    const std::lock_guard lock(mutex_);
+    if (incoming_.empty()) {
+      incoming_.swap(batch);
+    } else {
+      for (auto& record : batch) incoming_.push_back(std::move(record));
+    }
+    if (recycled.empty()) recycled.swap(used_);
+    wake = asleep_;
+  }
+  batch.clear();
+  if (wake) wake_.notify_one();
+}
+
+// While records come, the writer looks every few milliseconds instead of being woken for each: a wake-up is a
+// system call on the loop's thread.
+void Journal::write_all() {
+  using namespace std::chrono_literals;
+  Batch batch;
+  int idle_rounds = 0;
+  std::unique_lock lock(mutex_);
+  while (true) {
+    if (incoming_.empty()) {
+      if (closing_) return;
+      if (idle_rounds > 100) {
+        asleep_ = true;
+        wake_.wait(lock, [&] { return closing_ || !incoming_.empty(); });
+        asleep_ = false;
+      } else {
+        ++idle_rounds;
+        wake_.wait_for(lock, 5ms, [&] { return closing_; });
+      }
+      continue;
+    }
+    idle_rounds = 0;
+    batch.swap(incoming_);
+    lock.unlock();
+    write_batch(batch);
+    queued_.fetch_sub(batch.size(), std::memory_order_relaxed);
+    lock.lock();
+    if (used_.size() < 1024) {
+      for (auto& record : batch) used_.push_back(std::move(record));
+    }
+    batch.clear();
+  }
+}
+
+void Journal::write_batch(Batch& batch) {
+  line_buffer_.clear();
+  for (const auto& record : batch) {
+    ++summary_.records;
+    const std::string name = fmt::format("{}:{}", record->host, record->port);
+    if (summary_.hosts.size() < summary_hosts_max || summary_.hosts.contains(name)) {
+      Summary::PerHost& host = summary_.hosts[name];
+      switch (decision_of(record->reason)) {
+        case Decision::allowed: ++host.allowed; break;
+        case Decision::denied: ++host.denied; break;
+        case Decision::failed: ++host.failed; break;
+      }
+      host.request_bytes += record->request_bytes;
+      host.response_bytes += record->response_bytes;
+      host.with_credentials += record->credentials.empty() ? 0 : 1;
+    }
+    if (sink_) append_json(*record, line_buffer_);
+    record->clear();
+  }
+  std::string_view rest = line_buffer_;
+  while (!rest.empty()) {
+    const ssize_t written = ::write(sink_.get(), rest.data(), rest.size());
+    if (written < 0 && errno == EINTR) continue;
+    if (written < 0) {
+      if (summary_.lost == 0) std::fprintf(stderr, "postern: the log cannot be written: %s\n", std::strerror(errno));
+      summary_.lost += batch.size();
+      return;
+    }
+    rest.remove_prefix(static_cast<std::size_t>(written));
+  }
+}
+
+Summary Journal::close() {
+  {
+    const std::lock_guard lock(mutex_);
+    closing_ = true;
+  }
+  wake_.notify_one();
+  if (writer_.joinable()) writer_.join();
+  return summary_;
+}
+
+std::unique_ptr<Record> LoopJournal::take() {
+  if (recycled_.empty()) return std::make_unique<Record>();
+  auto record = std::move(recycled_.back());
+  recycled_.pop_back();
+  return record;
+}
+
+}  // namespace postern::audit

@@ -1,0 +1,124 @@
+#pragma once
+// From the loops to the log. A loop collects the records of a turn and hands them over at its end; one thread
+// formats and writes. The queue is bounded: while it is full no new exchange is accepted (audit_unavailable), so
+// nothing happens that is not recorded.
+
+#include <atomic>
+#include <condition_variable>
+#include <cstdint>
+#include <map>
+#include <memory>
+#include <mutex>
+#include <string>
+#include <thread>
+#include <vector>
+
+#include "audit/record.h"
+#include "base/clock.h"
+#include "base/fd.h"
+#include "base/result.h"
+
+namespace postern::audit {
+
+/// What `postern run` prints at the end.
+struct Summary {
+  struct PerHost {
+    std::uint64_t allowed = 0, denied = 0, failed = 0;
+    std::uint64_t request_bytes = 0, response_bytes = 0;
+    std::uint64_t with_credentials = 0;
+  };
+  std::map<std::string, PerHost> hosts;  ///< "host:port"
+  std::uint64_t records = 0;
+  std::uint64_t lost = 0;  ///< Records that the sink refused.
+};
+
+class Journal {
+ public:
+  static constexpr std::size_t queued_records_max = 32768;
+  static constexpr std::size_t summary_hosts_max = 4096;
+
+  /// `sink` receives JSON lines; an invalid Fd means that nothing is written, only summed up.
+  explicit Journal(Fd sink);
+  ~Journal();
+  Journal(const Journal&) = delete;
+
+  /// False while the writer is so far behind that nothing new may start. Any thread.
+  bool accepting() const { return queued_.load(std::memory_order_relaxed) < queued_records_max; }
+
+  using Batch = std::vector<std::unique_ptr<Record>>;
+  /// Takes the records out of `batch` and leaves used-up ones for reuse in `recycled`. Any thread.
+  void submit(Batch& batch, Batch& recycled);
+
+  /// Writes what is queued and ends the writer. Idempotent.
+  Summary close();
+
+ private:
+  void write_all();
+  void write_batch(Batch& batch);
+
+  Fd sink_;
+  std::atomic<std::size_t> queued_ = 0;
+  std::mutex mutex_;
+  std::condition_variable wake_;
+  Batch incoming_;
+  Batch used_;
+  bool closing_ = false;
+  bool asleep_ = false;
+  Summary summary_;  ///< Writer's until close().
+  std::string line_buffer_;
+  std::thread writer_;
+};
+
+/// A loop's side of the journal.
+class LoopJournal {
+ public:
+  explicit LoopJournal(Journal& journal) : journal_(journal) {}
+  ~LoopJournal() { flush(); }
+
+  bool accepting() const { return journal_.accepting(); }
+  std::unique_ptr<Record> take();
+  void put(std::unique_ptr<Record> record) { turn_.push_back(std::move(record)); }
+  /// At the end of a turn.
+  void flush() {
+    if (!turn_.empty()) journal_.submit(turn_, recycled_);
+  }
+
+ private:
+  Journal& journal_;
+  Journal::Batch turn_;
+  Journal::Batch recycled_;
+};
+
+/// Owns the record of one exchange. Whatever path the code takes, exactly one record is put: an unfinished one says
+/// `abandoned`.
+class Recording {
+ public:
+  Recording(LoopJournal& journal, const Clock& clock)
+      : journal_(journal), clock_(clock), started_(clock.now()), record_(journal.take()) {
+    record_->time = std::chrono::system_clock::now();
+  }
+  Recording(const Recording&) = delete;
+  ~Recording() {
+    if (record_) finish(Reason::abandoned);
+  }
+
+  Record* operator->() { return record_.get(); }
+  Record& operator*() { return *record_; }
+  TimePoint started() const { return started_; }
+  bool open() const { return record_ != nullptr; }
+
+  void finish(Reason reason, std::string_view detail = {}) {
+    record_->reason = reason;
+    record_->detail = detail;
+    record_->duration = std::chrono::duration_cast<std::chrono::microseconds>(clock_.now() - started_);
+    journal_.put(std::move(record_));
+  }
+
+ private:
+  LoopJournal& journal_;
+  const Clock& clock_;
+  TimePoint started_;
+  std::unique_ptr<Record> record_;
+};
+
+}  // namespace postern::audit

@@ -1,0 +1,46 @@
+#include "io/listener.h"
+
+#include <fcntl.h>
+#include <sys/epoll.h>
+#include <sys/socket.h>
+
+#include <cerrno>
+
+namespace postern::io {
+
+Listener::Listener(Loop& loop, int socket, OnAccept on_accept)
+    : loop_(loop), socket_(socket), on_accept_(std::move(on_accept)), spare_(::open("/dev/null", O_RDONLY | O_CLOEXEC)) {
+  loop_.add(socket_, *this, EPOLLIN | EPOLLEXCLUSIVE);
+}
+
+Listener::~Listener() { loop_.remove(socket_, *this); }
+
+void Listener::on_ready(std::uint32_t) {
+  for (int i = 0; i < accepts_per_turn; ++i) {
+    Fd accepted(::accept4(socket_, nullptr, nullptr, SOCK_NONBLOCK | SOCK_CLOEXEC));
+    if (accepted) {
+      on_accept_(std::move(accepted));
+      continue;
+    }
+    if (errno == EINTR || errno == ECONNABORTED) continue;
+    if ((errno == EMFILE || errno == ENFILE) && refuse_one()) continue;
+    return;
+  }
+}
+
+bool Listener::refuse_one() {
+  if (!spare_) return false;
+  spare_.reset();
+  Fd refused(::accept4(socket_, nullptr, nullptr, SOCK_CLOEXEC));
+  const bool took_one = static_cast<bool>(refused);
+  if (took_one) {
+    const linger now{.l_onoff = 1, .l_linger = 0};
+    ::setsockopt(refused.get(), SOL_SOCKET, SO_LINGER, &now, sizeof now);
+    ++refused_;
+  }
+  refused.reset();
+  spare_ = Fd(::open("/dev/null", O_RDONLY | O_CLOEXEC));
+  return took_one;
+}
+
+}  // namespace postern::io

@@ -1,0 +1,196 @@
+#include "io/loop.h"
+
+#include <sys/epoll.h>
+#include <sys/eventfd.h>
+#include <unistd.h>
+
+#include <bit>
+#include <cerrno>
+#include <cstdlib>
+
+namespace postern::io {
+
+void Timer::set(TimePoint deadline) {
+  deadline_ = deadline;
+  const std::uint64_t wanted = loop_.tick_of(deadline);
+  // Later than our slot: the slot's turn will move us on. Earlier: move now.
+  if (link_ && wanted >= tick_) return;
+  if (link_) loop_.unlink(*this);
+  loop_.link(*this);
+}
+
+void Timer::clear() {
+  if (link_) loop_.unlink(*this);
+}
+
+Loop::Loop(const Clock& clock)
+    : clock_(clock),
+      start_(clock.now()),
+      now_(start_),
+      epoll_(::epoll_create1(EPOLL_CLOEXEC)),
+      wake_(::eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK)) {
+  static_assert(sizeof(epoll_event) * batch_max <= sizeof batch_storage_);
+  if (!epoll_ || !wake_) std::abort();  // No descriptors at start-up: nothing can work.
+  epoll_event event{};
+  event.events = EPOLLIN;
+  event.data.ptr = this;
+  if (::epoll_ctl(epoll_.get(), EPOLL_CTL_ADD, wake_.get(), &event) != 0) std::abort();
+}
+
+Loop::~Loop() = default;
+
+void Loop::run() {
+  while (!stopping_.load(std::memory_order_acquire)) run_once(std::chrono::hours(1));
+}
+
+void Loop::run_once(Duration longest) {
+  auto* batch = reinterpret_cast<epoll_event*>(batch_storage_.data());
+  const int found = ::epoll_wait(epoll_.get(), batch, batch_max, wait_milliseconds(longest));
+  now_ = clock_.now();
+  batch_size_ = found > 0 ? found : 0;
+  for (batch_next_ = 0; batch_next_ < batch_size_;) {
+    const epoll_event event = batch[batch_next_++];
+    if (event.data.ptr == this) {
+      std::uint64_t count = 0;
+      [[maybe_unused]] const auto cleared = ::read(wake_.get(), &count, sizeof count);
+    } else if (event.data.ptr) {
+      static_cast<Pollable*>(event.data.ptr)->on_ready(event.events);
+    }
+  }
+  batch_size_ = 0;
+  run_timers();
+  run_posted();
+  if (turn_end_) turn_end_();
+}
+
+void Loop::stop() {
+  stopping_.store(true, std::memory_order_release);
+  const std::uint64_t one = 1;
+  [[maybe_unused]] const auto written = ::write(wake_.get(), &one, sizeof one);
+}
+
+void Loop::post(std::move_only_function<void()> work) {
+  {
+    const std::lock_guard lock(posted_mutex_);
+    posted_.push_back(std::move(work));
+  }
+  const std::uint64_t one = 1;
+  [[maybe_unused]] const auto written = ::write(wake_.get(), &one, sizeof one);
+}
+
+void Loop::run_posted() {
+  std::vector<std::move_only_function<void()>> work;
+  {
+    const std::lock_guard lock(posted_mutex_);
+    if (posted_.empty()) return;
+    work.swap(posted_);
+  }
+  for (auto& piece : work) piece();
+}
+
+Detached Loop::run_detached(Task<void> task) {
+  ++active_;
+  co_await std::move(task);
+  --active_;
+}
+
+void Loop::spawn(Task<void> task) { run_detached(std::move(task)); }
+
+bool Loop::add(int fd, Pollable& pollable) {
+  return add(fd, pollable, EPOLLIN | EPOLLOUT | EPOLLRDHUP | EPOLLET);
+}
+
+bool Loop::add(int fd, Pollable& pollable, std::uint32_t events) {
+  epoll_event event{};
+  event.events = events;
+  event.data.ptr = &pollable;
+  return ::epoll_ctl(epoll_.get(), EPOLL_CTL_ADD, fd, &event) == 0;
+}
+
+bool Loop::modify(int fd, Pollable& pollable, std::uint32_t events) {
+  epoll_event event{};
+  event.events = events;
+  event.data.ptr = &pollable;
+  return ::epoll_ctl(epoll_.get(), EPOLL_CTL_MOD, fd, &event) == 0;
+}
+
+void Loop::remove(int fd, Pollable& pollable) {
+  ::epoll_ctl(epoll_.get(), EPOLL_CTL_DEL, fd, nullptr);
+  // An event for it may already be in the batch that is being handed out.
+  auto* batch = reinterpret_cast<epoll_event*>(batch_storage_.data());
+  for (int i = batch_next_; i < batch_size_; ++i)
+    if (batch[i].data.ptr == &pollable) batch[i].data.ptr = nullptr;
+}
+
+std::uint64_t Loop::tick_of(TimePoint t) const {
+  if (t <= start_) return 0;
+  if (t == TimePoint::max()) t = start_ + std::chrono::hours(24 * 365);
+  return static_cast<std::uint64_t>((t - start_ + tick - Duration(1)) / tick);
+}
+
+void Loop::link(Timer& timer) {
+  timer.tick_ = std::max(tick_of(timer.deadline_), current_tick_ + 1);
+  const std::size_t slot = timer.tick_ % wheel_slots;
+  timer.next_ = wheel_[slot];
+  timer.link_ = &wheel_[slot];
+  if (timer.next_) timer.next_->link_ = &timer.next_;
+  wheel_[slot] = &timer;
+  occupied_[slot / 64] |= std::uint64_t{1} << (slot % 64);
+}
+
+void Loop::unlink(Timer& timer) {
+  *timer.link_ = timer.next_;
+  if (timer.next_) timer.next_->link_ = timer.link_;
+  timer.next_ = nullptr;
+  timer.link_ = nullptr;
+  // The slot's bit stays set when it empties: a spurious look later is cheaper than finding the slot now.
+}
+
+int Loop::wait_milliseconds(Duration longest) const {
+  Duration wait = longest;
+  // The next slot with a timer, at most one turn of the wheel away.
+  for (std::size_t ahead = 1; ahead <= wheel_slots;) {
+    const std::size_t slot = (current_tick_ + ahead) % wheel_slots;
+    const std::uint64_t word = occupied_[slot / 64] >> (slot % 64);
+    if (word == 0) {
+      ahead += 64 - slot % 64;
+      continue;
+    }
+    ahead += static_cast<std::size_t>(std::countr_zero(word));
+    const TimePoint due = start_ + static_cast<Duration::rep>(current_tick_ + ahead) * tick;
+    wait = std::min(wait, std::max(due - now_, Duration::zero()));
+    break;
+  }
+  const auto rounded = std::chrono::ceil<std::chrono::milliseconds>(wait).count();
+  return static_cast<int>(std::min<std::int64_t>(rounded, 60'000));
+}
+
+void Loop::run_timers() {
+  const auto target = static_cast<std::uint64_t>((now_ - start_) / tick);
+  if (target <= current_tick_) return;
+  // After a long sleep one turn of the wheel sees every slot.
+  if (target - current_tick_ > wheel_slots) current_tick_ = target - wheel_slots;
+  while (current_tick_ < target) {
+    ++current_tick_;
+    const std::size_t slot = current_tick_ % wheel_slots;
+    if (!wheel_[slot]) {
+      occupied_[slot / 64] &= ~(std::uint64_t{1} << (slot % 64));
+      continue;
+    }
+    // Take the slot's list aside: timers set from a callback land on the wheel, not in the list being run.
+    due_ = wheel_[slot];
+    due_->link_ = &due_;
+    wheel_[slot] = nullptr;
+    occupied_[slot / 64] &= ~(std::uint64_t{1} << (slot % 64));
+    while (due_) {
+      Timer& timer = *due_;
+      unlink(timer);
+      if (timer.deadline_ <= now_)
+        timer.on_timer();
+      else
+        link(timer);
+    }
+  }
+}
+
+}  // namespace postern::io

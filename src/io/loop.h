@@ -1,0 +1,151 @@
+#pragma once
+// One loop per core: epoll, edge-triggered, each descriptor registered once; coarse timers on a wheel; work
+// handed in from other threads. Everything a loop owns is touched by its thread only, except post() and stop().
+
+#include <array>
+#include <atomic>
+#include <coroutine>
+#include <cstdint>
+#include <functional>
+#include <mutex>
+#include <vector>
+
+#include "base/clock.h"
+#include "base/fd.h"
+#include "io/task.h"
+
+struct epoll_event;
+
+namespace postern::io {
+
+class Loop;
+
+/// Something that epoll reports on. Unregisters itself when it goes, also from the events already fetched.
+class Pollable {
+ public:
+  /// `events` is an EPOLL* mask.
+  virtual void on_ready(std::uint32_t events) = 0;
+
+ protected:
+  ~Pollable() = default;
+};
+
+/// Fires once at or after its deadline, at most one tick late. Moving the deadline is cheap: the node stays
+/// where it is on the wheel when the new deadline is later.
+class Timer {
+ public:
+  explicit Timer(Loop& loop) : loop_(loop) {}
+  Timer(const Timer&) = delete;
+  Timer& operator=(const Timer&) = delete;
+
+  void set(TimePoint deadline);
+  void clear();
+  TimePoint deadline() const { return deadline_; }
+
+ protected:
+  ~Timer() { clear(); }
+  virtual void on_timer() = 0;
+
+ private:
+  friend class Loop;
+  Loop& loop_;
+  Timer* next_ = nullptr;
+  Timer** link_ = nullptr;  ///< The pointer that points at us while on the wheel.
+  TimePoint deadline_{};
+  std::uint64_t tick_ = 0;  ///< Where on the wheel we are.
+};
+
+class Loop {
+ public:
+  static constexpr Duration tick = std::chrono::milliseconds(16);
+
+  explicit Loop(const Clock& clock);
+  ~Loop();
+  Loop(const Loop&) = delete;
+  Loop& operator=(const Loop&) = delete;
+
+  /// Read once per turn.
+  TimePoint now() const { return now_; }
+
+  /// Turns until stop().
+  void run();
+  /// One turn: waits at most `longest` for events, then runs timers and posted work.
+  void run_once(Duration longest);
+  /// Thread-safe.
+  void stop();
+  /// Thread-safe: `work` runs on the loop's thread in its next turn.
+  void post(std::move_only_function<void()> work);
+
+  /// Starts a task that lives on this loop. `active()` counts those that have not finished.
+  void spawn(Task<void> task);
+  std::size_t active() const { return active_; }
+
+  /// Registers edge-triggered for input, output and hang-up; `events` overrides that (e.g. level-triggered
+  /// listeners). False with errno on failure.
+  bool add(int fd, Pollable& pollable);
+  bool add(int fd, Pollable& pollable, std::uint32_t events);
+  bool modify(int fd, Pollable& pollable, std::uint32_t events);
+  void remove(int fd, Pollable& pollable);
+
+  /// Called at the end of each turn (e.g. hand the turn's records to the journal).
+  void at_turn_end(std::move_only_function<void()> hook) { turn_end_ = std::move(hook); }
+
+  auto sleep_until(TimePoint deadline) {
+    struct Sleep final : Timer {
+      std::coroutine_handle<> waiting;
+      explicit Sleep(Loop& loop) : Timer(loop) {}
+      ~Sleep() = default;
+      void on_timer() override { waiting.resume(); }
+    };
+    struct Awaiter {
+      Loop& loop;
+      TimePoint deadline;
+      Sleep timer;
+      Awaiter(Loop& l, TimePoint until) : loop(l), deadline(until), timer(l) {}
+      Awaiter(const Awaiter&) = delete;
+      bool await_ready() const { return deadline <= loop.now(); }
+      void await_suspend(std::coroutine_handle<> handle) {
+        timer.waiting = handle;
+        timer.set(deadline);
+      }
+      void await_resume() {}
+    };
+    return Awaiter(*this, deadline);
+  }
+
+ private:
+  friend class Timer;
+  static constexpr std::size_t wheel_slots = 1024;
+  static constexpr int batch_max = 256;
+
+  Detached run_detached(Task<void> task);
+  std::uint64_t tick_of(TimePoint t) const;
+  void link(Timer& timer);
+  void unlink(Timer& timer);
+  int wait_milliseconds(Duration longest) const;
+  void run_timers();
+  void run_posted();
+
+  const Clock& clock_;
+  TimePoint start_;
+  TimePoint now_;
+  Fd epoll_;
+  Fd wake_;
+  std::atomic<bool> stopping_ = false;
+  std::size_t active_ = 0;
+
+  std::array<Timer*, wheel_slots> wheel_{};
+  std::array<std::uint64_t, wheel_slots / 64> occupied_{};
+  std::uint64_t current_tick_ = 0;
+  Timer* due_ = nullptr;  ///< The slot being run, so that timers may unlink each other.
+
+  std::array<std::uint64_t, 3 * batch_max> batch_storage_{};  // epoll_event[batch_max], packed
+  int batch_size_ = 0;
+  int batch_next_ = 0;
+
+  std::mutex posted_mutex_;
+  std::vector<std::move_only_function<void()>> posted_;
+  std::move_only_function<void()> turn_end_;
+};
+
+}  // namespace postern::io

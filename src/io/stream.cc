@@ -1,0 +1,255 @@
+#include "io/stream.h"
+
+#include <netinet/in.h>
+#include <netinet/tcp.h>
+#include <sys/epoll.h>
+#include <sys/socket.h>
+
+#include <cerrno>
+#include <cstring>
+
+namespace postern::io {
+
+Stream::Stream(Loop& loop, Fd socket, Side side)
+    : loop_(loop), socket_(std::move(socket)), side_(side), timer_(loop, *this) {
+  if (!loop_.add(socket_.get(), *this)) {
+    // Out of epoll watches: every wait ends at once with this.
+    error_ = Error{Reason::overloaded, Side::self, Retry::never, "cannot watch another connection"};
+  }
+}
+
+Stream::~Stream() {
+  if (destroyed_) *destroyed_ = true;
+  if (socket_) loop_.remove(socket_.get(), *this);
+}
+
+Fd Stream::release_socket() {
+  loop_.remove(socket_.get(), *this);
+  timer_.clear();
+  return std::move(socket_);
+}
+
+void Stream::shutdown_write() { ::shutdown(socket_.get(), SHUT_WR); }
+
+void Stream::reset_on_close() {
+  const linger now{.l_onoff = 1, .l_linger = 0};
+  ::setsockopt(socket_.get(), SOL_SOCKET, SO_LINGER, &now, sizeof now);
+}
+
+Error Stream::error(Reason sandbox_reason, Reason origin_reason, std::string detail) const {
+  return Error{side_ == Side::sandbox ? sandbox_reason : origin_reason, side_, Retry::never, std::move(detail)};
+}
+
+Error Stream::closed_error(int error_number) const {
+  return error(Reason::sandbox_closed, Reason::origin_closed, std::strerror(error_number));
+}
+
+ssize_t Stream::receive(void* into, std::size_t size, int flags) {
+  if (!maybe_readable_) {
+    errno = EAGAIN;
+    return -1;
+  }
+  ssize_t count;
+  do {
+    count = ::recv(socket_.get(), into, size, flags);
+  } while (count < 0 && errno == EINTR);
+  if (count > 0 && !(flags & MSG_PEEK)) bytes_read_ += static_cast<std::size_t>(count);
+  // Edge-triggered: less than asked for means drained, and new bytes bring a new event. After a hang-up there
+  // will be no more events, so keep reading until the end shows itself.
+  const bool drained = (count < 0 && errno == EAGAIN) || (count > 0 && static_cast<std::size_t>(count) < size);
+  if (drained && !hangup_) maybe_readable_ = false;
+  return count;
+}
+
+ssize_t Stream::transmit(const void* from, std::size_t size) {
+  if (!maybe_writable_) {
+    errno = EAGAIN;
+    return -1;
+  }
+  ssize_t count;
+  do {
+    count = ::send(socket_.get(), from, size, MSG_NOSIGNAL);
+  } while (count < 0 && errno == EINTR);
+  if (count > 0) bytes_written_ += static_cast<std::size_t>(count);
+  if (count < 0 && errno == EAGAIN) maybe_writable_ = false;
+  return count;
+}
+
+Stream::Attempt Stream::try_read(std::span<char> into, std::size_t& count) {
+  const ssize_t got = receive(into.data(), into.size());
+  if (got >= 0) {
+    count = static_cast<std::size_t>(got);
+    return Attempt::done;
+  }
+  if (errno == EAGAIN) return Attempt::would_block;
+  error_ = closed_error(errno);
+  return Attempt::failed;
+}
+
+Stream::Attempt Stream::try_write(std::string_view bytes, std::size_t& count) {
+  const ssize_t sent = transmit(bytes.data(), bytes.size());
+  if (sent >= 0) {
+    count = static_cast<std::size_t>(sent);
+    return Attempt::done;
+  }
+  if (errno == EAGAIN) return Attempt::would_block;
+  error_ = closed_error(errno);
+  return Attempt::failed;
+}
+
+bool Stream::ReadAwaiter::retry(Stream& stream) {
+  std::size_t count = 0;
+  switch (stream.try_read(into_, count)) {
+    case Attempt::done: result_.emplace(count); return true;
+    case Attempt::would_block: return false;
+    case Attempt::failed: give_up(*stream.error_); return true;
+  }
+  return false;
+}
+
+bool Stream::WriteAwaiter::retry(Stream& stream) {
+  while (!bytes_.empty()) {
+    std::size_t count = 0;
+    switch (stream.try_write(bytes_, count)) {
+      case Attempt::done: bytes_.remove_prefix(count); break;
+      case Attempt::would_block: return false;
+      case Attempt::failed: give_up(*stream.error_); return true;
+    }
+  }
+  result_.emplace();
+  return true;
+}
+
+void Stream::wait(Waiter*& slot, Waiter& waiter) {
+  slot = &waiter;
+  // The timer only ever moves earlier here; on_deadline() moves it on when nothing has expired yet.
+  if (waiter.deadline != TimePoint::max()) timer_.set(waiter.deadline);
+}
+
+bool Stream::wake(Waiter*& slot, bool& destroyed) {
+  Waiter* waiter = slot;
+  slot = nullptr;
+  waiter->handle.resume();
+  return !destroyed;
+}
+
+void Stream::on_ready(std::uint32_t events) {
+  if (events & (EPOLLRDHUP | EPOLLHUP | EPOLLERR)) hangup_ = true;
+  if (events & (EPOLLIN | EPOLLRDHUP | EPOLLHUP | EPOLLERR)) maybe_readable_ = true;
+  if (events & (EPOLLOUT | EPOLLHUP | EPOLLERR)) maybe_writable_ = true;
+
+  bool destroyed = false;
+  destroyed_ = &destroyed;
+  // Both are tried on any event: TLS may need to write before it can read.
+  if (reader_ && reader_->retry(*this) && !wake(reader_, destroyed)) return;
+  if (writer_ && writer_->retry(*this) && !wake(writer_, destroyed)) return;
+  if (!reader_ && idle_watcher_ && maybe_readable_) {
+    idle_watcher_->on_idle_input(*this);
+    if (destroyed) return;
+  }
+  destroyed_ = nullptr;
+}
+
+void Stream::on_deadline() {
+  const TimePoint now = loop_.now();
+  bool destroyed = false;
+  bool* const outer = destroyed_;
+  destroyed_ = &destroyed;
+  for (Waiter** slot : {&reader_, &writer_}) {
+    if (!*slot || (*slot)->deadline > now) continue;
+    (*slot)->give_up(error(Reason::sandbox_timeout, Reason::origin_timeout, "nothing happened within the time limit"));
+    if (!wake(*slot, destroyed)) {
+      if (outer) *outer = true;
+      return;
+    }
+  }
+  destroyed_ = outer;
+  TimePoint next = TimePoint::max();
+  if (reader_) next = std::min(next, reader_->deadline);
+  if (writer_) next = std::min(next, writer_->deadline);
+  if (next != TimePoint::max()) timer_.set(next);
+}
+
+void Stream::cancel_read() {
+  if (!reader_) return;
+  reader_->give_up(Error{Reason::cancelled, Side::self, Retry::never, "no longer needed"});
+  Waiter* waiter = std::exchange(reader_, nullptr);
+  waiter->handle.resume();
+}
+
+void Stream::cancel_write() {
+  if (!writer_) return;
+  writer_->give_up(Error{Reason::cancelled, Side::self, Retry::never, "no longer needed"});
+  Waiter* waiter = std::exchange(writer_, nullptr);
+  waiter->handle.resume();
+}
+
+Task<Result<std::size_t>> TcpStream::peek_beyond(std::size_t known, std::span<char> into, TimePoint deadline) {
+  while (true) {
+    co_await co_await wait_readable(deadline);
+    const ssize_t got = receive(into.data(), into.size(), MSG_PEEK);
+    if (got < 0 && errno == EAGAIN) continue;
+    if (got < 0) co_return std::unexpected(closed_error(errno));
+    const auto count = static_cast<std::size_t>(got);
+    if (count > known || count == into.size()) {
+      maybe_readable_ = true;  // What was seen is still there to be read.
+      co_return count;
+    }
+    if (hangup_) co_return known;
+    maybe_readable_ = false;
+  }
+}
+
+Task<Result<std::unique_ptr<TcpStream>>> connect(Loop& loop, Endpoint endpoint, Side side, TimePoint deadline) {
+  const auto refuse = [&](int error_number) {
+    return fail(Reason::connect_failed, std::string("cannot connect: ") + std::strerror(error_number), side,
+                Retry::fresh_connection);
+  };
+  Fd socket(::socket(endpoint.address.is_v4() ? AF_INET : AF_INET6, SOCK_STREAM | SOCK_NONBLOCK | SOCK_CLOEXEC, 0));
+  if (!socket) co_return refuse(errno);
+  const int on = 1;
+  ::setsockopt(socket.get(), IPPROTO_TCP, TCP_NODELAY, &on, sizeof on);
+  sockaddr_storage address;
+  const socklen_t size = endpoint.to_sockaddr(address);
+  const int raw = socket.get();
+  if (::connect(raw, reinterpret_cast<const sockaddr*>(&address), size) != 0 && errno != EINPROGRESS)
+    co_return refuse(errno);
+
+  struct Connecting final : Pollable, Timer {
+    std::coroutine_handle<> waiting;
+    bool expired = false;
+    explicit Connecting(Loop& l) : Timer(l) {}
+    ~Connecting() = default;
+    void on_ready(std::uint32_t) override { std::exchange(waiting, {}).resume(); }
+    void on_timer() override {
+      expired = true;
+      std::exchange(waiting, {}).resume();
+    }
+  };
+  struct Awaiter {
+    Loop& loop;
+    int fd;
+    TimePoint deadline;
+    Connecting connecting;
+    Awaiter(Loop& l, int descriptor, TimePoint until) : loop(l), fd(descriptor), deadline(until), connecting(l) {}
+    Awaiter(const Awaiter&) = delete;
+    bool await_ready() const { return false; }
+    bool await_suspend(std::coroutine_handle<> h) {
+      connecting.waiting = h;
+      connecting.set(deadline);
+      return loop.add(fd, connecting, EPOLLOUT);
+    }
+    bool await_resume() { return connecting.expired; }
+    ~Awaiter() { loop.remove(fd, connecting); }
+  };
+  const bool expired = co_await Awaiter(loop, raw, deadline);
+  if (expired)
+    co_return fail(Reason::connect_timeout, "no answer to the connection attempt", side, Retry::fresh_connection);
+  int error_number = 0;
+  socklen_t length = sizeof error_number;
+  ::getsockopt(raw, SOL_SOCKET, SO_ERROR, &error_number, &length);
+  if (error_number != 0) co_return refuse(error_number);
+  co_return std::make_unique<TcpStream>(loop, std::move(socket), side);
+}
+
+}  // namespace postern::io

@@ -1,0 +1,215 @@
+#pragma once
+// A byte stream to one side: plain TCP here, TLS in tls/stream.h. Reads and writes are attempted first and only
+// wait when the kernel has nothing; the readiness that epoll reported is remembered, so no call is made that
+// could only answer EAGAIN. One reader and one writer at a time. Lives and dies on its loop.
+
+#include <coroutine>
+#include <cstdint>
+#include <memory>
+#include <optional>
+#include <span>
+#include <string>
+#include <string_view>
+
+#include "base/fd.h"
+#include "base/result.h"
+#include "io/loop.h"
+#include "model/address.h"
+
+namespace postern::io {
+
+class Stream : private Pollable {
+ public:
+  /// Takes the nonblocking socket and registers it. `side` says whom to blame in errors.
+  Stream(Loop& loop, Fd socket, Side side);
+  virtual ~Stream();
+  Stream(const Stream&) = delete;
+  Stream& operator=(const Stream&) = delete;
+
+  class ReadAwaiter;
+  class WriteAwaiter;
+  class ReadyAwaiter;
+
+  /// Reads what is there, at least one byte; 0 is the orderly end. `into` must stay valid until it resumes.
+  /// Errors: <side>_closed, <side>_timeout, <side>_tls_failed, cancelled.
+  ReadAwaiter read(std::span<char> into, TimePoint deadline);
+  /// Writes everything.
+  WriteAwaiter write_all(std::string_view bytes, TimePoint deadline);
+  /// Waits until a read would find something (or the end) without holding a buffer for it.
+  ReadyAwaiter wait_readable(TimePoint deadline);
+
+  /// Orderly end of our direction (FIN, close_notify). Best effort, never waits.
+  virtual void shutdown_write();
+  /// Makes closing send RST: the other side learns that the bytes so far were not the whole.
+  void reset_on_close();
+  /// Ends a wait of the other coroutine with Reason::cancelled.
+  void cancel_read();
+  void cancel_write();
+
+  /// The peer has closed or broken the connection, or sent something, as far as is known without reading.
+  bool looks_idle() const { return !maybe_readable_ && !hangup_ && !has_buffered_input(); }
+
+  /// Told when something arrives (or the peer goes) while nobody reads: how a pool drops idle connections.
+  class IdleWatcher {
+   public:
+    virtual void on_idle_input(Stream& stream) = 0;  ///< May destroy the stream.
+
+   protected:
+    ~IdleWatcher() = default;
+  };
+  void watch_idle(IdleWatcher* watcher) { idle_watcher_ = watcher; }
+
+  Loop& loop() { return loop_; }
+  int fd() const { return socket_.get(); }
+  Side side() const { return side_; }
+  std::uint64_t bytes_read() const { return bytes_read_; }
+  std::uint64_t bytes_written() const { return bytes_written_; }
+
+  /// Gives the socket away (to become a TLS stream); this stream is dead afterwards.
+  Fd release_socket();
+
+ protected:
+  /// A coroutine that waits for this stream; tried again whenever the kernel reports something.
+  struct Waiter {
+    std::coroutine_handle<> handle;
+    TimePoint deadline{};
+    /// True when the wait is over, one way or the other.
+    virtual bool retry(Stream& stream) = 0;
+    virtual void give_up(Error error) = 0;
+
+   protected:
+    ~Waiter() = default;
+  };
+  enum class Attempt : std::uint8_t { done, would_block, failed };
+  /// One try. On done `count` is what moved (0 on read: orderly end); on failed `error_` is set.
+  virtual Attempt try_read(std::span<char> into, std::size_t& count);
+  virtual Attempt try_write(std::string_view bytes, std::size_t& count);
+  /// Input that was taken from the socket and not yet given out (decrypted records).
+  virtual bool has_buffered_input() const { return false; }
+
+  /// recv()/send() that keep the readiness flags true. -1 with errno as the system calls.
+  ssize_t receive(void* into, std::size_t size, int flags = 0);
+  ssize_t transmit(const void* from, std::size_t size);
+  Error error(Reason sandbox_reason, Reason origin_reason, std::string detail) const;
+  Error closed_error(int error_number) const;
+
+  void wait(Waiter*& slot, Waiter& waiter);
+
+  Waiter* reader_ = nullptr;
+  Waiter* writer_ = nullptr;
+  std::optional<Error> error_;
+  bool maybe_readable_ = true;
+  bool maybe_writable_ = true;
+  bool hangup_ = false;  ///< EPOLLRDHUP or worse was seen: a short read no longer means "drained".
+
+ private:
+  friend class ReadAwaiter;
+  friend class WriteAwaiter;
+  friend class ReadyAwaiter;
+
+  class DeadlineTimer final : public Timer {
+   public:
+    DeadlineTimer(Loop& loop, Stream& stream) : Timer(loop), stream_(stream) {}
+    ~DeadlineTimer() = default;
+    void on_timer() override { stream_.on_deadline(); }
+
+   private:
+    Stream& stream_;
+  };
+
+  void on_ready(std::uint32_t events) override;
+  void on_deadline();
+  bool wake(Waiter*& slot, bool& destroyed);
+
+  Loop& loop_;
+  Fd socket_;
+  Side side_;
+  IdleWatcher* idle_watcher_ = nullptr;
+  bool* destroyed_ = nullptr;
+  DeadlineTimer timer_;
+  std::uint64_t bytes_read_ = 0;
+  std::uint64_t bytes_written_ = 0;
+
+ public:
+  class ReadAwaiter final : Waiter {
+   public:
+    ReadAwaiter(Stream& stream, std::span<char> into, TimePoint until) : stream_(stream), into_(into) { deadline = until; }
+    ReadAwaiter(const ReadAwaiter&) = delete;
+    ~ReadAwaiter() { if (stream_.reader_ == this) stream_.reader_ = nullptr; }
+    bool await_ready() { return retry(stream_); }
+    void await_suspend(std::coroutine_handle<> h) {
+      handle = h;
+      stream_.wait(stream_.reader_, *this);
+    }
+    Result<std::size_t> await_resume() { return std::move(*result_); }
+
+   private:
+    friend class Stream;
+    bool retry(Stream& stream) override;
+    void give_up(Error error) override { result_.emplace(std::unexpected(std::move(error))); }
+    Stream& stream_;
+    std::span<char> into_;
+    std::optional<Result<std::size_t>> result_;
+  };
+
+  class WriteAwaiter final : Waiter {
+   public:
+    WriteAwaiter(Stream& stream, std::string_view bytes, TimePoint until) : stream_(stream), bytes_(bytes) { deadline = until; }
+    WriteAwaiter(const WriteAwaiter&) = delete;
+    ~WriteAwaiter() { if (stream_.writer_ == this) stream_.writer_ = nullptr; }
+    bool await_ready() { return retry(stream_); }
+    void await_suspend(std::coroutine_handle<> h) {
+      handle = h;
+      stream_.wait(stream_.writer_, *this);
+    }
+    Result<void> await_resume() { return std::move(*result_); }
+
+   private:
+    friend class Stream;
+    bool retry(Stream& stream) override;
+    void give_up(Error error) override { result_.emplace(std::unexpected(std::move(error))); }
+    Stream& stream_;
+    std::string_view bytes_;
+    std::optional<Result<void>> result_;
+  };
+
+  class ReadyAwaiter final : Waiter {
+   public:
+    ReadyAwaiter(Stream& stream, TimePoint until) : stream_(stream) { deadline = until; }
+    ReadyAwaiter(const ReadyAwaiter&) = delete;
+    ~ReadyAwaiter() { if (stream_.reader_ == this) stream_.reader_ = nullptr; }
+    bool await_ready() { return retry(stream_); }
+    void await_suspend(std::coroutine_handle<> h) {
+      handle = h;
+      stream_.wait(stream_.reader_, *this);
+    }
+    Result<void> await_resume() { return std::move(result_); }
+
+   private:
+    friend class Stream;
+    bool retry(Stream& stream) override { return stream.maybe_readable_ || stream.has_buffered_input(); }
+    void give_up(Error error) override { result_ = std::unexpected(std::move(error)); }
+    Stream& stream_;
+    Result<void> result_;
+  };
+};
+
+inline Stream::ReadAwaiter Stream::read(std::span<char> into, TimePoint deadline) { return {*this, into, deadline}; }
+inline Stream::WriteAwaiter Stream::write_all(std::string_view bytes, TimePoint deadline) { return {*this, bytes, deadline}; }
+inline Stream::ReadyAwaiter Stream::wait_readable(TimePoint deadline) { return {*this, deadline}; }
+
+/// Plain TCP (or any stream socket).
+class TcpStream final : public Stream {
+ public:
+  using Stream::Stream;
+
+  /// Waits for more than `known` bytes to have arrived and copies what is there, without consuming it: how the
+  /// first bytes are judged and then left for whoever speaks the protocol. Returns the count (≥ known), which
+  /// is `known` only at the end of the stream. `into` is filled from its start.
+  Task<Result<std::size_t>> peek_beyond(std::size_t known, std::span<char> into, TimePoint deadline);
+};
+
+/// Connects without blocking. Errors: connect_failed, connect_timeout.
+Task<Result<std::unique_ptr<TcpStream>>> connect(Loop& loop, Endpoint endpoint, Side side, TimePoint deadline);
+
+}  // namespace postern::io

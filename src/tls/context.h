@@ -1,0 +1,66 @@
+#pragma once
+// What TLS connections of one loop share. Toward the sandbox: a server context without certificates of its own
+// (each connection brings its leaf). Toward origins: a verifying client context and a cache of sessions.
+// Not thread-safe; one of each per loop. The trust store is loaded once and shared.
+
+#include <memory>
+#include <string>
+#include <string_view>
+#include <vector>
+
+#include "base/result.h"
+
+struct ssl_ctx_st;
+struct ssl_st;
+struct ssl_session_st;
+struct x509_store_st;
+struct x509_st;
+struct evp_pkey_st;
+
+namespace postern::tls {
+
+/// The certificates that an origin may chain to. Loading takes about 17 ms: once per process.
+class TrustStore {
+ public:
+  /// The system's roots plus PEM files. Errors: invalid_configuration, naming the file.
+  static Result<TrustStore> load(const std::vector<std::string>& extra_files);
+  x509_store_st* get() const { return store_.get(); }
+
+ private:
+  std::shared_ptr<x509_store_st> store_;
+};
+
+class SandboxContext {
+ public:
+  SandboxContext();
+  ~SandboxContext();
+  SandboxContext(const SandboxContext&) = delete;
+  SandboxContext& operator=(const SandboxContext&) = delete;
+
+  /// A server-side connection that shows `leaf`. Tickets are bound to `session_scope` (sandbox and host), so a
+  /// session of one sandbox is nothing to another. The caller owns the result (SSL_free).
+  ssl_st* new_connection(x509_st* leaf, evp_pkey_st* key, std::string_view session_scope);
+
+ private:
+  ssl_ctx_st* context_;
+};
+
+class OriginContext {
+ public:
+  explicit OriginContext(const TrustStore& trust);
+  ~OriginContext();
+  OriginContext(const OriginContext&) = delete;
+  OriginContext& operator=(const OriginContext&) = delete;
+
+  /// A client-side connection that will verify the origin's certificate for `host` (a name or an address), and
+  /// resumes the last session with `key` ("host:port") when there is one.
+  ssl_st* new_connection(std::string_view host, bool host_is_address, const std::string& key);
+
+ private:
+  static int on_new_session(ssl_st* connection, ssl_session_st* session);
+  struct Sessions;
+  ssl_ctx_st* context_;
+  std::unique_ptr<Sessions> sessions_;
+};
+
+}  // namespace postern::tls
