@@ -85,6 +85,7 @@ TEST(Path, EscapesOfUnreservedCharactersAreDecoded) {
   expect_path("/%61dmin", "/admin");
   expect_path("/%41%7A%30%2D%5F%7e", "/Az0-_~");
   expect_path("/a%2Eb", "/a.b");
+  expect_path("/a%2Eb/../c", "/c");  // the escape was no part of the dot segment
   expect_path("/%7euser/", "/~user/");
 }
 
