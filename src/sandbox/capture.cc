@@ -1,7 +1,11 @@
 #include "sandbox/capture.h"
 
 #include <arpa/inet.h>
+#include <array>
+#include <cerrno>
+#include <cstring>
 #include <fcntl.h>
+#include <fmt/format.h>
 #include <libmnl/libmnl.h>
 #include <linux/if_addr.h>
 #include <linux/nsfs.h>
@@ -12,6 +16,9 @@
 #include <poll.h>
 #include <sched.h>
 #include <signal.h>
+#include <span>
+#include <string>
+#include <string_view>
 #include <sys/ioctl.h>
 #include <sys/prctl.h>
 #include <sys/socket.h>
@@ -19,21 +26,13 @@
 #include <sys/syscall.h>
 #include <sys/wait.h>
 
-#include <array>
-#include <cerrno>
-#include <cstring>
-#include <span>
-#include <string>
-#include <string_view>
-
-#include <fmt/format.h>
-
 namespace postern::sandbox {
 namespace {
 
 // A bound on the helper, so that a namespace that never comes up cannot hold the caller. Usual: 3 ms.
 constexpr int capture_time_max_ms = 10'000;
-// The kernel caps it at net.core.somaxconn, 4096 in a new namespace. An agent's burst must not see a lost SYN.
+// The kernel caps it at net.core.somaxconn, 4096 in a new namespace. An agent's burst must not see a lost
+// SYN.
 constexpr int listen_backlog = 4096;
 constexpr int loopback_index = 1;  // `lo` is the first device of every namespace.
 constexpr std::size_t socket_count = 6;
@@ -52,12 +51,13 @@ Result<void> enter_network_of(pid_t pid) {
   // The user namespace that *owns* the network: bubblewrap nests two, and /proc/PID/ns/user is the inner one.
   Fd owner(ioctl(net.get(), NS_GET_USERNS));
   if (!owner) return fail_errno("find the owner of the sandbox's network namespace");
-  struct stat theirs {}, ours{};
+  struct stat theirs{}, ours{};
   if (fstat(owner.get(), &theirs) != 0 || stat("/proc/self/ns/user", &ours) != 0) {
     return fail_errno("compare user namespaces");
   }
   bool same_owner = theirs.st_ino == ours.st_ino && theirs.st_dev == ours.st_dev;
-  if (!same_owner && setns(owner.get(), CLONE_NEWUSER) != 0) return fail_errno("join the sandbox's user namespace");
+  if (!same_owner && setns(owner.get(), CLONE_NEWUSER) != 0)
+    return fail_errno("join the sandbox's user namespace");
   if (setns(net.get(), CLONE_NEWNET) != 0) return fail_errno("join the sandbox's network namespace");
   return {};
 }
@@ -141,8 +141,8 @@ int add_address(RouteSocket& route, const Address& own) {
   return route.ask(header);
 }
 
-/// `local default dev lo src OWN`: every address is ours. With a source of its own a connection can never have
-/// the same address and port at both ends, which TCP would take for a connection with itself.
+/// `local default dev lo src OWN`: every address is ours. With a source of its own a connection can never
+/// have the same address and port at both ends, which TCP would take for a connection with itself.
 int add_any_ip_route(RouteSocket& route, const Address& own) {
   Message message;
   nlmsghdr* header = message.start(RTM_NEWROUTE, NLM_F_CREATE | NLM_F_REPLACE);
@@ -186,7 +186,8 @@ Result<void> wait_for_loopback(int sandbox_pidfd) {
     if (ready <= 0) return fail(Reason::internal, "the sandbox's loopback device did not come up");
     if (waits[1].revents != 0) return fail(Reason::internal, "the sandbox ended while it was set up");
     std::array<char, 8192> event;
-    if (recv(events.fd(), event.data(), event.size(), MSG_DONTWAIT) < 0 && errno != EAGAIN && errno != ENOBUFS) {
+    if (recv(events.fd(), event.data(), event.size(), MSG_DONTWAIT) < 0 && errno != EAGAIN &&
+        errno != ENOBUFS) {
       return fail_errno("wait for the sandbox's loopback device");
     }
   }
@@ -212,13 +213,13 @@ Result<bool> make_routes(RouteSocket& route) {
 // nftables: what is captured, what is refused
 
 std::string ruleset(bool has_ipv6) {
-  // prerouting: TCP goes to the transparent listener, whatever its port. Replies pass here too: tproxy finds the
-  // established connection first. Port 53 is served by ordinary sockets, which AnyIP reaches by itself.
+  // prerouting: TCP goes to the transparent listener, whatever its port. Replies pass here too: tproxy finds
+  // the established connection first. Port 53 is served by ordinary sockets, which AnyIP reaches by itself.
   // input, not output: a refusal there answers with an ICMP error like a real host, while output gives EPERM.
-  std::string tproxy6 =
-      has_ipv6 ? fmt::format("meta nfproto ipv6 meta l4proto tcp tproxy ip6 to [{}]:{} accept", capture_address6,
-                             capture_port)
-               : std::string();
+  std::string tproxy6 = has_ipv6
+                            ? fmt::format("meta nfproto ipv6 meta l4proto tcp tproxy ip6 to [{}]:{} accept",
+                                          capture_address6, capture_port)
+                            : std::string();
   return fmt::format(
       R"(table inet postern {{
            chain capture {{
@@ -246,15 +247,17 @@ std::string ruleset(bool has_ipv6) {
 }
 
 Result<void> make_rules(bool has_ipv6) {
-  nft_ctx* nft = nft_ctx_new(NFT_CTX_DEFAULT);  // Opens its netlink socket: must be inside the namespace by now.
+  nft_ctx* nft =
+      nft_ctx_new(NFT_CTX_DEFAULT);  // Opens its netlink socket: must be inside the namespace by now.
   if (nft == nullptr) return fail(Reason::internal, "cannot open nftables");
   nft_ctx_buffer_error(nft);
   nft_ctx_buffer_output(nft);
   Result<void> result;
   if (nft_run_cmd_from_buffer(nft, ruleset(has_ipv6).c_str()) != 0) {
-    result = fail(Reason::internal, fmt::format("the kernel refused the capture's nftables rules (nft_tproxy and "
-                                                "nft_reject_inet are needed): {}",
-                                                nft_ctx_get_error_buffer(nft)));
+    result =
+        fail(Reason::internal, fmt::format("the kernel refused the capture's nftables rules (nft_tproxy and "
+                                           "nft_reject_inet are needed): {}",
+                                           nft_ctx_get_error_buffer(nft)));
   }
   nft_ctx_free(nft);
   return result;
@@ -296,8 +299,8 @@ Result<Fd> make_socket(int family, int type, Role role) {
   bool four = family == AF_INET;
   bool set = set_option(fd, SOL_SOCKET, SO_REUSEADDR) &&
              (four || set_option(fd, IPPROTO_IPV6, IPV6_V6ONLY)) &&
-             // tproxy gives connections only to transparent listeners; for UDP it lets an answer leave from the
-             // address that was asked.
+             // tproxy gives connections only to transparent listeners; for UDP it lets an answer leave from
+             // the address that was asked.
              set_option(fd, four ? IPPROTO_IP : IPPROTO_IPV6, four ? IP_TRANSPARENT : IPV6_TRANSPARENT);
   if (set && type == SOCK_DGRAM) {
     set = set_option(fd, four ? IPPROTO_IP : IPPROTO_IPV6, four ? IP_PKTINFO : IPV6_RECVPKTINFO);
@@ -305,8 +308,10 @@ Result<Fd> make_socket(int family, int type, Role role) {
   if (!set) return fail_errno("prepare a capture socket");
   socklen_t size = 0;
   sockaddr_storage where = bind_address(family, role, size);
-  if (bind(fd.get(), reinterpret_cast<sockaddr*>(&where), size) != 0) return fail_errno("bind a capture socket");
-  if (type == SOCK_STREAM && listen(fd.get(), listen_backlog) != 0) return fail_errno("listen for the sandbox");
+  if (bind(fd.get(), reinterpret_cast<sockaddr*>(&where), size) != 0)
+    return fail_errno("bind a capture socket");
+  if (type == SOCK_STREAM && listen(fd.get(), listen_backlog) != 0)
+    return fail_errno("listen for the sandbox");
   return fd;
 }
 
@@ -347,7 +352,8 @@ Result<Sockets> capture_from_inside(pid_t pid, int pidfd, Loopback loopback) {
   }
   auto has_ipv6 = make_routes(route);
   if (!has_ipv6) return std::unexpected(has_ipv6.error());
-  // Sockets before rules: tproxy rules without a listener would drop, the other way round nothing is dialled yet.
+  // Sockets before rules: tproxy rules without a listener would drop, the other way round nothing is dialled
+  // yet.
   auto sockets = make_sockets(*has_ipv6);
   if (!sockets) return sockets;
   if (auto rules = make_rules(*has_ipv6); !rules) return std::unexpected(rules.error());
@@ -392,7 +398,8 @@ Result<CaptureSockets> receive_sockets(int channel) {
   do {
     ready = poll(&wait, 1, capture_time_max_ms);
   } while (ready < 0 && errno == EINTR);
-  if (ready <= 0) return fail(Reason::internal, "the capture of the sandbox's network did not finish in time");
+  if (ready <= 0)
+    return fail(Reason::internal, "the capture of the sandbox's network did not finish in time");
 
   std::array<char, message_bytes_max> text{};
   iovec part{text.data(), text.size()};
@@ -432,7 +439,8 @@ Result<CaptureSockets> capture_network(pid_t pid_inside, Loopback loopback) {
   Fd pidfd(static_cast<int>(syscall(SYS_pidfd_open, pid_inside, 0)));
   if (!pidfd) return fail_errno("find the sandbox's first process");
   std::array<int, 2> pair{};
-  if (socketpair(AF_UNIX, SOCK_SEQPACKET | SOCK_CLOEXEC, 0, pair.data()) != 0) return fail_errno("make a channel");
+  if (socketpair(AF_UNIX, SOCK_SEQPACKET | SOCK_CLOEXEC, 0, pair.data()) != 0)
+    return fail_errno("make a channel");
   Fd ours(pair[0]), theirs(pair[1]);
 
   pid_t parent = getpid();

@@ -1,0 +1,525 @@
+#include "sandbox/launch.h"
+
+#include <array>
+#include <cerrno>
+#include <cstring>
+#include <fcntl.h>
+#include <filesystem>
+#include <fmt/format.h>
+#include <limits.h>
+#include <nlohmann/json.hpp>
+#include <poll.h>
+#include <pwd.h>
+#include <signal.h>
+#include <stdlib.h>
+#include <sys/mman.h>
+#include <sys/prctl.h>
+#include <sys/socket.h>
+#include <sys/stat.h>
+#include <sys/syscall.h>
+#include <sys/wait.h>
+#include <unistd.h>
+
+#include "sandbox/capture.h"
+#include "sandbox/hidden.h"
+#include "sandbox/shim_bytes.h"
+#include "sandbox/syscall_filter.h"
+
+namespace postern::sandbox {
+namespace {
+
+constexpr int start_time_max_ms = 10'000;  // Usual: 3 ms. Longer only on a machine that is swapping.
+constexpr std::string_view shim_path = "/run/postern/launch";
+constexpr std::size_t status_bytes_max = 4096;  // Two short JSON lines.
+
+std::unexpected<Error> fail_errno(std::string_view doing) {
+  return fail(Reason::internal, fmt::format("cannot {}: {}", doing, std::strerror(errno)));
+}
+
+std::string read_all(const char* path) {
+  Fd file(open(path, O_RDONLY | O_CLOEXEC));
+  std::string text;
+  std::array<char, 4096> part;
+  for (ssize_t size = 0; file && (size = read(file.get(), part.data(), part.size())) > 0;) {
+    text.append(part.data(), static_cast<std::size_t>(size));
+  }
+  return text;
+}
+
+Result<Fd> memory_file(std::string_view content) {
+  Fd file(memfd_create("postern", MFD_CLOEXEC));
+  if (!file) return fail_errno("make a memory file");
+  while (!content.empty()) {
+    ssize_t size = write(file.get(), content.data(), content.size());
+    if (size <= 0) return fail_errno("fill a memory file");
+    content.remove_prefix(static_cast<std::size_t>(size));
+  }
+  lseek(file.get(), 0, SEEK_SET);
+  return file;
+}
+
+// ---------------------------------------------------------------------------------------------------------------
+// Facts about this host and caller
+
+std::vector<std::string> home_directories() {
+  std::vector<std::string> homes;
+  auto add = [&](const char* path) {
+    if (path == nullptr || path[0] != '/') return;
+    std::string real = resolve_place(path).path;
+    if (real.size() > 1 && std::ranges::find(homes, real) == homes.end()) homes.push_back(std::move(real));
+  };
+  add(getenv("HOME"));
+  // HOME may be wrong (sudo without -H); the files of the account are readable all the same.
+  if (const passwd* account = getpwuid(getuid())) add(account->pw_dir);
+  return homes;
+}
+
+/// Where `path` ends when its symbolic links are followed, though the end need not exist (resolv.conf often
+/// points into /run, of which the sandbox has its own).
+std::string final_target(std::string path) {
+  for (int hops = 0; hops < 40; ++hops) {
+    std::array<char, PATH_MAX> link;
+    ssize_t size = readlink(path.c_str(), link.data(), link.size());
+    if (size < 0) break;
+    std::filesystem::path target(std::string(link.data(), static_cast<std::size_t>(size)));
+    path = (std::filesystem::path(path).parent_path() / target).lexically_normal();
+  }
+  return path;
+}
+
+/// A file of ours in place of one of the host's. Nothing where the host has none and the root is read-only.
+void add_data(std::vector<MountStep>& steps, const std::string& path, std::string content) {
+  std::string target = final_target(path);
+  struct stat status{};
+  bool creatable = is_within(target, "/run") || is_within(target, "/tmp");
+  if (!creatable && stat(target.c_str(), &status) != 0) return;
+  steps.push_back({MountStep::Kind::data, {}, std::move(target), std::move(content)});
+}
+
+std::vector<MountStep> own_files(const std::string& hostname) {
+  std::vector<MountStep> steps;
+  // No `search`: one question per name. edns0: the answer's size is ours to choose.
+  add_data(steps, "/etc/resolv.conf",
+           fmt::format("nameserver {}\noptions ndots:1 edns0\n", nameserver_address));
+  add_data(
+      steps, "/etc/hosts",
+      fmt::format("127.0.0.1 localhost\n::1 localhost ip6-localhost ip6-loopback\n127.0.1.1 {}\n", hostname));
+  steps.push_back({MountStep::Kind::program, {}, std::string(shim_path), std::string(shim_bytes())});
+  return steps;
+}
+
+Result<std::string> real_directory(const std::string& path) {
+  HiddenPlace place = resolve_place(path.empty() ? "." : path);
+  if (place.path.empty()) return fail_errno(fmt::format("use the working directory '{}'", path));
+  if (place.kind != HiddenPlace::Kind::directory) {
+    return fail(Reason::invalid_configuration, fmt::format("'{}' is not a directory", path));
+  }
+  return place.path;
+}
+
+Result<void> add_rule(MountFacts& facts, const PathRule& rule) {
+  bool hides = rule.kind == PathRule::Kind::hide;
+  const std::string& named = hides && rule.source.empty() ? rule.destination : rule.source;
+  HiddenPlace place = resolve_place(named);
+  // A typing error in --hide must not leave the place open.
+  if (place.path.empty()) {
+    return fail(Reason::invalid_configuration, fmt::format("'{}' does not exist", named));
+  }
+  if (!hides && !facts.state_directory.empty() && place.path != facts.state_directory &&
+      is_within(place.path, facts.state_directory)) {
+    return fail(Reason::invalid_configuration, fmt::format("'{}' belongs to Postern itself", named));
+  }
+  PathRule resolved{rule.kind, place.path, place.path};
+  if (!hides && !rule.destination.empty() && rule.destination != rule.source) {
+    if (!rule.destination.starts_with('/')) {
+      return fail(Reason::invalid_configuration,
+                  fmt::format("'{}' is not an absolute path", rule.destination));
+    }
+    resolved.destination = std::filesystem::weakly_canonical(rule.destination).string();
+  }
+  if (resolved.destination == "/") {
+    return fail(Reason::invalid_configuration, "the sandbox's root itself cannot be replaced or hidden");
+  }
+  facts.rules.push_back(std::move(resolved));
+  if (hides) facts.rule_hides.push_back(std::move(place));
+  return {};
+}
+
+Result<MountFacts> gather_facts(const LaunchSpec& spec) {
+  MountFacts facts;
+  auto work = real_directory(spec.working_directory);
+  if (!work) return std::unexpected(work.error());
+  facts.working_directory = std::move(*work);
+  facts.homes = home_directories();
+  std::size_t count = 0;
+  while (environ[count] != nullptr) ++count;
+  facts.hidden = credential_places(facts.homes, std::span<const char* const>(environ, count));
+  for (HiddenPlace& place : socket_places(read_all("/proc/net/unix")))
+    facts.hidden.push_back(std::move(place));
+  if (!spec.state_directory.empty()) facts.state_directory = resolve_place(spec.state_directory).path;
+  for (const char* place : {"/tmp", "/var/tmp"}) {
+    if (resolve_place(place).path == place) facts.temporary_places.emplace_back(place);
+  }
+  // NixOS: the whole system hangs below these.
+  for (const char* tree : {"/run/current-system", "/run/opengl-driver"}) {
+    if (access(tree, F_OK) == 0) facts.run_trees.emplace_back(tree);
+  }
+  facts.runtime_directory = fmt::format("/run/user/{}", getuid());
+  for (const PathRule& rule : spec.paths) {
+    if (auto added = add_rule(facts, rule); !added) return std::unexpected(added.error());
+  }
+  facts.files = spec.files;
+  facts.data = own_files(spec.hostname);
+  return facts;
+}
+
+/// A working directory that the plan hides would leave the program in nowhere.
+Result<void> check_working_directory(const MountFacts& facts, const std::vector<MountStep>& steps) {
+  auto last = std::find_if(steps.rbegin(), steps.rend(), [&](const MountStep& step) {
+    return is_within(facts.working_directory, step.destination);
+  });
+  if (last != steps.rend() && last->kind == MountStep::Kind::hide_tree) {
+    return fail(
+        Reason::invalid_configuration,
+        fmt::format("the working directory '{}' lies in '{}', which is hidden from the sandbox; --bind it to "
+                    "open it, or start somewhere else",
+                    facts.working_directory, last->destination));
+  }
+  return {};
+}
+
+// ---------------------------------------------------------------------------------------------------------------
+// bubblewrap's arguments
+
+/// Arguments in a memory file (--args FD), so that neither paths nor environment show in the host's process
+/// list.
+class Arguments {
+ public:
+  void add(std::initializer_list<std::string_view> words) {
+    for (std::string_view word : words) {
+      text_ += word;
+      text_ += '\0';
+    }
+  }
+  /// A descriptor that bubblewrap inherits.
+  std::string inherit(Fd fd) {
+    inherited_.push_back(std::move(fd));
+    return std::to_string(inherited_.back().get());
+  }
+  const std::string& text() const { return text_; }
+  const std::vector<Fd>& inherited() const { return inherited_; }
+
+ private:
+  std::string text_;
+  std::vector<Fd> inherited_;
+};
+
+Result<void> add_file(Arguments& arguments, const MountStep& step, std::string_view permissions) {
+  auto file = memory_file(step.content);
+  if (!file) return std::unexpected(file.error());
+  arguments.add(
+      {"--perms", permissions, "--ro-bind-data", arguments.inherit(std::move(*file)), step.destination});
+  return {};
+}
+
+Result<void> add_step(Arguments& arguments, const MountStep& step) {
+  using Kind = MountStep::Kind;
+  switch (step.kind) {
+    case Kind::bind: arguments.add({"--bind", step.source, step.destination}); return {};
+    case Kind::ro_bind: arguments.add({"--ro-bind", step.source, step.destination}); return {};
+    case Kind::devices: arguments.add({"--dev", step.destination}); return {};
+    case Kind::processes: arguments.add({"--proc", step.destination}); return {};
+    case Kind::temporary: arguments.add({"--perms", "1777", "--tmpfs", step.destination}); return {};
+    case Kind::private_tree: arguments.add({"--perms", "0755", "--tmpfs", step.destination}); return {};
+    case Kind::hide_tree: arguments.add({"--perms", "0700", "--tmpfs", step.destination}); return {};
+    case Kind::directory: arguments.add({"--perms", "0700", "--dir", step.destination}); return {};
+    case Kind::hide_file: return add_file(arguments, step, "0600");
+    case Kind::data: return add_file(arguments, step, "0444");
+    case Kind::program: return add_file(arguments, step, "0555");
+  }
+  return {};
+}
+
+Result<void> add_mounts(Arguments& arguments, const LaunchSpec& spec) {
+  auto facts = gather_facts(spec);
+  if (!facts) return std::unexpected(facts.error());
+  auto steps = plan_mounts(*facts);
+  if (auto checked = check_working_directory(*facts, steps); !checked) return checked;
+  for (const MountStep& step : steps) {
+    if (auto added = add_step(arguments, step); !added) return added;
+  }
+  arguments.add({"--chdir", facts->working_directory});
+  return {};
+}
+
+void add_environment(Arguments& arguments, const EnvironmentRules& rules) {
+  std::size_t count = 0;
+  while (environ[count] != nullptr) ++count;
+  arguments.add({"--clearenv"});
+  for (const auto& [name, value] : program_environment(std::span<const char* const>(environ, count), rules)) {
+    if (name.find('=') == std::string::npos) arguments.add({"--setenv", name, value});
+  }
+}
+
+/// Signals that were ignored when Postern was started (nohup) stay ignored for the program. The ones that
+/// Postern handles itself are always given back with their default.
+unsigned long long ignored_signals() {
+  constexpr std::array ours{SIGINT,  SIGQUIT, SIGTERM, SIGPIPE, SIGCHLD,
+                            SIGTSTP, SIGTTIN, SIGTTOU, SIGCONT, SIGWINCH};
+  unsigned long long set = 0;
+  for (int number = 1; number < 32; ++number) {
+    struct sigaction current{};
+    if (std::ranges::find(ours, number) != ours.end() || sigaction(number, nullptr, &current) != 0) continue;
+    if (current.sa_handler == SIG_IGN) set |= 1ULL << (number - 1);
+  }
+  return set;
+}
+
+bool has_terminal() { return Fd(open("/dev/tty", O_RDWR | O_CLOEXEC | O_NOCTTY)).get() >= 0; }
+
+struct Pipe {
+  Fd read_end, write_end;
+};
+
+Result<Pipe> make_pipe() {
+  std::array<int, 2> ends{};
+  if (pipe2(ends.data(), O_CLOEXEC) != 0) return fail_errno("make a pipe");
+  return Pipe{Fd(ends[0]), Fd(ends[1])};
+}
+
+/// A socket pair, not a pipe: releasing a sandbox that has died must be an error, not SIGPIPE.
+Result<Pipe> make_block_channel() {
+  std::array<int, 2> ends{};
+  if (socketpair(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0, ends.data()) != 0)
+    return fail_errno("make a channel");
+  return Pipe{Fd(ends[0]), Fd(ends[1])};
+}
+
+/// Everything that bubblewrap is told. `block` and `status` are its ends of the pipes.
+Result<Arguments> all_arguments(const LaunchSpec& spec, Fd block, Fd status) {
+  Arguments arguments;
+  // As root bubblewrap would make no user namespace and keep every capability if it were not told.
+  arguments.add({"--unshare-all", "--unshare-user", "--cap-drop", "ALL", "--die-with-parent", "--hostname",
+                 spec.hostname, "--block-fd", arguments.inherit(std::move(block)), "--json-status-fd",
+                 arguments.inherit(std::move(status))});
+  auto filter = syscall_filter();
+  if (!filter) return std::unexpected(filter.error());
+  arguments.add({"--seccomp", arguments.inherit(std::move(*filter))});
+  if (auto added = add_mounts(arguments, spec); !added) return std::unexpected(added.error());
+  add_environment(arguments, spec.environment);
+  arguments.add({"--setenv", "XDG_RUNTIME_DIR", fmt::format("/run/user/{}", getuid())});
+  return arguments;
+}
+
+// ---------------------------------------------------------------------------------------------------------------
+// The child that becomes bubblewrap
+
+/// Only async-signal-safe calls: other threads may hold locks in the parent.
+[[noreturn]] void become_bubblewrap(const char* path, char* const* words, std::span<const int> keep,
+                                    pid_t parent, const LaunchSpec& spec) {
+  if (prctl(PR_SET_PDEATHSIG, SIGKILL) != 0 || getppid() != parent) _exit(1);
+  // Nothing that a caller forgot to mark reaches the sandbox.
+  if (syscall(SYS_close_range, 3U, ~0U, 4U /* CLOSE_RANGE_CLOEXEC */) != 0) {
+    for (int fd = 3; fd < 65536; ++fd) fcntl(fd, F_SETFD, FD_CLOEXEC);  // Before Linux 5.11.
+  }
+  for (int fd : keep) fcntl(fd, F_SETFD, 0);
+  // bubblewrap sits in the terminal's foreground group with the program: Ctrl-C is not meant for it. The
+  // launcher gives the program its dispositions back.
+  for (int number : {SIGHUP, SIGINT, SIGQUIT, SIGTERM, SIGUSR1, SIGUSR2}) ::signal(number, SIG_IGN);
+  for (int number : {SIGPIPE, SIGCHLD}) ::signal(number, SIG_DFL);
+  sigset_t none;
+  sigemptyset(&none);
+  sigprocmask(SIG_SETMASK, &none, nullptr);
+  for (const auto& [resource, limit] : spec.limits)
+    setrlimit(static_cast<__rlimit_resource>(resource), &limit);
+  char* no_environment[] = {nullptr};  // LD_PRELOAD and its like are for the program, not for bubblewrap.
+  execve(path, words, no_environment);
+  constexpr std::string_view message = "postern: cannot execute bubblewrap\n";
+  (void)!write(2, message.data(), message.size());
+  _exit(1);
+}
+
+Result<pid_t> spawn(const std::string& bubblewrap, const LaunchSpec& spec, const Arguments& arguments) {
+  auto file = memory_file(arguments.text());
+  if (!file) return std::unexpected(file.error());
+  std::vector<std::string> words{"bwrap",
+                                 "--args",
+                                 std::to_string(file->get()),
+                                 "--",
+                                 std::string(shim_path),
+                                 std::to_string(ignored_signals()),
+                                 has_terminal() ? "share" : "own"};
+  words.insert(words.end(), spec.command.begin(), spec.command.end());
+  std::vector<char*> pointers;
+  for (std::string& word : words) pointers.push_back(word.data());
+  pointers.push_back(nullptr);
+  std::vector<int> keep{file->get()};
+  for (const Fd& fd : arguments.inherited()) keep.push_back(fd.get());
+
+  pid_t parent = getpid();
+  pid_t child = fork();
+  if (child < 0) return fail_errno("start bubblewrap");
+  if (child == 0) become_bubblewrap(bubblewrap.c_str(), pointers.data(), keep, parent, spec);
+  return child;
+}
+
+/// Appends what arrives. False at end of file, on an error and when nothing arrives in time.
+bool read_more(int fd, std::string& text, int timeout_ms) {
+  pollfd wait{fd, POLLIN, 0};
+  int ready = 0;
+  do {
+    ready = poll(&wait, 1, timeout_ms);
+  } while (ready < 0 && errno == EINTR);
+  if (ready <= 0) return false;
+  std::array<char, 1024> part;
+  ssize_t size = read(fd, part.data(), part.size());
+  if (size <= 0) return false;
+  text.append(part.data(), static_cast<std::size_t>(size));
+  return text.size() <= status_bytes_max;
+}
+
+std::optional<int> number_in(std::string_view line, const char* key) {
+  auto document = nlohmann::json::parse(line, nullptr, false);
+  if (!document.is_object() || !document.contains(key) || !document[key].is_number_integer())
+    return std::nullopt;
+  return document[key].get<int>();
+}
+
+Error could_not_start() {
+  return {.reason = Reason::internal,
+          .detail =
+              "bubblewrap could not make the sandbox (its message is above); `postern doctor` says what is "
+              "missing"};
+}
+
+}  // namespace
+
+Result<std::string> find_bubblewrap() {
+  std::vector<std::string> places{"/usr/bin", "/usr/local/bin", "/bin", "/run/current-system/sw/bin"};
+  std::string_view path = getenv("PATH") != nullptr ? getenv("PATH") : "";
+  while (!path.empty()) {
+    std::size_t colon = path.find(':');
+    if (path.starts_with('/')) places.emplace_back(path.substr(0, colon));
+    path.remove_prefix(colon == std::string_view::npos ? path.size() : colon + 1);
+  }
+  for (const std::string& place : places) {
+    std::string candidate = place + "/bwrap";
+    if (access(candidate.c_str(), X_OK) == 0) return candidate;
+  }
+  return fail(Reason::invalid_configuration,
+              "bubblewrap (bwrap) is not installed; install the package 'bubblewrap' (apt, dnf, pacman, apk, "
+              "zypper)");
+}
+
+Result<Sandbox> start(const LaunchSpec& spec) {
+  if (spec.command.empty()) return fail(Reason::invalid_configuration, "there is no command to run");
+  auto bubblewrap = find_bubblewrap();
+  if (!bubblewrap) return std::unexpected(bubblewrap.error());
+  auto block = make_block_channel();
+  if (!block) return std::unexpected(block.error());
+  auto status = make_pipe();
+  if (!status) return std::unexpected(status.error());
+
+  Sandbox sandbox;
+  sandbox.block_ = std::move(block->write_end);
+  sandbox.status_ = std::move(status->read_end);
+  {
+    // The scope closes our copies of bubblewrap's descriptors: its death must read as end of file.
+    auto arguments = all_arguments(spec, std::move(block->read_end), std::move(status->write_end));
+    if (!arguments) return std::unexpected(arguments.error());
+    auto child = spawn(*bubblewrap, spec, *arguments);
+    if (!child) return std::unexpected(child.error());
+    sandbox.monitor_ = *child;
+  }
+  sandbox.monitor_pidfd_ = Fd(static_cast<int>(syscall(SYS_pidfd_open, sandbox.monitor_, 0)));
+  if (!sandbox.monitor_pidfd_) return fail_errno("watch bubblewrap");
+
+  while (sandbox.status_text_.find('\n') == std::string::npos) {
+    if (!read_more(sandbox.status_.get(), sandbox.status_text_, start_time_max_ms)) {
+      return std::unexpected(could_not_start());
+    }
+  }
+  std::size_t line_end = sandbox.status_text_.find('\n');
+  auto init = number_in(std::string_view(sandbox.status_text_).substr(0, line_end), "child-pid");
+  if (!init) return std::unexpected(could_not_start());
+  sandbox.status_text_.erase(0, line_end + 1);
+  sandbox.init_ = *init;
+  sandbox.init_pidfd_ = Fd(static_cast<int>(syscall(SYS_pidfd_open, *init, 0)));
+  if (!sandbox.init_pidfd_) return std::unexpected(could_not_start());
+  return sandbox;
+}
+
+Sandbox::Sandbox(Sandbox&& other) noexcept { *this = std::move(other); }
+
+Sandbox& Sandbox::operator=(Sandbox&& other) noexcept {
+  if (this == &other) return *this;
+  if (monitor_ > 0) {
+    kill();
+    (void)wait();
+  }
+  monitor_ = std::exchange(other.monitor_, -1);
+  init_ = std::exchange(other.init_, -1);
+  monitor_pidfd_ = std::move(other.monitor_pidfd_);
+  init_pidfd_ = std::move(other.init_pidfd_);
+  block_ = std::move(other.block_);
+  status_ = std::move(other.status_);
+  status_text_ = std::move(other.status_text_);
+  return *this;
+}
+
+Sandbox::~Sandbox() {
+  if (monitor_ <= 0) return;
+  kill();
+  (void)wait();
+}
+
+Result<void> Sandbox::release() {
+  if (send(block_.get(), "x", 1, MSG_NOSIGNAL) != 1) return fail_errno("let the program run");
+  block_.reset();
+  return {};
+}
+
+void Sandbox::kill() {
+  // The inside first: an unblocked program must not see its blocker's end of file as permission to start.
+  if (init_pidfd_) syscall(SYS_pidfd_send_signal, init_pidfd_.get(), SIGKILL, nullptr, 0);
+  if (monitor_ > 0) ::kill(monitor_, SIGKILL);
+}
+
+Result<int> Sandbox::wait() {
+  if (monitor_ <= 0) return fail(Reason::internal, "the sandbox was waited for already");
+  int status = 0;
+  while (waitpid(monitor_, &status, 0) < 0) {
+    if (errno != EINTR) return fail_errno("wait for bubblewrap");
+  }
+  monitor_ = -1;
+  int code = recorded_exit_code();
+  if (code >= 0) return code;
+  // Killed from outside, or by our own kill(): there is no record, the signal says it.
+  if (WIFSIGNALED(status)) return 128 + WTERMSIG(status);
+  return std::unexpected(could_not_start());
+}
+
+/// bubblewrap records an exit code only if the program was executed: that tells its own failures apart.
+int Sandbox::recorded_exit_code() {
+  while (read_more(status_.get(), status_text_, 0)) {
+  }
+  std::string_view text = status_text_;
+  for (std::size_t end; (end = text.find('\n')) != std::string_view::npos; text.remove_prefix(end + 1)) {
+    if (auto code = number_in(text.substr(0, end), "exit-code")) return *code;
+  }
+  return -1;
+}
+
+pid_t Sandbox::command_pid() const {
+  // The program is the first child of the sandbox's process 1; orphans that it adopts come behind.
+  std::string children = read_all(fmt::format("/proc/{0}/task/{0}/children", init_).c_str());
+  return static_cast<pid_t>(std::strtol(children.c_str(), nullptr, 10));
+}
+
+void Sandbox::signal(int number) {
+  if (monitor_ <= 0 || block_) return;
+  pid_t command = command_pid();
+  if (command > 0) ::kill(command, number);
+}
+
+}  // namespace postern::sandbox

@@ -1,0 +1,50 @@
+// postern-launch: the last step before the sandboxed program, run inside the sandbox.
+//
+// bubblewrap's own processes must survive the terminal's Ctrl-C, so they are started with signals ignored,
+// and ignored signals stay ignored across exec. This gives the program the dispositions that it would have
+// had without us, closes every descriptor but 0, 1 and 2, and executes it. Static and tiny: it runs in
+// whatever root the sandbox has, and it is embedded in the postern binary.
+//
+//   postern-launch IGNORED share|own COMMAND [ARGUMENT...]
+//     IGNORED  decimal bit set of the signals that stay ignored (nohup), bit 0 for signal 1
+//     own      a process group of its own, so that kill(0) in the sandbox cannot reach a process outside
+
+#include <errno.h>
+#include <signal.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/syscall.h>
+#include <unistd.h>
+
+namespace {
+
+constexpr int exit_cannot_execute = 126;  // What shells use.
+constexpr int exit_not_found = 127;
+
+void reset_signals(unsigned long long ignored) {
+  for (int number = 1; number <= 64; ++number) {
+    signal(number, ((ignored >> (number - 1)) & 1) != 0 ? SIG_IGN : SIG_DFL);
+  }
+  sigset_t none;
+  sigemptyset(&none);
+  sigprocmask(SIG_SETMASK, &none, nullptr);
+}
+
+void close_descriptors() {
+  if (syscall(SYS_close_range, 3U, ~0U, 0U) == 0) return;
+  for (int fd = 3; fd < 65536; ++fd) close(fd);  // Before Linux 5.9.
+}
+
+}  // namespace
+
+int main(int count, char** arguments) {
+  if (count < 4) return exit_cannot_execute;
+  close_descriptors();
+  if (strcmp(arguments[2], "own") == 0) setpgid(0, 0);
+  reset_signals(strtoull(arguments[1], nullptr, 10));
+  execvp(arguments[3], arguments + 3);
+  int error = errno;
+  fprintf(stderr, "postern: cannot run '%s': %s\n", arguments[3], strerror(error));
+  return error == ENOENT || error == ENOTDIR ? exit_not_found : exit_cannot_execute;
+}
