@@ -1,0 +1,127 @@
+#include "policy/decide.h"
+
+#include <array>
+
+#include "wire/http1.h"
+
+namespace postern::policy {
+
+namespace {
+
+constexpr std::uint16_t http_port = 80;
+constexpr std::uint16_t https_port = 443;
+
+/// Literal addresses have no name to check a certificate or a rule against: only plain HTTP on port 80 is
+/// judged.
+std::optional<Reason> refuse_literal(const Snapshot& snapshot, const Destination& destination) {
+  if (!destination.host.literal) return std::nullopt;
+  if (destination.transport != Transport::http || destination.port != http_port)
+    return Reason::literal_address;
+  if (!snapshot.may_reach_address(*destination.host.literal)) return Reason::private_address;
+  return std::nullopt;
+}
+
+Reason judge(const Snapshot& snapshot, const Destination& destination) {
+  const auto& [host, port, transport] = destination;
+  if (const auto reason = refuse_literal(snapshot, destination)) return *reason;
+  if (snapshot.denied().contains(host, port)) return Reason::in_deny_list;
+  if (snapshot.allowed() != nullptr && !snapshot.allowed()->contains(host, port))
+    return Reason::not_in_allow_list;
+  if (port == http_port && transport != Transport::http) return Reason::protocol_not_allowed;
+  if (port == https_port && transport != Transport::tls) return Reason::protocol_not_allowed;
+  return Reason::allowed;
+}
+
+bool equal_ignoring_case(std::string_view upper, std::string_view text) {
+  return std::ranges::equal(upper, text,
+                            [](char a, char b) { return a == (b >= 'a' && b <= 'z' ? b - 'a' + 'A' : b); });
+}
+
+/// Fields by which some frameworks let a request name another method than its own.
+bool is_method_override(std::string_view name) {
+  constexpr std::array<std::string_view, 3> names = {"x-http-method-override", "x-http-method",
+                                                     "x-method-override"};
+  return std::ranges::any_of(names, [&](std::string_view known) { return wire::same_name(name, known); });
+}
+
+/// An allowing rule wants exactly its methods, and every override among them too. A denying rule also takes
+/// the lower-case form and any override: what was closed stays closed at an origin that is lenient.
+bool matches_method(const Rule& rule, const RequestFacts& facts) {
+  if (rule.match_methods.empty()) return true;
+  const bool deny = rule.action == Action::deny;
+  const auto listed = [&](std::string_view method) {
+    return std::ranges::any_of(rule.match_methods, [&](const std::string& known) {
+      return deny ? equal_ignoring_case(known, method) : known == method;
+    });
+  };
+  if (listed(facts.method) == deny) return deny;
+  for (const HeaderField& field : facts.fields) {
+    if (is_method_override(field.name) && listed(field.value) == deny) return deny;
+  }
+  return !deny;
+}
+
+bool matches_path(const Rule& rule, const RequestFacts& facts) {
+  if (rule.match_paths.empty()) return true;
+  return std::ranges::any_of(rule.match_paths,
+                             [&](const Rule::MatchPath& path) { return path.pattern.matches(facts.path); });
+}
+
+bool matches_headers(const Rule& rule, const RequestFacts& facts) {
+  return std::ranges::all_of(rule.match_headers, [&](const HeaderCondition& wanted) {
+    return std::ranges::any_of(facts.fields, [&](const HeaderField& field) {
+      return field.value == wanted.value && wire::same_name(field.name, wanted.name);
+    });
+  });
+}
+
+bool matches(const Rule& rule, const RequestFacts& facts) {
+  return matches_method(rule, facts) && matches_path(rule, facts) && matches_headers(rule, facts);
+}
+
+Reason outcome(const Snapshot& snapshot, const Rule& rule, bool tls) {
+  if (rule.action == Action::deny) return Reason::denied_by_rule;
+  if (!tls && rule.injects_credential() && snapshot.plaintext_credentials() == PlaintextCredentials::refuse) {
+    return Reason::plaintext_credential;
+  }
+  return Reason::allowed;
+}
+
+}  // namespace
+
+DestinationVerdict judge_destination(const Snapshot& snapshot, const Destination& destination) {
+  DestinationVerdict verdict{.reason = judge(snapshot, destination)};
+  if (verdict.reason != Reason::allowed) {
+    verdict.allowed_hint = snapshot.allowed_hint();
+    return verdict;
+  }
+  const CoveringRules rules = snapshot.rule_index().covering(destination.host);
+  verdict.intercept = !rules.empty() && destination.transport != Transport::tcp;
+  verdict.judges_paths = rules.judges_paths();
+  return verdict;
+}
+
+bool may_resolve(const Snapshot& snapshot, const Host& host) {
+  if (host.literal) return false;  // an address is not a question
+  if (snapshot.denied().contains_every_port(host)) return false;
+  return snapshot.allowed() == nullptr || snapshot.allowed()->contains_some_port(host);
+}
+
+Verdict decide(const Snapshot& snapshot, const RequestFacts& facts) {
+  Verdict verdict{
+      .reason = judge(snapshot, {facts.host, facts.port, facts.tls ? Transport::tls : Transport::http})};
+  if (verdict.reason != Reason::allowed) return verdict;
+  CoveringRules rules = snapshot.rule_index().covering(facts.host);
+  verdict.judges_paths = rules.judges_paths();
+  for (std::uint32_t number = rules.next(); number != no_rule; number = rules.next()) {
+    const Rule& rule = snapshot.rules()[number];
+    if (!matches(rule, facts)) continue;
+    verdict.rule = &rule;
+    verdict.rule_index = number;
+    verdict.reason = outcome(snapshot, rule, facts.tls);
+    break;
+  }
+  return verdict;
+}
+
+}  // namespace postern::policy

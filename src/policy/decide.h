@@ -1,0 +1,65 @@
+#pragma once
+// The decision, as a pure function of a snapshot and facts. Nobody behind it decides again: connection, DNS
+// answer, request and record all use what it says. Facts are canonical (wire/host.h, wire/path.h) before they
+// come here.
+
+#include <cstdint>
+#include <span>
+#include <string_view>
+
+#include "base/reason.h"
+#include "model/host.h"
+#include "model/http.h"
+#include "policy/snapshot.h"
+
+namespace postern::policy {
+
+/// What the sandbox speaks to the destination; HTTP inside TLS is `tls`.
+enum class Transport : std::uint8_t { tcp, tls, http };
+
+struct Destination {
+  const Host& host;
+  std::uint16_t port;
+  Transport transport;
+};
+
+struct DestinationVerdict {
+  Reason reason = Reason::internal;
+  /// An enabled rule covers the host: TLS to it is decrypted. Only set when allowed.
+  bool intercept = false;
+  /// A rule of this host tells paths apart: the canonical path is sent, and an ambiguous one is refused (400)
+  /// before decide() is asked.
+  bool judges_paths = false;
+  /// When denied: what would be allowed instead, or empty. Valid while the snapshot lives.
+  std::string_view allowed_hint;
+};
+
+/// Once per connection, and again for each request on it. Reasons: allowed, literal_address, private_address,
+/// in_deny_list, not_in_allow_list, protocol_not_allowed (80 speaks HTTP, 443 speaks TLS).
+DestinationVerdict judge_destination(const Snapshot& snapshot, const Destination& destination);
+
+/// For DNS, which knows no port: whether the name is allowed on any port. False: answer without asking
+/// anybody about it.
+bool may_resolve(const Snapshot& snapshot, const Host& host);
+
+struct RequestFacts {
+  const Host& host;
+  std::uint16_t port;
+  bool tls;
+  std::string_view method;
+  std::string_view path;  ///< Canonical, without the query.
+  std::span<const HeaderField> fields;
+};
+
+struct Verdict {
+  Reason reason = Reason::internal;
+  const Rule* rule = nullptr;  ///< The first enabled rule that matches. Valid while the snapshot lives.
+  std::uint32_t rule_index = no_rule;
+  bool judges_paths = false;
+};
+
+/// The destination, then the rules. Reasons of judge_destination(), denied_by_rule, and plaintext_credential
+/// (the rule's credential would travel over plain HTTP).
+Verdict decide(const Snapshot& snapshot, const RequestFacts& facts);
+
+}  // namespace postern::policy

@@ -1,0 +1,585 @@
+#include "policy/document.h"
+
+#include <array>
+#include <fcntl.h>
+#include <fmt/format.h>
+#include <fmt/ranges.h>
+#include <nlohmann/json.hpp>
+#include <string.h>
+#include <unistd.h>
+#include <unordered_map>
+
+#include "base/fd.h"
+#include "policy/tree.h"
+#include "wire/http1.h"
+
+namespace postern::policy {
+
+namespace {
+
+using Names = std::span<const std::string_view>;
+
+constexpr std::array<std::string_view, 5> document_fields = {"rules", "callbacks", "access_control",
+                                                             "description", "no_proxy"};
+constexpr std::array<std::string_view, 2> access_fields = {"allow_list", "deny_list"};
+constexpr std::array<std::string_view, 10> rule_fields = {
+    "name",        "description",   "enabled",       "action",  "match_hosts",
+    "match_paths", "match_methods", "match_headers", "headers", "env_vars"};
+// Part of the schema, not of this version. Refused by name: a policy that half works is worse than none.
+constexpr std::array<std::string_view, 5> provider_types = {"aws", "gcp", "azure", "oauth2", "github_app"};
+constexpr std::array<std::string_view, 8> unsupported_rule_fields = {
+    "aws", "gcp", "azure", "oauth2", "github_app", "rewrite", "transform", "limits"};
+constexpr std::array<std::string_view, 4> header_fields = {"name", "type", "value", "is_set"};
+constexpr std::array<std::string_view, 3> header_types = {"workspace_secret", "plaintext", "opaque"};
+
+bool contains(Names names, std::string_view name) { return std::ranges::find(names, name) != names.end(); }
+
+std::size_t characters(std::string_view utf8) {
+  return static_cast<std::size_t>(
+      std::ranges::count_if(utf8, [](char c) { return (static_cast<unsigned char>(c) & 0xc0) != 0x80; }));
+}
+
+bool has_control(std::string_view text) {
+  return std::ranges::any_of(text, [](char c) { return static_cast<unsigned char>(c) < 0x20 || c == 0x7f; });
+}
+
+std::string lower(std::string_view text) {
+  std::string out(text);
+  for (char& c : out) {
+    if (c >= 'A' && c <= 'Z') c = static_cast<char>(c - 'A' + 'a');
+  }
+  return out;
+}
+
+/// Fields that belong to the message or to the connection, not to the user. RFC 9110 §7.6.1 and §10.1.1, RFC
+/// 9112 §6, RFC 6455 §11.3. `name` is lower case.
+bool is_reserved_header(std::string_view name) {
+  constexpr std::array<std::string_view, 10> reserved = {
+      "host", "content-length", "transfer-encoding", "connection", "upgrade",
+      "te",   "trailer",        "keep-alive",        "expect",     "http2-settings"};
+  return contains(reserved, name) || name.starts_with("proxy-") || name.starts_with("sec-websocket-");
+}
+
+/// Walks the tree once and collects every problem, so that the author mends them in one go.
+class Reader {
+ public:
+  explicit Reader(UnknownFields unknown_fields) : unknown_fields_(unknown_fields) {}
+
+  std::expected<Document, std::vector<Problem>> read(const Node& root) {
+    Document document;
+    if (expect(root, "", Node::Kind::mapping)) read_document(root, document);
+    if (!problems_.empty()) return std::unexpected(std::move(problems_));
+    return document;
+  }
+
+ private:
+  void fail(std::string where, Position at, std::string message) {
+    if (problems_.size() < problems_max) problems_.push_back({std::move(where), at, std::move(message)});
+  }
+
+  bool expect(const Node& node, const std::string& where, Node::Kind kind) {
+    if (node.kind == kind) return true;
+    // The value itself stays unsaid: it may be a credential.
+    const bool quotes =
+        kind == Node::Kind::string && (node.kind == Node::Kind::number || node.kind == Node::Kind::boolean);
+    fail(where, node.at,
+         fmt::format("must be {}, not {}{}", name_of(kind),
+                     node.kind == Node::Kind::boolean ? "a truth value" : name_of(node.kind),
+                     quotes ? ": write it in quotes" : ""));
+    return false;
+  }
+
+  static std::string child(const std::string& where, std::string_view key) {
+    return where.empty() ? std::string(key) : fmt::format("{}.{}", where, key);
+  }
+  static std::string child(const std::string& where, std::size_t index) {
+    return fmt::format("{}[{}]", where, index);
+  }
+
+  /// Unknown and unsupported fields of a mapping, and fields that were named and left empty.
+  void check_fields(const Node& mapping, const std::string& where, Names known, Names unsupported = {}) {
+    for (const Member& member : mapping.members) {
+      const bool empty = member.value.kind == Node::Kind::null;
+      if (empty && unknown_fields_ == UnknownFields::tolerate) continue;
+      if (contains(unsupported, member.key)) {
+        fail(child(where, member.key), member.at,
+             fmt::format("'{}' is not supported by this version", member.key));
+      } else if (contains(known, member.key)) {
+        if (empty) fail(child(where, member.key), member.at, "is empty: give it a value or leave it out");
+      } else if (unknown_fields_ == UnknownFields::refuse) {
+        fail(child(where, member.key), member.at,
+             fmt::format("unknown field {} (accepted: {})", in_quotes(member.key), fmt::join(known, ", ")));
+      }
+    }
+  }
+
+  /// A member with a value; null was dealt with in check_fields().
+  static const Node* find(const Node& mapping, std::string_view key) {
+    const Node* node = mapping.find(key);
+    return node != nullptr && node->kind != Node::Kind::null ? node : nullptr;
+  }
+
+  /// `each(item, where)` for every item of an optional list of at most `max`.
+  template <class Each>
+  void read_list(const Node& mapping, const std::string& where, std::string_view key, std::size_t max,
+                 Each each) {
+    const Node* list = find(mapping, key);
+    const std::string place = child(where, key);
+    if (list == nullptr || !expect(*list, place, Node::Kind::sequence)) return;
+    if (list->items.size() > max) {
+      return fail(place, list->at,
+                  fmt::format("{} entries: at most {} are accepted", list->items.size(), max));
+    }
+    for (std::size_t i = 0; i < list->items.size(); ++i) each(list->items[i], child(place, i));
+  }
+
+  template <class Each>
+  void read_strings(const Node& mapping, const std::string& where, std::string_view key, std::size_t max,
+                    Each each) {
+    read_list(mapping, where, key, max, [&](const Node& item, const std::string& place) {
+      if (expect(item, place, Node::Kind::string)) each(item, place);
+    });
+  }
+
+  /// The string, or nullptr when absent or (then reported) of another kind.
+  const Node* read_string(const Node& mapping, const std::string& where, std::string_view key) {
+    const Node* node = find(mapping, key);
+    return node != nullptr && expect(*node, child(where, key), Node::Kind::string) ? node : nullptr;
+  }
+
+  bool read_flag(const Node& mapping, const std::string& where, std::string_view key, bool otherwise) {
+    const Node* node = find(mapping, key);
+    if (node == nullptr || !expect(*node, child(where, key), Node::Kind::boolean)) return otherwise;
+    return node->truth;
+  }
+
+  void read_description(const Node& mapping, const std::string& where, std::string& out) {
+    const Node* node = read_string(mapping, where, "description");
+    if (node == nullptr) return;
+    if (const std::size_t length = characters(node->text); length > description_characters_max) {
+      return fail(child(where, "description"), node->at,
+                  fmt::format("{} characters: at most {} are accepted", length, description_characters_max));
+    }
+    out = node->text;
+  }
+
+  void read_document(const Node& root, Document& out) {
+    check_fields(root, "", document_fields);
+    read_description(root, "", out.description);
+    if (const Node* callbacks = find(root, "callbacks");
+        callbacks != nullptr && expect(*callbacks, "callbacks", Node::Kind::sequence)) {
+      if (!callbacks->items.empty())
+        fail("callbacks", callbacks->at, "'callbacks' is not supported by this version");
+    }
+    if (const Node* ignored = find(root, "no_proxy")) {
+      read_strings(root, "", "no_proxy", rule_entries_max, [](const Node&, const std::string&) {});
+      out.warnings.push_back({"no_proxy", ignored->at, "is deprecated and has no effect: leave it out"});
+    }
+    if (const Node* access = find(root, "access_control");
+        access != nullptr && expect(*access, "access_control", Node::Kind::mapping)) {
+      read_access_control(*access, out.access_control.emplace());
+    }
+    read_list(root, "", "rules", rules_max, [&](const Node& item, const std::string& where) {
+      if (!expect(item, where, Node::Kind::mapping)) return;
+      read_rule(item, where, out.rules.emplace_back());
+    });
+  }
+
+  void read_access_control(const Node& node, AccessControl& out) {
+    const std::string where = "access_control";
+    check_fields(node, where, access_fields);
+    const Node* allow = find(node, "allow_list");
+    const Node* deny = find(node, "deny_list");
+    if ((allow == nullptr) == (deny == nullptr)) {
+      const bool empty_field = node.find("allow_list") != nullptr || node.find("deny_list") != nullptr;
+      if (allow == nullptr && empty_field && unknown_fields_ == UnknownFields::refuse)
+        return;  // said already
+      return fail(where, node.at,
+                  fmt::format("{} of allow_list and deny_list is set: exactly one is accepted",
+                              allow == nullptr ? "none" : "each"));
+    }
+    out.kind = allow != nullptr ? AccessControl::Kind::allow_list : AccessControl::Kind::deny_list;
+    read_strings(node, where, allow != nullptr ? "allow_list" : "deny_list", access_entries_max,
+                 [&](const Node& item, const std::string& place) {
+                   auto pattern = parse_destination_pattern(item.text);
+                   if (!pattern) return fail(place, item.at, pattern.error());
+                   out.entries.push_back({item.text, item.at, std::move(*pattern)});
+                 });
+  }
+
+  void read_rule(const Node& node, const std::string& where, Rule& out) {
+    out.at = node.at;
+    read_rule_type(node, where);
+    check_fields(node, where, rule_fields_and_type(), unsupported_rule_fields);
+    read_rule_name(node, where, out);
+    read_description(node, where, out.description);
+    out.enabled = read_flag(node, where, "enabled", true);
+    read_action(node, where, out);
+    read_match_hosts(node, where, out);
+    read_match_paths(node, where, out);
+    read_match_methods(node, where, out);
+    read_match_headers(node, where, out);
+    read_headers(node, where, out);
+    read_env_vars(node, where, out);
+    if (out.action == Action::deny && !out.headers.empty()) {
+      fail(child(where, "headers"), node.find("headers")->at,
+           "a rule whose action is deny sends nothing: leave the headers out");
+    }
+  }
+
+  static Names rule_fields_and_type() {
+    static const std::vector<std::string_view> names = [] {
+      std::vector<std::string_view> all(rule_fields.begin(), rule_fields.end());
+      all.push_back("type");
+      return all;
+    }();
+    return names;
+  }
+
+  void read_rule_type(const Node& node, const std::string& where) {
+    const Node* type = read_string(node, where, "type");
+    if (type == nullptr) return;
+    if (contains(provider_types, type->text)) {
+      return fail(
+          child(where, "type"), type->at,
+          fmt::format(
+              "'{}' rules are not supported by this version (accepted: no type, for a rule of headers)",
+              type->text));
+    }
+    fail(child(where, "type"), type->at,
+         fmt::format("{} is not a rule type (accepted: no type, for a rule of headers)",
+                     in_quotes(type->text)));
+  }
+
+  void read_rule_name(const Node& node, const std::string& where, Rule& out) {
+    const Node* name = find(node, "name");
+    if (name == nullptr) {
+      if (node.find("name") == nullptr || unknown_fields_ == UnknownFields::tolerate)
+        fail(where, node.at, "a rule needs a 'name'");
+      return;
+    }
+    const std::string place = child(where, "name");
+    if (!expect(*name, place, Node::Kind::string)) return;
+    if (name->text.empty() || name->text.size() > rule_name_bytes_max || has_control(name->text)) {
+      return fail(place, name->at,
+                  fmt::format("must have 1 to {} bytes and no control characters", rule_name_bytes_max));
+    }
+    const auto [first, is_new] = rule_names_.try_emplace(name->text, name->at.line);
+    if (!is_new) {
+      return fail(place, name->at,
+                  fmt::format("{} is the name of another rule already (line {}); names are unique",
+                              in_quotes(name->text), first->second));
+    }
+    out.name = name->text;
+  }
+
+  void read_action(const Node& node, const std::string& where, Rule& out) {
+    const Node* action = read_string(node, where, "action");
+    if (action == nullptr || action->text == "allow") return;
+    if (action->text == "deny") {
+      out.action = Action::deny;
+    } else {
+      fail(child(where, "action"), action->at,
+           fmt::format("{} is not an action (accepted: allow, deny)", in_quotes(action->text)));
+    }
+  }
+
+  void read_match_hosts(const Node& node, const std::string& where, Rule& out) {
+    const Node* hosts = find(node, "match_hosts");
+    if (hosts == nullptr) {
+      if (node.find("match_hosts") == nullptr || unknown_fields_ == UnknownFields::tolerate) {
+        fail(where, node.at, "a rule needs 'match_hosts', the hosts that it is for");
+      }
+      return;
+    }
+    if (hosts->kind == Node::Kind::sequence && hosts->items.empty()) {
+      return fail(child(where, "match_hosts"), hosts->at, "is empty: a rule needs at least one host");
+    }
+    read_strings(node, where, "match_hosts", rule_entries_max,
+                 [&](const Node& item, const std::string& place) {
+                   auto pattern = parse_host_pattern(item.text);
+                   if (!pattern) return fail(place, item.at, pattern.error());
+                   out.match_hosts.push_back({item.text, std::move(*pattern)});
+                 });
+  }
+
+  void read_match_paths(const Node& node, const std::string& where, Rule& out) {
+    read_strings(node, where, "match_paths", rule_entries_max,
+                 [&](const Node& item, const std::string& place) {
+                   auto pattern = parse_path_pattern(item.text);
+                   if (!pattern) return fail(place, item.at, pattern.error());
+                   out.match_paths.push_back({item.text, std::move(*pattern)});
+                 });
+  }
+
+  void read_match_methods(const Node& node, const std::string& where, Rule& out) {
+    read_strings(
+        node, where, "match_methods", rule_entries_max, [&](const Node& item, const std::string& place) {
+          const bool upper = std::ranges::none_of(item.text, [](char c) { return c >= 'a' && c <= 'z'; });
+          if (!wire::is_field_name(item.text) || item.text.size() > wire::method_bytes_max || !upper) {
+            return fail(
+                place, item.at,
+                fmt::format("{} is not a method (accepted: names in capitals such as GET, HEAD, POST)",
+                            in_quotes(item.text)));
+          }
+          out.match_methods.push_back(item.text);
+        });
+  }
+
+  void read_match_headers(const Node& node, const std::string& where, Rule& out) {
+    read_strings(
+        node, where, "match_headers", rule_entries_max, [&](const Node& item, const std::string& place) {
+          const auto colon = item.text.find(':');
+          const std::string_view name = std::string_view(item.text).substr(0, colon);
+          if (colon == std::string::npos || !wire::is_field_name(name) || name != lower(name)) {
+            return fail(place, item.at, "must be \"name: value\" with the header's name in lower case");
+          }
+          std::string_view value = std::string_view(item.text).substr(colon + 1);
+          while (value.starts_with(' ') || value.starts_with('\t')) value.remove_prefix(1);
+          while (value.ends_with(' ') || value.ends_with('\t')) value.remove_suffix(1);
+          if (!wire::is_field_value(value))
+            return fail(place, item.at, "the value holds control characters, which no header can");
+          out.match_headers.push_back({std::string(name), std::string(value)});
+        });
+  }
+
+  void read_headers(const Node& node, const std::string& where, Rule& out) {
+    read_list(node, where, "headers", rule_headers_max, [&](const Node& item, const std::string& place) {
+      if (!expect(item, place, Node::Kind::mapping)) return;
+      Header header;
+      header.at = item.at;
+      check_fields(item, place, header_fields);
+      const bool named = read_header_name(item, place, header);
+      const bool typed = read_header_type(item, place, header);
+      if (typed) read_header_value(item, place, header);
+      if (!named || !typed) return;
+      const auto same = [&](const Header& other) { return wire::same_name(other.name, header.name); };
+      if (std::ranges::any_of(out.headers, same)) {
+        return fail(child(place, "name"), item.find("name")->at,
+                    fmt::format("{} is set twice by this rule (names are compared without case)",
+                                in_quotes(header.name)));
+      }
+      out.headers.push_back(std::move(header));
+    });
+  }
+
+  bool read_header_name(const Node& node, const std::string& where, Header& out) {
+    const Node* name = find(node, "name");
+    if (name == nullptr) {
+      if (node.find("name") == nullptr || unknown_fields_ == UnknownFields::tolerate)
+        fail(where, node.at, "a header needs a 'name'");
+      return false;
+    }
+    const std::string place = child(where, "name");
+    if (!expect(*name, place, Node::Kind::string)) return false;
+    if (!wire::is_field_name(name->text) || name->text.size() > header_name_bytes_max) {
+      // Not quoted: the value may stand where the name should.
+      fail(place, name->at,
+           fmt::format("is not a header name (accepted: 1 to {} letters, digits and !#$%&'*+-.^_`|~)",
+                       header_name_bytes_max));
+      return false;
+    }
+    if (is_reserved_header(lower(name->text))) {
+      fail(place, name->at,
+           fmt::format("{} belongs to the connection and cannot be set (nor can Host, Content-Length, "
+                       "Transfer-Encoding, Connection, "
+                       "Upgrade, TE, Trailer, Keep-Alive, Expect, Proxy-*, Sec-WebSocket-*)",
+                       in_quotes(name->text)));
+      return false;
+    }
+    out.name = name->text;
+    return true;
+  }
+
+  bool read_header_type(const Node& node, const std::string& where, Header& out) {
+    const Node* type = find(node, "type");
+    if (type == nullptr) {
+      if (node.find("type") == nullptr || unknown_fields_ == UnknownFields::tolerate) {
+        fail(where, node.at,
+             fmt::format("a header needs a 'type' (accepted: {})", fmt::join(header_types, ", ")));
+      }
+      return false;
+    }
+    const std::string place = child(where, "type");
+    if (!expect(*type, place, Node::Kind::string)) return false;
+    for (const HeaderType known : {HeaderType::workspace_secret, HeaderType::plaintext, HeaderType::opaque}) {
+      if (type->text != token(known)) continue;
+      out.type = known;
+      return true;
+    }
+    fail(place, type->at,
+         fmt::format("{} is not a header type (accepted: {})", in_quotes(type->text),
+                     fmt::join(header_types, ", ")));
+    return false;
+  }
+
+  void read_header_value(const Node& node, const std::string& where, Header& out) {
+    const Node* value = find(node, "value");
+    const std::string place = child(where, "value");
+    if (value == nullptr) {
+      // An opaque value may be left out: what is stored already stays (section 5).
+      const bool said = node.find("value") != nullptr && unknown_fields_ == UnknownFields::refuse;
+      if (out.type != HeaderType::opaque && !said)
+        fail(where, node.at, fmt::format("a {} header needs a 'value'", token(out.type)));
+      return;
+    }
+    if (!expect(*value, place, Node::Kind::string)) return;
+    if (value->text.size() > header_value_bytes_max) {
+      return fail(
+          place, value->at,
+          fmt::format("{} bytes: at most {} are accepted", value->text.size(), header_value_bytes_max));
+    }
+    if (!wire::is_field_value(value->text)) {
+      return fail(place, value->at, "holds CR, LF, NUL or another control character, which no header can");
+    }
+    if (out.type == HeaderType::opaque) {
+      std::string copy;
+      copy.reserve(value->text.size() +
+                   32);  // on the heap, where Secret can take it over without leaving a copy
+      copy = value->text;
+      out.value = Secret(std::move(copy));
+      return;
+    }
+    if (out.type == HeaderType::workspace_secret) {
+      const auto pieces = parse_template(value->text);
+      if (!pieces) return fail(place, value->at, pieces.error());
+      if (std::ranges::none_of(pieces->pieces, &Template::Piece::is_key)) {
+        return fail(
+            place, value->at,
+            "names no secret (accepted: text with at least one {KEY}, such as Bearer {OPENAI_API_KEY})");
+      }
+    }
+    out.text = value->text;
+  }
+
+  void read_env_vars(const Node& node, const std::string& where, Rule& out) {
+    const Node* variables = find(node, "env_vars");
+    const std::string place = child(where, "env_vars");
+    if (variables == nullptr || !expect(*variables, place, Node::Kind::mapping)) return;
+    if (variables->members.size() > rule_entries_max) {
+      return fail(
+          place, variables->at,
+          fmt::format("{} entries: at most {} are accepted", variables->members.size(), rule_entries_max));
+    }
+    for (const Member& member : variables->members) {
+      const std::string at = child(place, member.key);
+      if (!is_variable_name(member.key)) {
+        fail(at, member.at,
+             "is not a variable name (accepted: letters, digits and _, not beginning with a digit)");
+        continue;
+      }
+      if (!expect(member.value, at, Node::Kind::string)) continue;
+      if (member.value.text.size() > variable_value_bytes_max ||
+          member.value.text.find('\0') != std::string::npos) {
+        fail(at, member.value.at,
+             fmt::format("must have at most {} bytes and no NUL", variable_value_bytes_max));
+        continue;
+      }
+      out.env_vars.push_back({member.key, member.value.text});
+    }
+  }
+
+  UnknownFields unknown_fields_;
+  std::vector<Problem> problems_;
+  std::unordered_map<std::string, int> rule_names_;
+};
+
+}  // namespace
+
+std::string_view token(HeaderType type) {
+  switch (type) {
+    case HeaderType::workspace_secret: return "workspace_secret";
+    case HeaderType::plaintext: return "plaintext";
+    case HeaderType::opaque: return "opaque";
+  }
+  return "opaque";
+}
+
+bool Rule::judges_paths() const {
+  return !match_paths.empty() && std::ranges::none_of(match_paths, [](const MatchPath& path) {
+    return path.pattern.form == PathPattern::Form::any;
+  });
+}
+
+bool Rule::injects_credential() const {
+  return std::ranges::any_of(headers,
+                             [](const Header& header) { return header.type != HeaderType::plaintext; });
+}
+
+std::expected<Document, std::vector<Problem>> parse_document(std::string_view text, Format format,
+                                                             UnknownFields unknown_fields) {
+  auto tree = read_tree(text, format);
+  if (!tree) return std::unexpected(std::move(tree.error()));
+  return Reader(unknown_fields).read(*tree);
+}
+
+std::expected<Document, std::vector<Problem>> load_document(const std::string& path) {
+  const auto unreadable = [](std::string message) {
+    return std::unexpected(std::vector{Problem{"", {}, std::move(message)}});
+  };
+  const Fd file(::open(path.c_str(), O_RDONLY | O_CLOEXEC | O_NOCTTY));
+  if (!file) return unreadable(fmt::format("cannot be read: {}", ::strerror(errno)));
+  // One byte more than the limit tells "full" from "too large". One buffer, so that it can be wiped.
+  std::string text(document_bytes_max + 1, '\0');
+  std::size_t length = 0;
+  while (length < text.size()) {
+    const ssize_t count = ::read(file.get(), text.data() + length, text.size() - length);
+    if (count < 0 && errno == EINTR) continue;
+    if (count < 0) return unreadable(fmt::format("cannot be read: {}", ::strerror(errno)));
+    if (count == 0) break;
+    length += static_cast<std::size_t>(count);
+  }
+  auto document =
+      parse_document(std::string_view(text).substr(0, length), format_of(path), UnknownFields::refuse);
+  explicit_bzero(text.data(), length);
+  return document;
+}
+
+namespace {
+
+using Json = nlohmann::ordered_json;
+
+Json print_header(const Header& header) {
+  Json out = {{"name", header.name}, {"type", token(header.type)}};
+  if (header.type == HeaderType::opaque) {
+    out["is_set"] = !header.value.empty();
+  } else {
+    out["value"] = header.text;
+  }
+  return out;
+}
+
+Json print_rule(const Rule& rule) {
+  Json out = {{"name", rule.name}};
+  if (!rule.description.empty()) out["description"] = rule.description;
+  if (!rule.enabled) out["enabled"] = false;
+  if (rule.action == Action::deny) out["action"] = "deny";
+  for (const auto& host : rule.match_hosts) out["match_hosts"].push_back(host.text);
+  for (const auto& path : rule.match_paths) out["match_paths"].push_back(path.text);
+  for (const auto& method : rule.match_methods) out["match_methods"].push_back(method);
+  for (const auto& [name, value] : rule.match_headers) out["match_headers"].push_back(name + ": " + value);
+  for (const auto& header : rule.headers) out["headers"].push_back(print_header(header));
+  for (const auto& [name, value] : rule.env_vars) out["env_vars"][name] = value;
+  return out;
+}
+
+}  // namespace
+
+std::string print(const Document& document) {
+  Json out = Json::object();
+  if (!document.description.empty()) out["description"] = document.description;
+  if (document.access_control) {
+    Json entries = Json::array();
+    for (const auto& entry : document.access_control->entries) entries.push_back(entry.text);
+    const bool allow = document.access_control->kind == AccessControl::Kind::allow_list;
+    out["access_control"] = {{allow ? "allow_list" : "deny_list", std::move(entries)}};
+  }
+  if (!document.rules.empty()) {
+    Json rules = Json::array();
+    for (const Rule& rule : document.rules) rules.push_back(print_rule(rule));
+    out["rules"] = std::move(rules);
+  }
+  return out.dump(2);
+}
+
+}  // namespace postern::policy

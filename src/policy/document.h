@@ -1,0 +1,113 @@
+#pragma once
+// The policy document as its author wrote it: checked for form, every entry parsed, nothing compiled yet. It
+// is moved into a Snapshot (policy/snapshot.h), where requests are judged by it. Opaque credentials in it are
+// Secrets, so a Document moves and is never copied.
+
+#include <cstdint>
+#include <expected>
+#include <optional>
+#include <string>
+#include <string_view>
+#include <vector>
+
+#include "base/secret.h"
+#include "policy/pattern.h"
+#include "policy/problem.h"
+
+namespace postern::policy {
+
+inline constexpr std::size_t rules_max = 10'000;
+inline constexpr std::size_t access_entries_max = 20'000;
+inline constexpr std::size_t rule_entries_max =
+    1'000;                                           // hosts, paths, methods, variables... of one rule, each
+inline constexpr std::size_t rule_headers_max = 64;  // a request head has at most 256 fields
+inline constexpr std::size_t rule_name_bytes_max = 128;  // stands in every record
+inline constexpr std::size_t description_characters_max = 1024;
+inline constexpr std::size_t header_name_bytes_max = 128;
+inline constexpr std::size_t header_value_bytes_max = 16 * 1024;    // heads are cut at 64 KiB
+inline constexpr std::size_t variable_value_bytes_max = 32 * 1024;  // execve takes 128 KiB in one string
+
+enum class HeaderType : std::uint8_t { workspace_secret, plaintext, opaque };
+std::string_view token(HeaderType type);
+
+/// One header to put on a request.
+struct Header {
+  Position at;
+  std::string name;
+  HeaderType type = HeaderType::plaintext;
+  std::string text;  ///< plaintext: the value; workspace_secret: the template, which parse_template() accepts
+  Secret value;      ///< opaque; empty when the document did not give it
+};
+
+struct HeaderCondition {
+  std::string name;  ///< lower case
+  std::string value;
+};
+
+struct EnvVar {
+  std::string name, value;
+};
+
+enum class Action : std::uint8_t { allow, deny };
+
+struct Rule {
+  struct MatchHost {
+    std::string text;
+    HostPattern pattern;
+  };
+  struct MatchPath {
+    std::string text;
+    PathPattern pattern;
+  };
+  Position at;
+  std::string name;
+  std::string description;
+  bool enabled = true;
+  Action action = Action::allow;
+  std::vector<MatchHost> match_hosts;
+  std::vector<MatchPath> match_paths;          ///< Empty: every path.
+  std::vector<HeaderCondition> match_headers;  ///< All must be present.
+  std::vector<std::string> match_methods;      ///< Empty: every method.
+  std::vector<Header> headers;
+  std::vector<EnvVar> env_vars;
+
+  /// True when some path is told from another.
+  bool judges_paths() const;
+  /// True when it puts a credential (not only plain text) on requests.
+  bool injects_credential() const;
+};
+
+struct AccessControl {
+  enum class Kind : std::uint8_t { allow_list, deny_list };
+  struct Entry {
+    std::string text;
+    Position at;
+    DestinationPattern pattern;
+  };
+  Kind kind = Kind::allow_list;
+  std::vector<Entry> entries;
+};
+
+struct Document {
+  std::string description;
+  std::optional<AccessControl> access_control;
+  std::vector<Rule> rules;
+  std::vector<Problem> warnings;  ///< Accepted, without effect (`no_proxy`).
+};
+
+/// A file's typo must not silently widen or narrow a policy; the HTTP API must bear the fields of newer
+/// clients.
+enum class UnknownFields : std::uint8_t { refuse, tolerate };
+
+std::expected<Document, std::vector<Problem>> parse_document(
+    std::string_view text, Format format, UnknownFields unknown_fields = UnknownFields::refuse);
+
+/// Reads a file the strict way; the format is told by the name. The Problem of an unreadable file has no
+/// position.
+std::expected<Document, std::vector<Problem>> load_document(const std::string& path);
+
+/// The document as JSON, the form in which the API returns it: opaque values are absent, `is_set` says if
+/// there is one. parse_document() accepts it again.
+std::string print(const Document& document);
+
+}  // namespace postern::policy
