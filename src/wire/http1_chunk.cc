@@ -1,6 +1,7 @@
 // The chunked coding, RFC 9112 §7.1. One byte decides at a time, so that where the input was split can never
 // change what it says.
 
+#include <algorithm>
 #include <limits>
 
 #include "wire/http1.h"

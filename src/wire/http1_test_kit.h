@@ -1,6 +1,7 @@
 #pragma once
 // For tests: a peer's byte stream read to the end as a connection would read it, and everything it said.
 
+#include <algorithm>
 #include <cstdint>
 #include <optional>
 #include <string>
