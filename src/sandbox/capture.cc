@@ -31,6 +31,7 @@ namespace {
 
 // A bound on the helper, so that a namespace that never comes up cannot hold the caller. Usual: 3 ms.
 constexpr int capture_time_max_ms = 10'000;
+constexpr int proof_time_max_ms = 1000;  // On loopback it is there when connect() returns.
 // The kernel caps it at net.core.somaxconn, 4096 in a new namespace. An agent's burst must not see a lost
 // SYN.
 constexpr int listen_backlog = 4096;
@@ -337,6 +338,38 @@ Result<Sockets> make_sockets(bool has_ipv6) {
   return sockets;
 }
 
+/// Dials a documentation address (RFC 5737, RFC 3849) and takes the connection: rules that were accepted but
+/// do not work on this kernel are found here, before anything runs, and not by a program that got out of the
+/// capture.
+Result<void> prove(int family, const Fd& listener) {
+  const char* somewhere = family == AF_INET ? "192.0.2.1" : "2001:db8::1";
+  sockaddr_storage target{};
+  socklen_t size = family == AF_INET ? sizeof(sockaddr_in) : sizeof(sockaddr_in6);
+  target.ss_family = static_cast<sa_family_t>(family);
+  if (family == AF_INET) {
+    auto* in = reinterpret_cast<sockaddr_in*>(&target);
+    in->sin_port = htons(9);
+    inet_pton(family, somewhere, &in->sin_addr);
+  } else {
+    auto* in6 = reinterpret_cast<sockaddr_in6*>(&target);
+    in6->sin6_port = htons(9);
+    inet_pton(family, somewhere, &in6->sin6_addr);
+  }
+  Fd dialling(socket(family, SOCK_STREAM | SOCK_NONBLOCK | SOCK_CLOEXEC, 0));
+  (void)connect(dialling.get(), reinterpret_cast<sockaddr*>(&target), size);
+  pollfd wait{listener.get(), POLLIN, 0};
+  sockaddr_storage dialled{};
+  socklen_t dialled_size = sizeof dialled;
+  if (poll(&wait, 1, proof_time_max_ms) == 1) {
+    Fd accepted(accept4(listener.get(), nullptr, nullptr, SOCK_CLOEXEC));
+    if (accepted && getsockname(accepted.get(), reinterpret_cast<sockaddr*>(&dialled), &dialled_size) == 0 &&
+        dialled_size == size && std::memcmp(&dialled, &target, size) == 0) {
+      return {};
+    }
+  }
+  return fail(Reason::internal, fmt::format("the capture does not catch a connection to {}", somewhere));
+}
+
 // ---------------------------------------------------------------------------------------------------------------
 // The helper, and what it sends back: the sockets, or a sentence.
 
@@ -357,6 +390,10 @@ Result<Sockets> capture_from_inside(pid_t pid, int pidfd, Loopback loopback) {
   auto sockets = make_sockets(*has_ipv6);
   if (!sockets) return sockets;
   if (auto rules = make_rules(*has_ipv6); !rules) return std::unexpected(rules.error());
+  if (auto proof = prove(AF_INET, (*sockets)[0]); !proof) return std::unexpected(proof.error());
+  if (*has_ipv6) {
+    if (auto proof = prove(AF_INET6, (*sockets)[1]); !proof) return std::unexpected(proof.error());
+  }
   return sockets;
 }
 

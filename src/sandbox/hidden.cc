@@ -35,8 +35,7 @@ constexpr std::string_view below_home[] = {
     ".ssh", ".gnupg", ".password-store", ".local/share/keyrings", ".local/share/kwalletd",
     ".kde/share/apps/kwallet", ".config/op", ".1password", ".config/1Password", ".config/Bitwarden",
     ".config/Bitwarden CLI", ".config/rbw", ".local/share/rbw", ".config/keepassxc", ".lastpass",
-    ".local/share/pki", ".putty", ".step", ".krb5", ".tsh", ".electrum", ".bitcoin", ".ethereum",
-    ".config/solana",
+    ".pki/nssdb", ".putty", ".step", ".krb5", ".tsh", ".electrum", ".bitcoin", ".ethereum", ".config/solana",
     // Databases
     ".pgpass", ".my.cnf", ".mylogin.cnf", ".mongorc.js", ".config/redis", ".dbshell",
     // What agents log in with

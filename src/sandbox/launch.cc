@@ -233,6 +233,12 @@ Result<void> add_step(Arguments& arguments, const MountStep& step) {
     case Kind::private_tree: arguments.add({"--perms", "0755", "--tmpfs", step.destination}); return {};
     case Kind::hide_tree: arguments.add({"--perms", "0700", "--tmpfs", step.destination}); return {};
     case Kind::directory: arguments.add({"--perms", "0700", "--dir", step.destination}); return {};
+    case Kind::copy: {
+      Fd file(open(step.source.c_str(), O_RDONLY | O_CLOEXEC));
+      if (!file) return fail_errno(fmt::format("read {}", step.source));
+      arguments.add({"--perms", "0600", "--file", arguments.inherit(std::move(file)), step.destination});
+      return {};
+    }
     case Kind::hide_file: return add_file(arguments, step, "0600");
     case Kind::data: return add_file(arguments, step, "0444");
     case Kind::program: return add_file(arguments, step, "0555");

@@ -34,7 +34,7 @@ struct LaunchSpec {
   std::string working_directory;     ///< Writable in the sandbox. Empty: the caller's.
   EnvironmentRules environment;      ///< What of the caller's environment passes.
   std::vector<PathRule> paths;       ///< --bind, --ro-bind, --hide in their order; later wins.
-  std::vector<PathRule> files;       ///< CA bundles and the like (trust.h): read-only, mounted last.
+  std::vector<MountStep> files;      ///< CA bundles and the like (trust.h), mounted last.
   std::string state_directory;       ///< Postern's own: invisible, whatever `paths` say. Empty: none.
   std::string hostname = "postern";
   /// Resource limits to give back to the program where Postern changed its own (core size, open files).

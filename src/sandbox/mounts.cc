@@ -134,9 +134,7 @@ class Planner {
       add(Kind::hide_tree, {}, facts_.state_directory);
     }
     steps_.insert(steps_.end(), facts_.data.begin(), facts_.data.end());
-    for (const PathRule& file : facts_.files) {
-      add(Kind::ro_bind, file.source, file.destination.empty() ? file.source : file.destination);
-    }
+    steps_.insert(steps_.end(), facts_.files.begin(), facts_.files.end());
   }
 
   const MountFacts& facts_;

@@ -41,6 +41,7 @@ struct MountStep {
     hide_file,     ///< an empty, read-only file
     data,          ///< a read-only file that holds `content`
     program,       ///< the same, executable
+    copy,          ///< a writable copy of the host's file `source`; the place must be an empty tree
     directory,     ///< make a directory
   };
   Kind kind;
@@ -60,7 +61,7 @@ struct MountFacts {
   std::vector<std::string> temporary_places;  ///< Which of /tmp and /var/tmp there are.
   std::vector<std::string> run_trees;         ///< What of the host's /run stays visible (NixOS' programs).
   std::string runtime_directory;              ///< XDG_RUNTIME_DIR, made empty.
-  std::vector<PathRule> files;                ///< Read-only, last: CA bundles.
+  std::vector<MountStep> files;               ///< Last: CA bundles.
   std::vector<MountStep> data;                ///< Postern's own files.
 };
 
