@@ -1,0 +1,624 @@
+#include "policy/decide.h"
+
+#include <fmt/format.h>
+#include <gmock/gmock.h>
+#include <gtest/gtest.h>
+#include <random>
+#include <regex>
+
+#include "wire/host.h"
+#include "wire/path.h"
+
+namespace postern::policy {
+namespace {
+
+using testing::HasSubstr;
+
+Host host(std::string_view text) {
+  auto canonical = wire::canonical_host(text);
+  if (!canonical) ADD_FAILURE() << text << ": " << canonical.error().detail;
+  return canonical ? *canonical : Host{};
+}
+
+std::shared_ptr<const Snapshot> snapshot(std::string_view text, const CompileOptions& options = {}) {
+  auto document = parse_document(text, Format::yaml);
+  if (!document) {
+    ADD_FAILURE() << describe(document.error(), "policy.yaml");
+    document.emplace();
+  }
+  auto compiled = compile(std::move(*document), options);
+  if (!compiled) {
+    ADD_FAILURE() << describe(compiled.error(), "policy.yaml");
+    compiled = compile({});
+  }
+  return *compiled;
+}
+
+Reason judge(const Snapshot& policy, std::string_view name, std::uint16_t port, Transport transport) {
+  const Host canonical = host(name);
+  return judge_destination(policy, {canonical, port, transport}).reason;
+}
+Reason judge_https(const Snapshot& policy, std::string_view name) {
+  return judge(policy, name, 443, Transport::tls);
+}
+
+struct Request {
+  std::string host = "api.example.com";
+  std::string method = "GET";
+  std::string path = "/";
+  bool tls = true;
+  std::vector<HeaderField> fields = {};
+};
+
+Verdict verdict(const Snapshot& policy, const Request& request) {
+  const Host canonical = host(request.host);
+  return decide(policy, {canonical, static_cast<std::uint16_t>(request.tls ? 443 : 80), request.tls,
+                         request.method, request.path, request.fields});
+}
+std::string rule_of(const Snapshot& policy, const Request& request) {
+  const Verdict made = verdict(policy, request);
+  if (made.rule == nullptr) return fmt::format("none, {}", token(made.reason));
+  EXPECT_EQ(&policy.rules()[made.rule_index], made.rule);
+  return fmt::format("{}, {}", made.rule->name, token(made.reason));
+}
+
+// ---- access control
+// -------------------------------------------------------------------------------------------------
+
+TEST(Destination, WithoutAccessControlEveryNameIsAllowedOnEveryPort) {
+  const auto policy = snapshot("{}");
+  EXPECT_EQ(judge_https(*policy, "example.com"), Reason::allowed);
+  EXPECT_EQ(judge(*policy, "example.com", 80, Transport::http), Reason::allowed);
+  EXPECT_EQ(judge(*policy, "example.com", 5432, Transport::tcp), Reason::allowed);
+  EXPECT_EQ(judge(*policy, "example.com", 8443, Transport::tls), Reason::allowed);
+  EXPECT_EQ(policy->allowed_hint(), "every host name");
+}
+
+TEST(Destination, PortsOfTheWebSpeakTheWebOnly) {
+  const auto policy = snapshot("{}");
+  EXPECT_EQ(judge(*policy, "example.com", 80, Transport::tcp), Reason::protocol_not_allowed);
+  EXPECT_EQ(judge(*policy, "example.com", 80, Transport::tls), Reason::protocol_not_allowed);
+  EXPECT_EQ(judge(*policy, "example.com", 443, Transport::tcp), Reason::protocol_not_allowed);
+  EXPECT_EQ(judge(*policy, "example.com", 443, Transport::http), Reason::protocol_not_allowed);
+}
+
+TEST(Destination, AnAllowListAllowsWhatItNamesAndNothingElse) {
+  const auto policy = snapshot(
+      R"(access_control: {allow_list: [a.com, "b.com:443", "*.c.com", "*.d.com:5432", "~x[0-9]+[.]e[.]com"]})");
+  EXPECT_EQ(judge_https(*policy, "a.com"), Reason::allowed);
+  EXPECT_EQ(judge(*policy, "a.com", 22, Transport::tcp), Reason::allowed);
+  EXPECT_EQ(judge_https(*policy, "b.com"), Reason::allowed);
+  EXPECT_EQ(judge(*policy, "b.com", 80, Transport::http), Reason::not_in_allow_list);
+  EXPECT_EQ(judge_https(*policy, "x.c.com"), Reason::allowed);
+  EXPECT_EQ(judge_https(*policy, "x.y.z.c.com"), Reason::allowed);
+  EXPECT_EQ(judge_https(*policy, "c.com"), Reason::not_in_allow_list);
+  EXPECT_EQ(judge(*policy, "x.d.com", 5432, Transport::tcp), Reason::allowed);
+  EXPECT_EQ(judge_https(*policy, "x.d.com"), Reason::not_in_allow_list);
+  EXPECT_EQ(judge_https(*policy, "x17.e.com"), Reason::allowed);
+  EXPECT_EQ(judge(*policy, "x17.e.com", 22, Transport::tcp), Reason::allowed);
+  EXPECT_EQ(judge_https(*policy, "x17.e.com.evil.com"), Reason::not_in_allow_list);
+  EXPECT_EQ(judge_https(*policy, "ax17.e.com"), Reason::not_in_allow_list);
+  EXPECT_EQ(judge_https(*policy, "other.com"), Reason::not_in_allow_list);
+}
+
+TEST(Destination, ADenyListDeniesWhatItNamesAndNothingElse) {
+  const auto policy = snapshot(R"(access_control: {deny_list: [a.com, "*.b.com", "*:25", "~.*paste.*"]})");
+  EXPECT_EQ(judge_https(*policy, "a.com"), Reason::in_deny_list);
+  EXPECT_EQ(judge_https(*policy, "x.a.com"), Reason::allowed);
+  EXPECT_EQ(judge_https(*policy, "b.com"), Reason::allowed);
+  EXPECT_EQ(judge_https(*policy, "x.b.com"), Reason::in_deny_list);
+  EXPECT_EQ(judge(*policy, "mail.com", 25, Transport::tcp), Reason::in_deny_list);
+  EXPECT_EQ(judge(*policy, "mail.com", 26, Transport::tcp), Reason::allowed);
+  EXPECT_EQ(judge_https(*policy, "my.pastebin.com"), Reason::in_deny_list);
+  EXPECT_EQ(policy->allowed_hint(), "every host name that is not denied");
+}
+
+TEST(Destination, AnEmptyAllowListClosesEverything) {
+  const auto policy = snapshot("access_control: {allow_list: []}");
+  EXPECT_EQ(judge_https(*policy, "a.com"), Reason::not_in_allow_list);
+  EXPECT_EQ(judge(*policy, "8.8.8.8", 80, Transport::http), Reason::not_in_allow_list);
+  EXPECT_EQ(policy->allowed_hint(), "nothing");
+  EXPECT_EQ(judge_https(*snapshot("access_control: {deny_list: []}"), "a.com"), Reason::allowed);
+}
+
+TEST(Destination, LookalikesOfAnAllowedHostAreOtherHosts) {  // threats 50 to 52
+  const auto policy = snapshot(R"(access_control: {allow_list: [github.com, "*.github.com"]})");
+  for (const char* evil :
+       {"evilgithub.com", "github.com.evil.com", "github.com.evil", "githubxcom.com", "github.co",
+        "xn--gthub-cta.com", "gіthub.com" /* Cyrillic і */, "com", "hub.com"}) {
+    EXPECT_EQ(judge_https(*policy, evil), Reason::not_in_allow_list) << evil;
+  }
+  for (const char* same : {"GitHub.COM", "github.com.", "git\u00adhub.com", "github\uff0ecom",
+                           "API.github.com", "a.b.github.com"}) {
+    EXPECT_EQ(judge_https(*policy, same), Reason::allowed) << same;
+  }
+}
+
+TEST(Destination, LiteralAddressesAreOnlyReachedByPlainHttpOnPort80) {
+  const auto policy = snapshot(
+      R"(access_control: {allow_list: [1.2.3.4, "8.8.8.0/24", "[2606:4700::1]:80", "9.9.9.9:443", "*"]})");
+  EXPECT_EQ(judge(*policy, "1.2.3.4", 80, Transport::http), Reason::allowed);
+  EXPECT_EQ(judge(*policy, "8.8.8.8", 80, Transport::http), Reason::allowed);
+  EXPECT_EQ(judge(*policy, "[2606:4700::1]", 80, Transport::http), Reason::allowed);
+  EXPECT_EQ(judge(*policy, "[2606:4700::2]", 80, Transport::http), Reason::not_in_allow_list);
+  EXPECT_EQ(judge(*policy, "9.9.9.9", 80, Transport::http), Reason::not_in_allow_list);
+  EXPECT_EQ(judge(*policy, "8.8.4.4", 80, Transport::http), Reason::not_in_allow_list)
+      << "* stands for names";
+  for (const std::string_view listed : {"1.2.3.4", "8.8.8.8", "9.9.9.9"}) {
+    EXPECT_EQ(judge_https(*policy, listed), Reason::literal_address);
+    EXPECT_EQ(judge(*policy, listed, 22, Transport::tcp), Reason::literal_address);
+    EXPECT_EQ(judge(*policy, listed, 80, Transport::tcp), Reason::literal_address);
+    EXPECT_EQ(judge(*policy, listed, 8080, Transport::http), Reason::literal_address);
+  }
+  EXPECT_EQ(judge(*snapshot("{}"), "8.8.8.8", 80, Transport::http), Reason::allowed);
+}
+
+TEST(Destination, PrivateAddressesAreRefusedWhateverThePolicySays) {
+  const auto policy = snapshot(
+      R"(access_control: {allow_list: ["10.0.0.0/8", 127.0.0.1, 169.254.169.254, "[::1]", "[::ffff:10.0.0.1]"]})");
+  for (const char* address : {"10.1.2.3", "127.0.0.1", "169.254.169.254", "[::1]", "[::ffff:10.0.0.1]",
+                              "0x7f000001", "2130706433", "100.64.0.1"}) {
+    EXPECT_EQ(judge(*policy, address, 80, Transport::http), Reason::private_address) << address;
+    EXPECT_EQ(judge(*snapshot("{}"), address, 80, Transport::http), Reason::private_address) << address;
+  }
+}
+
+TEST(Destination, TheOperatorMayOpenPrivateNetworks) {
+  CompileOptions options;
+  options.allow_private = {*Cidr::parse("10.0.0.0/8")};
+  const auto policy = snapshot("{}", options);
+  EXPECT_EQ(judge(*policy, "10.1.2.3", 80, Transport::http), Reason::allowed);
+  EXPECT_EQ(judge(*policy, "192.168.0.1", 80, Transport::http), Reason::private_address);
+  EXPECT_EQ(
+      judge(*snapshot("access_control: {allow_list: [a.com]}", options), "10.1.2.3", 80, Transport::http),
+      Reason::not_in_allow_list);
+}
+
+TEST(Destination, DenyingEverythingClosesLiteralAddressesToo) {
+  EXPECT_EQ(judge(*snapshot("access_control: {deny_list: ['*']}"), "8.8.8.8", 80, Transport::http),
+            Reason::in_deny_list);
+  EXPECT_EQ(judge(*snapshot("access_control: {deny_list: ['*:443']}"), "8.8.8.8", 80, Transport::http),
+            Reason::allowed);
+  EXPECT_EQ(judge(*snapshot("access_control: {deny_list: ['8.0.0.0/8']}"), "8.8.8.8", 80, Transport::http),
+            Reason::in_deny_list);
+}
+
+TEST(Destination, CommandLinePatternsMergeWithTheDocument) {
+  CompileOptions options;
+  options.allow = {"extra.com"};
+  options.deny = {"bad.a.com"};
+  const auto listed = snapshot("access_control: {allow_list: ['*.a.com']}", options);
+  EXPECT_EQ(judge_https(*listed, "extra.com"), Reason::allowed);
+  EXPECT_EQ(judge_https(*listed, "good.a.com"), Reason::allowed);
+  EXPECT_EQ(judge_https(*listed, "bad.a.com"), Reason::in_deny_list);
+  EXPECT_EQ(judge_https(*listed, "other.com"), Reason::not_in_allow_list);
+
+  const auto denying = snapshot("access_control: {deny_list: [extra.com]}", options);
+  EXPECT_EQ(judge_https(*denying, "extra.com"), Reason::in_deny_list);
+  EXPECT_EQ(judge_https(*denying, "bad.a.com"), Reason::in_deny_list);
+  EXPECT_EQ(judge_https(*denying, "other.com"), Reason::allowed);
+
+  options.allow = {"bad.a.com"};
+  EXPECT_EQ(judge_https(*snapshot("{}", options), "bad.a.com"), Reason::in_deny_list) << "--deny wins";
+}
+
+TEST(Destination, ABrokenCommandLinePatternIsNamed) {
+  CompileOptions options;
+  options.allow = {"good.com", "bad.com:x"};
+  options.deny = {"~("};
+  const auto compiled = compile({}, options);
+  ASSERT_FALSE(compiled);
+  EXPECT_THAT(describe(compiled.error(), ""), HasSubstr("--allow[1]: 'bad.com:x' is not a destination"));
+  EXPECT_THAT(describe(compiled.error(), ""),
+              HasSubstr("--deny[0]: '~(' is not a destination: the regular expression is broken"));
+}
+
+TEST(Destination, HostsOfRulesAreTheNarrowDefault) {
+  CompileOptions options{.allow = {"extra.com:443"}, .default_egress = DefaultEgress::hosts_of_rules};
+  const auto policy = snapshot(R"(
+rules:
+  - {name: a, match_hosts: [a.com, "*.b.com"]}
+  - {name: off, match_hosts: [off.com], enabled: false}
+  - {name: closed, match_hosts: [closed.com], action: deny}
+)",
+                               options);
+  EXPECT_EQ(judge_https(*policy, "a.com"), Reason::allowed);
+  EXPECT_EQ(judge(*policy, "a.com", 22, Transport::tcp), Reason::allowed);
+  EXPECT_EQ(judge_https(*policy, "x.b.com"), Reason::allowed);
+  EXPECT_EQ(judge_https(*policy, "extra.com"), Reason::allowed);
+  EXPECT_EQ(judge(*policy, "extra.com", 80, Transport::http), Reason::not_in_allow_list);
+  EXPECT_EQ(judge_https(*policy, "b.com"), Reason::not_in_allow_list);
+  EXPECT_EQ(judge_https(*policy, "off.com"), Reason::not_in_allow_list);
+  EXPECT_EQ(judge(*policy, "closed.com", 22, Transport::tcp), Reason::not_in_allow_list)
+      << "a denying rule opens nothing";
+  EXPECT_EQ(judge(*policy, "8.8.8.8", 80, Transport::http), Reason::not_in_allow_list);
+  EXPECT_EQ(policy->allowed_hint(), "a.com, *.b.com, extra.com:443");
+  // A document with access_control says itself what it allows.
+  EXPECT_EQ(judge_https(*snapshot("access_control: {deny_list: [x.com]}", options), "y.com"),
+            Reason::allowed);
+}
+
+TEST(Destination, TheHintIsShort) {
+  std::string text = "access_control: {allow_list: [";
+  for (int i = 0; i < 40; ++i) text += fmt::format("h{}.com, ", i);
+  const auto policy = snapshot(text + "]}");
+  EXPECT_THAT(policy->allowed_hint(), HasSubstr("h11.com and 28 more"));
+  const Host other = host("other.com");
+  EXPECT_EQ(judge_destination(*policy, {other, 443, Transport::tls}).allowed_hint, policy->allowed_hint());
+}
+
+TEST(Destination, NamesAreOnlyResolvedWhenSomePortIsAllowed) {
+  const auto listed = snapshot("access_control: {allow_list: ['a.com:5432', '*.b.com', '~x.*']}");
+  EXPECT_TRUE(may_resolve(*listed, host("a.com")));
+  EXPECT_TRUE(may_resolve(*listed, host("x.b.com")));
+  EXPECT_TRUE(may_resolve(*listed, host("xyz")));
+  EXPECT_FALSE(may_resolve(*listed, host("b.com")));
+  EXPECT_FALSE(may_resolve(*listed, host("secret-data.evil.com")));
+  const auto denying = snapshot("access_control: {deny_list: [a.com, 'b.com:443', '*.c.com']}");
+  EXPECT_FALSE(may_resolve(*denying, host("a.com")));
+  EXPECT_TRUE(may_resolve(*denying, host("b.com"))) << "other ports of it are open";
+  EXPECT_FALSE(may_resolve(*denying, host("x.c.com")));
+  EXPECT_TRUE(may_resolve(*denying, host("d.com")));
+  EXPECT_FALSE(may_resolve(*denying, host("8.8.8.8")));
+}
+
+TEST(Destination, RegularExpressionsCannotBeMadeSlow) {  // threat 58
+  const auto policy =
+      snapshot("access_control: {deny_list: ['~(a+)+$', '~(.*)*(.*)*x', '~([a-z]+)*[.]evil[.]com']}");
+  const Host long_name{std::string(63, 'a') + "." + std::string(63, 'a') + "." + std::string(63, 'a') + ".b",
+                       std::nullopt};
+  for (int i = 0; i < 20'000; ++i) {
+    ASSERT_EQ(judge_destination(*policy, {long_name, 443, Transport::tls}).reason, Reason::allowed);
+  }
+  EXPECT_EQ(judge_https(*policy, "aaaa"), Reason::in_deny_list);
+}
+
+TEST(Destination, AnAutomatonTooLargeForItsMemoryStillAnswers) {
+  // Joined, these have exponentially many states; the answer must not become "no match".
+  std::string text = "access_control:\n  deny_list:\n";
+  for (int i = 0; i < 40; ++i) text += fmt::format("    - '~.*[a-m].{{{}}}[n-z0-9].*{}'\n", 20 + i, i % 10);
+  const auto policy = snapshot(text);
+  std::mt19937 random(7);
+  int denied = 0;
+  for (int round = 0; round < 300; ++round) {
+    std::string name;
+    for (int i = 0; i < 200; ++i) name += "abcdefghijklmnopqrstuvwxyz0123456789"[random() % 36];
+    name += static_cast<char>('0' + round % 10);
+    const Host canonical{name, std::nullopt};
+    if (judge_destination(*policy, {canonical, 443, Transport::tls}).reason == Reason::in_deny_list) ++denied;
+  }
+  EXPECT_EQ(denied, 300);
+}
+
+// ---- rules
+// ----------------------------------------------------------------------------------------------------------
+
+TEST(Rules, TheFirstEnabledMatchWins) {  // threat 57
+  const auto policy = snapshot(R"(
+rules:
+  - {name: off, match_hosts: [api.example.com], enabled: false}
+  - {name: elsewhere, match_hosts: [other.example.com]}
+  - {name: wild paths, match_hosts: ["*.example.com"], match_paths: [/wild/*]}
+  - {name: exact, match_hosts: [api.example.com, "*.api.example.com"]}
+  - {name: wild, match_hosts: ["*.example.com", api.example.com]}
+  - {name: last, match_hosts: [api.example.com]}
+)");
+  EXPECT_EQ(rule_of(*policy, {}), "exact, allowed");
+  EXPECT_EQ(rule_of(*policy, {.path = "/wild/1"}), "wild paths, allowed");
+  EXPECT_EQ(rule_of(*policy, {.host = "x.example.com"}), "wild, allowed");
+  EXPECT_EQ(rule_of(*policy, {.host = "x.api.example.com"}), "exact, allowed");
+  EXPECT_EQ(rule_of(*policy, {.host = "x.api.example.com", .path = "/wild/"}), "wild paths, allowed");
+  EXPECT_EQ(rule_of(*policy, {.host = "example.com"}), "none, allowed");
+  EXPECT_EQ(rule_of(*policy, {.host = "evilexample.com"}), "none, allowed");
+}
+
+TEST(Rules, AllConditionsMustHold) {
+  const auto policy = snapshot(R"(
+rules:
+  - name: r
+    match_hosts: [api.example.com]
+    match_paths: [/v1/*, /exact]
+    match_methods: [GET, POST]
+    match_headers: ["x-team: Blue", "x-stage: dev"]
+)");
+  const std::vector<HeaderField> both = {{"X-Stage", "dev"}, {"X-TEAM", "Red"}, {"x-team", "Blue"}};
+  EXPECT_EQ(rule_of(*policy, {.path = "/v1/x", .fields = both}), "r, allowed");
+  EXPECT_EQ(rule_of(*policy, {.method = "POST", .path = "/exact", .fields = both}), "r, allowed");
+  EXPECT_EQ(rule_of(*policy, {.path = "/v10", .fields = both}), "none, allowed");
+  EXPECT_EQ(rule_of(*policy, {.path = "/V1/x", .fields = both}), "none, allowed");
+  EXPECT_EQ(rule_of(*policy, {.method = "PUT", .path = "/exact", .fields = both}), "none, allowed");
+  EXPECT_EQ(rule_of(*policy, {.path = "/exact", .fields = {{"x-team", "Blue"}}}), "none, allowed");
+  EXPECT_EQ(rule_of(*policy, {.path = "/exact", .fields = {{"x-team", "blue"}, {"x-stage", "dev"}}}),
+            "none, allowed");
+  EXPECT_EQ(rule_of(*policy, {.path = "/exact", .fields = {{"x_team", "Blue"}, {"x-stage", "dev"}}}),
+            "none, allowed");
+}
+
+TEST(Rules, ADenyingRuleDenies) {
+  const auto policy = snapshot(R"(
+rules:
+  - {name: read, match_hosts: [api.example.com], match_methods: [GET, HEAD]}
+  - {name: closed, match_hosts: [api.example.com], action: deny}
+)");
+  EXPECT_EQ(rule_of(*policy, {}), "read, allowed");
+  EXPECT_EQ(rule_of(*policy, {.method = "POST"}), "closed, denied_by_rule");
+}
+
+TEST(Rules, MethodTricksNeverWiden) {  // threat 56
+  const auto policy = snapshot(R"(
+rules:
+  - {name: no delete, match_hosts: [api.example.com], match_methods: [DELETE], action: deny}
+  - {name: read, match_hosts: [api.example.com], match_methods: [GET, POST]}
+)");
+  EXPECT_EQ(rule_of(*policy, {.method = "get"}), "none, allowed")
+      << "no credential for a method that is not GET";
+  EXPECT_EQ(rule_of(*policy, {.method = "delete"}), "no delete, denied_by_rule");
+  EXPECT_EQ(rule_of(*policy, {.method = "Delete"}), "no delete, denied_by_rule");
+  for (const char* field : {"X-HTTP-Method-Override", "x-http-method", "X-Method-Override"}) {
+    EXPECT_EQ(rule_of(*policy, {.method = "POST", .fields = {{field, "DELETE"}}}),
+              "no delete, denied_by_rule")
+        << field;
+    EXPECT_EQ(rule_of(*policy, {.method = "POST", .fields = {{field, "delete"}}}),
+              "no delete, denied_by_rule")
+        << field;
+    EXPECT_EQ(rule_of(*policy, {.method = "POST", .fields = {{field, "PUT"}}}), "none, allowed") << field;
+    EXPECT_EQ(rule_of(*policy, {.method = "PUT", .fields = {{field, "GET"}}}), "none, allowed") << field;
+    EXPECT_EQ(rule_of(*policy, {.method = "POST", .fields = {{field, "GET"}}}), "read, allowed") << field;
+  }
+}
+
+TEST(Rules, PathTricksMeetTheirCanonicalFormOrAreAmbiguous) {  // threats 54 and 55
+  const auto policy = snapshot(R"(
+rules:
+  - {name: closed, match_hosts: [api.example.com], match_paths: [/admin, /admin/*], action: deny}
+  - {name: open, match_hosts: [api.example.com], match_paths: [/repos/*]}
+)");
+  EXPECT_TRUE(verdict(*policy, {}).judges_paths);
+  const auto through = [&](std::string_view target) -> std::string {
+    std::string scratch;
+    const auto canonical = wire::canonical_path(target, scratch);
+    if (canonical.ambiguity != nullptr) return "ambiguous";
+    return rule_of(*policy, {.path = std::string(canonical.path)});
+  };
+  EXPECT_EQ(through("/repos/x"), "open, allowed");
+  EXPECT_EQ(through("/repos/../admin"), "closed, denied_by_rule");
+  EXPECT_EQ(through("/repos/./../admin/x?y"), "closed, denied_by_rule");
+  EXPECT_EQ(through("/%61dmin"), "closed, denied_by_rule");
+  EXPECT_EQ(through("/repos/%2e%2e/admin"), "ambiguous");
+  EXPECT_EQ(through("/repos%2fx"), "ambiguous");
+  EXPECT_EQ(through("/repos\\..\\admin"), "ambiguous");
+  EXPECT_EQ(through("/Repos/x"), "none, allowed");
+  EXPECT_EQ(through("//admin"), "none, allowed");
+}
+
+TEST(Rules, TheDestinationIsJudgedFirst) {
+  const auto policy =
+      snapshot("access_control: {allow_list: [a.com]}\nrules: [{name: r, match_hosts: [api.example.com]}]");
+  EXPECT_EQ(rule_of(*policy, {}), "none, not_in_allow_list");
+  EXPECT_EQ(rule_of(*policy, {.host = "a.com"}), "none, allowed");
+  EXPECT_EQ(rule_of(*snapshot("{}"), {.host = "8.8.8.8"}), "none, literal_address");
+}
+
+TEST(Rules, ACredentialDoesNotTravelInPlainText) {
+  const std::string_view text = R"(
+rules:
+  - {name: plain, match_hosts: [plain.com], headers: [{name: X, type: plaintext, value: x}]}
+  - {name: secret, match_hosts: [api.example.com], headers: [{name: X, type: workspace_secret, value: "{K}"}]}
+)";
+  EXPECT_EQ(rule_of(*snapshot(text), {.host = "plain.com", .tls = false}), "plain, allowed");
+  EXPECT_EQ(rule_of(*snapshot(text), {.tls = false}), "secret, plaintext_credential");
+  EXPECT_EQ(rule_of(*snapshot(text), {}), "secret, allowed");
+  CompileOptions options;
+  options.plaintext_credentials = PlaintextCredentials::allow;
+  EXPECT_EQ(rule_of(*snapshot(text, options), {.tls = false}), "secret, allowed");
+}
+
+TEST(Rules, OnlyCoveredHostsAreDecrypted) {
+  const auto policy = snapshot(R"(
+rules:
+  - {name: empty, match_hosts: [log.com]}
+  - {name: off, match_hosts: [off.com], enabled: false}
+  - {name: paths, match_hosts: ["*.paths.com"], match_paths: [/a]}
+  - {name: every path, match_hosts: [every.com], match_paths: ["*"]}
+)");
+  const auto at = [&](std::string_view name, Transport transport = Transport::tls) {
+    const Host canonical = host(name);
+    return judge_destination(
+        *policy,
+        {canonical, static_cast<std::uint16_t>(transport == Transport::tls ? 443 : 5432), transport});
+  };
+  EXPECT_TRUE(at("log.com").intercept);
+  EXPECT_FALSE(at("log.com").judges_paths);
+  EXPECT_FALSE(at("log.com", Transport::tcp).intercept) << "there is nothing to decrypt";
+  EXPECT_FALSE(at("off.com").intercept);
+  EXPECT_FALSE(at("other.com").intercept);
+  EXPECT_FALSE(at("paths.com").intercept);
+  EXPECT_TRUE(at("x.paths.com").intercept);
+  EXPECT_TRUE(at("x.paths.com").judges_paths);
+  EXPECT_TRUE(at("every.com").intercept);
+  EXPECT_FALSE(at("every.com").judges_paths);
+}
+
+TEST(Snapshot, VariablesOfEnabledRulesAreMergedAndTheLaterWins) {
+  const auto policy = snapshot(R"(
+rules:
+  - {name: a, match_hosts: [a.com], env_vars: {A: one, B: two}}
+  - {name: b, match_hosts: [a.com], env_vars: {B: three, C: four}}
+  - {name: c, match_hosts: [a.com], env_vars: {A: hidden}, enabled: false}
+)");
+  std::string all;
+  for (const auto& [name, value] : policy->env_vars()) all += name + "=" + value + " ";
+  EXPECT_EQ(all, "A=one B=three C=four ");
+}
+
+TEST(Snapshot, KeepsVersionAndDescription) {
+  CompileOptions options;
+  options.version = 42;
+  const auto policy = snapshot("description: d", options);
+  EXPECT_EQ(policy->version(), 42u);
+  EXPECT_EQ(policy->description(), "d");
+}
+
+TEST(Snapshot, TooManyRegularExpressionsOrNetworksAreRefused) {
+  std::string regexes = "access_control: {deny_list: [", networks = regexes;
+  for (std::size_t i = 0; i <= host_regexes_max; ++i) regexes += fmt::format("'~a{}', ", i);
+  for (std::size_t i = 0; i <= networks_max; ++i)
+    networks += fmt::format("10.{}.{}.0/24, ", i / 256, i % 256);
+  for (const auto& [text, message] : {std::pair{regexes, "more than 500 regular expressions"},
+                                      std::pair{networks, "more than 1000 networks"}}) {
+    auto document = parse_document(text + "]}", Format::yaml);
+    ASSERT_TRUE(document);
+    const auto compiled = compile(std::move(*document));
+    ASSERT_FALSE(compiled);
+    EXPECT_THAT(describe(compiled.error(), "p"), HasSubstr(message));
+    EXPECT_THAT(describe(compiled.error(), "p"), HasSubstr("p:1:")) << "the entry has a place";
+  }
+}
+
+// ---- the same answers as the plainest possible matcher
+// --------------------------------------------------------------
+
+/// Section 3 read literally, entry by entry, over the pattern's text.
+bool naive_entry_matches(const std::string& entry, const std::string& name, std::uint16_t port) {
+  if (entry.starts_with('~')) return std::regex_match(name, std::regex(entry.substr(1)));
+  const auto colon = entry.rfind(':');
+  const std::string pattern = entry.substr(0, colon);
+  if (colon != std::string::npos && std::stoi(entry.substr(colon + 1)) != port) return false;
+  if (pattern == "*") return true;
+  if (pattern.starts_with("*.")) return name.size() > pattern.size() - 1 && name.ends_with(pattern.substr(1));
+  return name == pattern;
+}
+
+class Generator {
+ public:
+  explicit Generator(unsigned seed) : random_(seed) {}
+  int below(int limit) { return static_cast<int>(random_() % static_cast<unsigned>(limit)); }
+  std::string label() { return std::string(1, "abc"[below(3)]) + (below(4) == 0 ? "b" : ""); }
+  std::string name(int labels_max = 5) {
+    std::string out = label();
+    for (int i = below(labels_max); i > 0; --i) out += "." + label();
+    return out;
+  }
+  std::string entry() {
+    const std::string port = below(3) == 0 ? fmt::format(":{}", below(2) == 0 ? 443 : 8080) : "";
+    switch (below(20)) {
+      case 0: return "*:8080";
+      case 1: return fmt::format("~{}[.].*", label());
+      case 2: return fmt::format("~.*{}", label());
+      default: return (below(2) == 0 ? "*." : "") + name() + port;
+    }
+  }
+
+ private:
+  std::mt19937 random_;
+};
+
+TEST(Property, CompiledAccessControlAnswersAsTheNaiveReading) {
+  int allowed = 0, denied = 0;
+  for (unsigned seed = 0; seed < 300; ++seed) {
+    Generator random(seed);
+    std::vector<std::string> entries;
+    for (int i = random.below(12); i >= 0; --i) entries.push_back(random.entry());
+    const bool allow_list = random.below(2) == 0;
+    std::string text = fmt::format("access_control:\n  {}:\n", allow_list ? "allow_list" : "deny_list");
+    for (const auto& entry : entries) text += fmt::format("    - '{}'\n", entry);
+    const auto policy = snapshot(text);
+    for (int i = 0; i < 60; ++i) {
+      const Host target = host(random.name());
+      const std::uint16_t port = random.below(2) == 0 ? 443 : 8080;
+      const bool listed = std::ranges::any_of(
+          entries, [&](const auto& entry) { return naive_entry_matches(entry, target.name, port); });
+      const Reason expected = listed == allow_list ? Reason::allowed
+                              : allow_list         ? Reason::not_in_allow_list
+                                                   : Reason::in_deny_list;
+      ASSERT_EQ(judge_destination(*policy, {target, port, Transport::tls}).reason, expected)
+          << text << target.name << ":" << port;
+      ++(expected == Reason::allowed ? allowed : denied);
+    }
+  }
+  EXPECT_GT(allowed, 1000);
+  EXPECT_GT(denied, 1000);
+}
+
+struct NaiveRule {
+  bool enabled, deny;
+  std::vector<std::string> hosts, paths, methods;
+};
+
+bool naive_path_matches(const std::string& pattern, const std::string& path) {
+  if (pattern == "*") return true;
+  if (pattern.starts_with('*')) return path.ends_with(pattern.substr(1));
+  if (pattern.ends_with("/*")) return path.starts_with(pattern.substr(0, pattern.size() - 1));
+  return path == pattern;
+}
+
+TEST(Property, CompiledRulesAnswerAsTheNaiveReading) {
+  const std::vector<std::string> patterns = {"*", "/v1/*", "/v1", "*/runs", "/v1/runs", "/*", "/v10/*"};
+  const std::vector<std::string> paths = {"/", "/v1", "/v1/", "/v1/runs", "/v10/runs", "/v10", "/runs"};
+  const std::vector<std::string> methods = {"GET", "POST", "DELETE"};
+  int matched = 0, unmatched = 0;
+  for (unsigned seed = 0; seed < 300; ++seed) {
+    Generator random(seed + 1000);
+    std::vector<NaiveRule> rules;
+    std::string text = "rules:\n";
+    for (int i = random.below(15); i >= 0; --i) {
+      NaiveRule rule{random.below(5) != 0, random.below(4) == 0, {}, {}, {}};
+      for (int j = random.below(3); j >= 0; --j) {
+        // Two labels and more behind the star: the public suffix list refuses single ones.
+        rule.hosts.push_back(random.below(2) == 0 ? "*." + random.label() + "." + random.name(2)
+                                                  : random.name());
+      }
+      for (int j = random.below(3); j > 0; --j)
+        rule.paths.push_back(patterns[static_cast<std::size_t>(random.below(7))]);
+      for (int j = random.below(3); j > 0; --j)
+        rule.methods.push_back(methods[static_cast<std::size_t>(random.below(3))]);
+      const auto list = [](const std::vector<std::string>& items) {
+        std::string out;
+        for (const auto& item : items) out += fmt::format("'{}', ", item);
+        return "[" + out + "]";
+      };
+      text += fmt::format(
+          "  - {{name: r{}, enabled: {}, action: {}, match_hosts: {}, match_paths: {}, match_methods: {}}}\n",
+          rules.size(), rule.enabled, rule.deny ? "deny" : "allow", list(rule.hosts), list(rule.paths),
+          list(rule.methods));
+      rules.push_back(std::move(rule));
+    }
+    const auto policy = snapshot(text);
+    for (int i = 0; i < 60; ++i) {
+      const Host target = host(random.name());
+      const std::string path = paths[static_cast<std::size_t>(random.below(7))];
+      const std::string method = methods[static_cast<std::size_t>(random.below(3))];
+      std::uint32_t expected = no_rule;
+      bool covered = false, judges = false;
+      for (std::uint32_t n = 0; n < rules.size(); ++n) {
+        const NaiveRule& rule = rules[n];
+        const auto any = [](const auto& items, const auto& test) {
+          return items.empty() || std::ranges::any_of(items, test);
+        };
+        if (!rule.enabled || !std::ranges::any_of(rule.hosts, [&](const auto& h) {
+              return naive_entry_matches(h, target.name, 443);
+            }))
+          continue;
+        covered = true;
+        judges = judges || (!rule.paths.empty() && std::ranges::find(rule.paths, "*") == rule.paths.end());
+        const bool hit = any(rule.paths, [&](const auto& p) { return naive_path_matches(p, path); }) &&
+                         any(rule.methods, [&](const auto& m) { return m == method; });
+        if (hit && expected == no_rule) expected = n;
+      }
+      const Verdict made = decide(*policy, {target, 443, true, method, path, {}});
+      const auto where = judge_destination(*policy, {target, 443, Transport::tls});
+      ASSERT_EQ(made.rule_index, expected) << text << target.name << " " << method << " " << path;
+      ASSERT_EQ(made.reason,
+                expected != no_rule && rules[expected].deny ? Reason::denied_by_rule : Reason::allowed);
+      ASSERT_EQ(where.intercept, covered);
+      ASSERT_EQ(where.judges_paths, judges);
+      ASSERT_EQ(made.judges_paths, judges);
+      ++(expected == no_rule ? unmatched : matched);
+    }
+  }
+  EXPECT_GT(matched, 1000);
+  EXPECT_GT(unmatched, 1000);
+}
+
+}  // namespace
+}  // namespace postern::policy

@@ -1,0 +1,525 @@
+#include "policy/document.h"
+
+#include <filesystem>
+#include <fmt/format.h>
+#include <fstream>
+#include <gmock/gmock.h>
+#include <gtest/gtest.h>
+#include <unistd.h>
+
+#include "policy/tree.h"
+
+namespace postern::policy {
+namespace {
+
+using testing::AllOf;
+using testing::HasSubstr;
+using testing::Not;
+using testing::StartsWith;
+
+Document yaml(std::string_view text, UnknownFields unknown = UnknownFields::refuse) {
+  auto document = parse_document(text, Format::yaml, unknown);
+  if (!document) {
+    ADD_FAILURE() << describe(document.error(), "policy.yaml");
+    return {};
+  }
+  return std::move(*document);
+}
+
+/// Every problem, one line each; empty when the text is accepted.
+std::string problems(std::string_view text, Format format = Format::yaml,
+                     UnknownFields unknown = UnknownFields::refuse) {
+  const auto document = parse_document(text, format, unknown);
+  return document ? "" : describe(document.error(), format == Format::json ? "policy.json" : "policy.yaml");
+}
+
+std::string json_problems(std::string_view text, UnknownFields unknown = UnknownFields::refuse) {
+  return problems(text, Format::json, unknown);
+}
+
+/// A whole document around one more line of a rule, which then stands on line 4.
+std::string rule_with(std::string_view line) {
+  return fmt::format("rules:\n  - name: r\n    match_hosts: [a.example.com]\n    {}\n", line);
+}
+std::string header_with(std::string_view fields) {
+  return rule_with(fmt::format("headers: [{{{}}}]", fields));
+}
+
+TEST(Document, ReadsEveryField) {
+  const Document document = yaml(R"(
+description: what it is for
+access_control:
+  allow_list: [api.example.com, "*.example.org:443"]
+rules:
+  - name: first
+    description: of the rule
+    enabled: false
+    action: allow
+    match_hosts: [api.example.com, "*.example.org"]
+    match_paths: [/v1/*, /exact, "*/runs", "*"]
+    match_methods: [GET, HEAD]
+    match_headers: ["x-team: blue : green"]
+    headers:
+      - {name: Authorization, type: workspace_secret, value: "Bearer {KEY}"}
+      - {name: X-Plain, type: plaintext, value: "as {is}"}
+      - {name: X-Opaque, type: opaque, value: hidden}
+    env_vars: {A_TOKEN: placeholder, B: ""}
+  - name: second
+    match_hosts: [b.example.com]
+    action: deny
+)");
+  EXPECT_EQ(document.description, "what it is for");
+  ASSERT_TRUE(document.access_control);
+  EXPECT_EQ(document.access_control->kind, AccessControl::Kind::allow_list);
+  ASSERT_EQ(document.access_control->entries.size(), 2u);
+  EXPECT_EQ(document.access_control->entries[1].pattern.port, 443);
+  ASSERT_EQ(document.rules.size(), 2u);
+  const Rule& rule = document.rules[0];
+  EXPECT_EQ(rule.name, "first");
+  EXPECT_EQ(rule.at, (Position{6, 5}));
+  EXPECT_EQ(rule.description, "of the rule");
+  EXPECT_FALSE(rule.enabled);
+  EXPECT_EQ(rule.action, Action::allow);
+  ASSERT_EQ(rule.match_hosts.size(), 2u);
+  EXPECT_TRUE(rule.match_hosts[1].pattern.subdomains);
+  ASSERT_EQ(rule.match_paths.size(), 4u);
+  EXPECT_EQ(rule.match_methods, (std::vector<std::string>{"GET", "HEAD"}));
+  ASSERT_EQ(rule.match_headers.size(), 1u);
+  EXPECT_EQ(rule.match_headers[0].name, "x-team");
+  EXPECT_EQ(rule.match_headers[0].value, "blue : green");
+  ASSERT_EQ(rule.headers.size(), 3u);
+  EXPECT_EQ(rule.headers[0].type, HeaderType::workspace_secret);
+  EXPECT_EQ(rule.headers[0].text, "Bearer {KEY}");
+  EXPECT_EQ(rule.headers[1].text, "as {is}");
+  EXPECT_FALSE(rule.headers[2].value.empty());
+  EXPECT_TRUE(rule.headers[2].text.empty());
+  ASSERT_EQ(rule.env_vars.size(), 2u);
+  EXPECT_EQ(rule.env_vars[0].name, "A_TOKEN");
+  EXPECT_EQ(document.rules[1].action, Action::deny);
+}
+
+TEST(Document, JsonAndYamlMeanTheSame) {
+  const std::string_view text =
+      R"({"rules": [{"name": "r", "match_hosts": ["a.example.com"], "headers": []}], "access_control": {"deny_list": ["b.com"]}})";
+  const auto from_json = parse_document(text, Format::json);
+  ASSERT_TRUE(from_json);
+  EXPECT_EQ(print(*from_json), print(yaml(text)));
+  EXPECT_EQ(format_of("policy.json"), Format::json);
+  EXPECT_EQ(format_of("policy.yml"), Format::yaml);
+}
+
+TEST(Document, EveryMistakeIsToldAtOnceWithFileLineColumnAndKey) {
+  const std::string all = problems(R"(rules:
+  - name: one
+    match_host: [a.example.com]
+    headers:
+      - name: Authorization
+        type: secret
+        value: x
+  - name: one
+    match_hosts: [https://b.example.com]
+    enabled: yes
+)");
+  EXPECT_THAT(all, HasSubstr("policy.yaml:2:5: rules[0]: a rule needs 'match_hosts'"));
+  EXPECT_THAT(
+      all, HasSubstr("policy.yaml:3:5: rules[0].match_host: unknown field 'match_host' (accepted: name, "));
+  EXPECT_THAT(
+      all, HasSubstr("policy.yaml:6:15: rules[0].headers[0].type: 'secret' is not a header type (accepted: "
+                     "workspace_secret, plaintext, opaque)\n"));
+  EXPECT_THAT(
+      all, HasSubstr("policy.yaml:8:11: rules[1].name: 'one' is the name of another rule already (line 2)"));
+  EXPECT_THAT(all, HasSubstr("policy.yaml:9:19: rules[1].match_hosts[0]: 'https://b.example.com' cannot be a "
+                             "rule's host: leave the scheme out"));
+  EXPECT_THAT(all, HasSubstr("policy.yaml:10:14: rules[1].enabled: must be true or false, not a string\n"));
+  EXPECT_EQ(std::ranges::count(all, '\n'), 6);
+}
+
+TEST(Document, JsonMistakesHaveLineAndColumnToo) {
+  EXPECT_EQ(
+      json_problems(
+          "{\n  \"rules\": [\n    {\"name\": \"r\\\"\\u00e9\", \"match_hosts\": [\"a.com\", 12]}\n  ]\n}"),
+      "policy.json:3:52: rules[0].match_hosts[1]: must be a string, not a number: write it in quotes\n");
+  EXPECT_EQ(json_problems("{\"rulez\": []}").substr(0, 43), "policy.json:1:2: rulez: unknown field 'rule");
+  EXPECT_THAT(json_problems("{\"description\": \"é\", \"rules\": true}"),
+              StartsWith("policy.json:1:31: rules: must be a list, not a truth value"));
+  EXPECT_THAT(json_problems("{\n\"rules\": [\n{]\n}"),
+              StartsWith("policy.json:3:1: rules[0]: not valid JSON: syntax error"));
+  EXPECT_THAT(json_problems("{\"a\": 1,\n \"a\": 2}", UnknownFields::tolerate),
+              StartsWith("policy.json:2:2: key 'a' appears twice"));
+}
+
+TEST(Document, TextBehindTheDocumentIsRefused) {
+  EXPECT_THAT(json_problems("{} {}"), HasSubstr("not valid JSON"));
+  EXPECT_THAT(json_problems("{}x"), HasSubstr("not valid JSON"));
+  EXPECT_EQ(json_problems("{} \n"), "");
+  EXPECT_THAT(problems("rules: []\n---\nrules: []\n"), HasSubstr("a second YAML document"));
+  EXPECT_THAT(problems("rules: []\n...\nrules: []\n"), Not(""));
+}
+
+TEST(Document, AnEmptyOneIsAMistake) {
+  EXPECT_EQ(problems(""), "policy.yaml:1:1: the document is empty\n");
+  EXPECT_THAT(problems("# only a comment\n"), HasSubstr("empty"));
+  EXPECT_THAT(problems("---\n"), HasSubstr("must be a mapping, not nothing"));
+  EXPECT_THAT(json_problems(""), HasSubstr("not valid JSON"));
+  EXPECT_THAT(problems("- a\n"), HasSubstr("must be a mapping, not a list"));
+  EXPECT_EQ(problems("{}"), "");
+}
+
+TEST(Document, ADuplicateKeyIsRefusedAtAnyDepth) {
+  EXPECT_EQ(problems("rules: []\nrules: []\n"),
+            "policy.yaml:2:1: key 'rules' appears twice in the same mapping (first on line 1)\n");
+  EXPECT_THAT(problems(rule_with("env_vars: {A: x, A: y}")),
+              HasSubstr("policy.yaml:4:22: rules[0].env_vars: key 'A' appears twice"));
+}
+
+TEST(Document, YamlThatHidesOrMultipliesIsRefused) {
+  EXPECT_THAT(problems("description: &a x\n"), HasSubstr("anchors (&name) are not supported"));
+  EXPECT_THAT(problems("rules: &a\n  - b\n"), HasSubstr("anchors (&name) are not supported"));
+  EXPECT_THAT(problems("a: &a [x]\nb: *a\n", Format::yaml, UnknownFields::tolerate), HasSubstr("anchors"));
+  EXPECT_THAT(problems("description: !!binary aGk=\n"), HasSubstr("tags (!type) are not supported"));
+  EXPECT_THAT(problems("<<: {rules: []}\n", Format::yaml, UnknownFields::tolerate), HasSubstr("merge keys"));
+  EXPECT_THAT(problems("? [a, b]\n: c\n"), HasSubstr("a key must be a plain text"));
+  std::string bomb = "a: &a [x,x,x,x,x,x,x,x,x]\n";
+  for (char c = 'b'; c < 'j'; ++c)
+    bomb += fmt::format("{0}: &{0} [*{1},*{1},*{1},*{1},*{1},*{1}]\n", c, static_cast<char>(c - 1));
+  EXPECT_THAT(problems(bomb, Format::yaml, UnknownFields::tolerate), HasSubstr("anchors"));
+}
+
+TEST(Document, AnUnquotedStarSaysThatItNeedsQuotes) {
+  EXPECT_THAT(problems("access_control:\n  allow_list: [*.github.com]\n"),
+              AllOf(StartsWith("policy.yaml:2:"), HasSubstr("needs quotes, as in \"*.example.com\"")));
+  EXPECT_THAT(problems("access_control:\n  allow_list:\n    - *\n"), HasSubstr("needs quotes"));
+  EXPECT_THAT(problems("access_control:\n  allow_list:\n    - *:443\n"), HasSubstr("needs quotes"));
+}
+
+TEST(Document, DepthSizeAndNumberAreBounded) {
+  const std::string deep(5000, '[');
+  EXPECT_THAT(problems(deep), Not(""));
+  EXPECT_THAT(json_problems(deep), HasSubstr("nested deeper than 32 levels"));
+  EXPECT_THAT(json_problems(std::string(5000, '[') + std::string(5000, ']')), HasSubstr("nested deeper"));
+  EXPECT_THAT(json_problems(std::string(document_bytes_max + 1, ' ')),
+              HasSubstr("a policy has at most 4194304"));
+  std::string many = "{\"x\": [0";
+  for (int i = 0; i < 450'000; ++i) many += ",0";
+  EXPECT_THAT(json_problems(many + "]}", UnknownFields::tolerate), HasSubstr("more than 400000 values"));
+  std::string rules = "{\"rules\": [";
+  for (std::size_t i = 0; i <= rules_max; ++i)
+    rules += fmt::format("{}{{\"name\":\"{}\",\"match_hosts\":[\"a.com\"]}}", i ? "," : "", i);
+  EXPECT_THAT(json_problems(rules + "]}"), HasSubstr("rules: 10001 entries: at most 10000 are accepted"));
+}
+
+TEST(Document, OneLineOfManyMistakesIsCutShort) {
+  std::string text = "{\"access_control\": {\"allow_list\": [\"\"";
+  for (int i = 0; i < 500; ++i) text += ",\"\"";
+  EXPECT_EQ(std::ranges::count(json_problems(text + "]}}"), '\n'), static_cast<std::ptrdiff_t>(problems_max));
+}
+
+TEST(Document, OnlyUtf8WithoutControlCharactersIsRead) {
+  EXPECT_EQ(problems("description: a\nx: \xff\n"), "policy.yaml:2:4: byte 0xff is not UTF-8\n");
+  EXPECT_THAT(problems("description: \xc0\xaf"), HasSubstr("not UTF-8"));          // overlong
+  EXPECT_THAT(problems("description: \xed\xa0\x80"), HasSubstr("not UTF-8"));      // surrogate
+  EXPECT_THAT(problems("description: \xf4\x90\x80\x80"), HasSubstr("not UTF-8"));  // beyond Unicode
+  EXPECT_THAT(problems("description: \xe2\x82"), HasSubstr("not UTF-8"));          // cut
+  EXPECT_THAT(json_problems("{\"description\": \"\xff\"}"),
+              HasSubstr("policy.json:1:18: byte 0xff is not UTF-8"));
+  EXPECT_THAT(problems("\xff\xfer\0u\0"), HasSubstr("not UTF-8"));  // UTF-16
+  EXPECT_EQ(problems("\xef\xbb\xbfrules: []\n"), "");
+  EXPECT_EQ(problems("description: grüße 😀\n"), "");
+}
+
+TEST(Document, AControlCharacterCannotCutItShort) {
+  // yaml-cpp reads 0x04 as the end of the file: the deny list below would be gone.
+  EXPECT_THAT(problems("description: x\n\x04\naccess_control: {deny_list: [a.com]}\n"),
+              HasSubstr("2:1: control character 0x04"));
+  EXPECT_THAT(problems(std::string_view("rules: []\n\0access_control: {}", 28)),
+              HasSubstr("control character 0x00"));
+}
+
+TEST(Document, UnknownFieldsAreRefusedInFilesAndToleratedByTheApi) {
+  for (const std::string text : {"extra: 1\n", "access_control: {allow_list: [], extra: 1}\n"}) {
+    EXPECT_THAT(problems(text), HasSubstr("unknown field 'extra' (accepted: ")) << text;
+    EXPECT_EQ(problems(text, Format::yaml, UnknownFields::tolerate), "") << text;
+  }
+  EXPECT_THAT(problems(rule_with("extra: 1")), HasSubstr("policy.yaml:4:5: rules[0].extra: unknown field"));
+  EXPECT_EQ(problems(rule_with("extra: 1"), Format::yaml, UnknownFields::tolerate), "");
+  EXPECT_THAT(problems(header_with("name: A, type: plaintext, value: x, extra: 1")),
+              HasSubstr("rules[0].headers[0].extra: unknown field"));
+}
+
+TEST(Document, AFieldLeftEmptyIsNotTheSameAsAbsentInAFile) {
+  // "match_paths:" and nothing would silently mean every path.
+  EXPECT_EQ(problems(rule_with("match_paths:")),
+            "policy.yaml:4:5: rules[0].match_paths: is empty: give it a value or leave it out\n");
+  EXPECT_EQ(problems(rule_with("match_paths:"), Format::yaml, UnknownFields::tolerate), "");
+  EXPECT_THAT(problems("access_control:\n"), HasSubstr("access_control: is empty"));
+  EXPECT_EQ(problems("access_control:\n  allow_list:\n"),
+            "policy.yaml:2:3: access_control.allow_list: is empty: give it a value or leave it out\n");
+  EXPECT_THAT(problems("access_control: {allow_list: null}", Format::yaml, UnknownFields::tolerate),
+              HasSubstr("exactly one"));
+}
+
+TEST(Document, WhatThisVersionCannotDoIsRefusedByName) {
+  for (const auto unknown : {UnknownFields::refuse, UnknownFields::tolerate}) {
+    for (const std::string type : {"aws", "gcp", "azure", "oauth2", "github_app"}) {
+      EXPECT_THAT(
+          problems(rule_with("type: " + type), Format::yaml, unknown),
+          HasSubstr(fmt::format(
+              "policy.yaml:4:11: rules[0].type: '{}' rules are not supported by this version", type)));
+    }
+    for (const std::string field :
+         {"aws", "gcp", "azure", "oauth2", "github_app", "rewrite", "transform", "limits"}) {
+      EXPECT_THAT(problems(rule_with(field + ": {x: y}"), Format::yaml, unknown),
+                  HasSubstr(fmt::format(
+                      "policy.yaml:4:5: rules[0].{0}: '{0}' is not supported by this version", field)));
+    }
+    EXPECT_THAT(problems("callbacks: [{url: x}]", Format::yaml, unknown),
+                HasSubstr("policy.yaml:1:12: callbacks: 'callbacks' is not supported by this version"));
+    EXPECT_EQ(problems("callbacks: []", Format::yaml, unknown), "");
+    EXPECT_THAT(problems(rule_with("type: other"), Format::yaml, unknown),
+                HasSubstr("'other' is not a rule type"));
+  }
+}
+
+TEST(Document, NoProxyIsAcceptedWithAWarning) {
+  const Document document = yaml("no_proxy: [localhost]\n");
+  ASSERT_EQ(document.warnings.size(), 1u);
+  EXPECT_EQ(describe(document.warnings[0], "p"),
+            "p:1:11: no_proxy: is deprecated and has no effect: leave it out");
+  EXPECT_THAT(problems("no_proxy: [1]\n"), HasSubstr("no_proxy[0]: must be a string"));
+}
+
+TEST(Document, AccessControlHasExactlyOneList) {
+  EXPECT_THAT(problems("access_control: {allow_list: [a.com], deny_list: [b.com]}"),
+              HasSubstr("each of allow_list and deny_list is set: exactly one"));
+  EXPECT_THAT(problems("access_control: {allow_list: [a.com], deny_list: []}"), HasSubstr("exactly one"));
+  EXPECT_THAT(problems("access_control: {}"), HasSubstr("none of allow_list and deny_list is set"));
+  EXPECT_THAT(problems("access_control: [a.com]"), HasSubstr("must be a mapping, not a list"));
+  EXPECT_EQ(problems("access_control: {allow_list: []}"), "");
+}
+
+TEST(Document, ABrokenEntryIsNamed) {
+  EXPECT_THAT(
+      problems("access_control:\n  deny_list:\n    - good.com\n    - example.com:abc\n"),
+      AllOf(StartsWith(
+                "policy.yaml:4:7: access_control.deny_list[1]: 'example.com:abc' is not a destination: "),
+            HasSubstr("(accepted: host, host:PORT, *.example.com,")));
+}
+
+TEST(Document, RuleNamesArePresentShortAndPrintable) {
+  EXPECT_THAT(problems("rules: [{match_hosts: [a.com]}]"), HasSubstr("rules[0]: a rule needs a 'name'"));
+  EXPECT_THAT(problems("rules: [{name: '', match_hosts: [a.com]}]"), HasSubstr("must have 1 to 128 bytes"));
+  EXPECT_THAT(problems("rules: [{name: \"a\\nb\", match_hosts: [a.com]}]"),
+              HasSubstr("no control characters"));
+  EXPECT_THAT(problems("rules: [{name: 12, match_hosts: [a.com]}]"),
+              HasSubstr("must be a string, not a number: write it in quotes"));
+  EXPECT_THAT(problems("rules: [{name: " + std::string(129, 'n') + ", match_hosts: [a.com]}]"),
+              HasSubstr("1 to 128"));
+  EXPECT_THAT(problems("rules: [a]"), HasSubstr("rules[0]: must be a mapping, not a string"));
+}
+
+TEST(Document, RulesNeedHosts) {
+  EXPECT_THAT(problems("rules: [{name: r, match_hosts: []}]"), HasSubstr("a rule needs at least one host"));
+  EXPECT_THAT(problems("rules: [{name: r, match_hosts: a.com}]"), HasSubstr("must be a list, not a string"));
+  EXPECT_THAT(problems("rules: [{name: r, match_hosts: ['*.com']}]"),
+              HasSubstr("anybody may register a name under com"));
+}
+
+TEST(Document, DescriptionsAreCountedInCharacters) {
+  std::string text;
+  for (int i = 0; i < 1024; ++i) text += "é";
+  EXPECT_EQ(problems("description: " + text), "");
+  EXPECT_THAT(problems("description: " + text + "x"),
+              HasSubstr("description: 1025 characters: at most 1024 are accepted"));
+  EXPECT_THAT(problems(rule_with("description: " + text + "x")),
+              HasSubstr("rules[0].description: 1025 characters"));
+}
+
+TEST(Document, MethodsAreInCapitals) {
+  EXPECT_THAT(problems(rule_with("match_methods: [get]")),
+              HasSubstr("'get' is not a method (accepted: names in capitals"));
+  EXPECT_THAT(problems(rule_with("match_methods: ['GET ']")), HasSubstr("is not a method"));
+  EXPECT_THAT(problems(rule_with("match_methods: ['']")), HasSubstr("is not a method"));
+  EXPECT_THAT(problems(rule_with("action: block")),
+              HasSubstr("'block' is not an action (accepted: allow, deny)"));
+}
+
+TEST(Document, HeaderConditionsAreNameColonValue) {
+  for (const char* bad : {"x-team", "X-Team: a", "x team: a", ": a", "'x-a : b'"}) {
+    EXPECT_THAT(problems(rule_with(fmt::format("match_headers: [\"{}\"]", bad))),
+                HasSubstr("must be \"name: value\""))
+        << bad;
+  }
+  EXPECT_THAT(problems(rule_with("match_headers: [\"x-a: b\\nc\"]")), HasSubstr("control characters"));
+}
+
+TEST(Document, HeadersOfTheConnectionCannotBeInjected) {
+  for (const char* name :
+       {"Host", "content-length", "Transfer-Encoding", "Connection", "Upgrade", "TE", "Trailer", "Keep-Alive",
+        "Proxy-Authorization", "proxy-connection", "Expect", "Sec-WebSocket-Key", "HTTP2-Settings"}) {
+    EXPECT_THAT(problems(header_with(fmt::format("name: {}, type: plaintext, value: x", name))),
+                HasSubstr(fmt::format("rules[0].headers[0].name: '{}' belongs to the connection", name)));
+  }
+  for (const char* name : {"'a b'", "''", "'a:'", "'é'", "\"a\\r\\n\""}) {
+    EXPECT_THAT(problems(header_with(fmt::format("name: {}, type: plaintext, value: x", name))),
+                HasSubstr("is not a header name"))
+        << name;
+  }
+}
+
+TEST(Document, AHeaderIsSetOncePerRule) {
+  EXPECT_THAT(
+      problems(rule_with(
+          "headers: [{name: X-A, type: plaintext, value: x}, {name: x-a, type: plaintext, value: y}]")),
+      HasSubstr("rules[0].headers[1].name: 'x-a' is set twice"));
+  // "_" and "-" are distinct (section 5).
+  EXPECT_EQ(problems(rule_with(
+                "headers: [{name: X-A, type: plaintext, value: x}, {name: X_A, type: plaintext, value: y}]")),
+            "");
+}
+
+TEST(Document, ALineBreakInAValueIsRefused) {
+  for (const char* type : {"plaintext", "opaque", "workspace_secret"}) {
+    for (const char* bad : {"a\\rb", "a\\nb", "a\\0b", "a\\x7fb", "a\\x01"}) {
+      EXPECT_THAT(problems(header_with(fmt::format("name: X, type: {}, value: \"{}\"", type, bad))),
+                  HasSubstr("rules[0].headers[0].value: holds CR, LF, NUL"))
+          << type << " " << bad;
+    }
+  }
+}
+
+TEST(Document, HeadersNeedNameTypeAndValue) {
+  EXPECT_THAT(problems(header_with("type: plaintext, value: x")), HasSubstr("a header needs a 'name'"));
+  EXPECT_THAT(problems(header_with("name: X, value: x")),
+              HasSubstr("a header needs a 'type' (accepted: workspace_secret, plaintext, opaque)"));
+  EXPECT_THAT(problems(header_with("name: X, type: plaintext")),
+              HasSubstr("a plaintext header needs a 'value'"));
+  EXPECT_THAT(problems(header_with("name: X, type: workspace_secret")),
+              HasSubstr("a workspace_secret header needs a 'value'"));
+  EXPECT_EQ(problems(header_with("name: X, type: opaque")), "");  // the stored value stays
+  EXPECT_EQ(problems(header_with("name: X, type: opaque, is_set: true")), "");
+  EXPECT_EQ(problems(header_with("name: X, type: plaintext, value: ''")), "");
+  EXPECT_THAT(
+      problems(header_with(fmt::format("name: X, type: plaintext, value: {}", std::string(20000, 'x')))),
+      HasSubstr("at most 16384"));
+}
+
+TEST(Document, TemplatesAreCheckedWhenRead) {
+  EXPECT_THAT(problems(header_with("name: X, type: workspace_secret, value: 'Bearer {A'")),
+              HasSubstr("is never closed"));
+  EXPECT_THAT(problems(header_with("name: X, type: workspace_secret, value: 'Bearer A}'")),
+              HasSubstr("a lone }"));
+  EXPECT_THAT(problems(header_with("name: X, type: workspace_secret, value: 'Bearer {a b}'")),
+              HasSubstr("does not hold a secret's name"));
+  EXPECT_THAT(problems(header_with("name: X, type: workspace_secret, value: '{{A}}'")),
+              HasSubstr("names no secret"));
+}
+
+TEST(Document, AMessageNeverHoldsAHeadersValue) {
+  // People paste credentials into the wrong type, the wrong field, and broken syntax.
+  const std::string canary = "sk-canary-31337";
+  for (const std::string& text : {
+           header_with(fmt::format("name: X, type: workspace_secret, value: 'Bearer {}'", canary)),
+           header_with(fmt::format("name: X, type: workspace_secret, value: '{{{}}}'", canary)),
+           header_with(fmt::format("name: X, type: plaintext, value: \"{}\\n\"", canary)),
+           header_with(fmt::format("name: 'Authorization: {}', type: plaintext, value: x", canary)),
+           header_with(fmt::format("name: X, type: plaintext, value: [{}]", canary)),
+           rule_with(fmt::format("match_headers: ['{}']", canary)),
+           rule_with(fmt::format("env_vars: {{A: [{}]}}", canary)),
+           rule_with(fmt::format("headers: [{{value: '{}", canary)),
+       }) {
+    EXPECT_THAT(problems(text), AllOf(Not(""), Not(HasSubstr("canary")))) << text;
+  }
+  for (const std::string text :
+       {R"({"rules": [{"headers": [{"value": "sk-canary-1\q"}]}]})", R"({"value": "sk-canary-1)",
+        R"({"value": sk-canary-1})", R"({"value": "sk-canary-1" "sk-canary-2"})"}) {
+    EXPECT_THAT(json_problems(text), AllOf(HasSubstr("not valid JSON"), Not(HasSubstr("canary")))) << text;
+  }
+}
+
+TEST(Document, ADenyingRuleSetsNoHeaders) {
+  EXPECT_THAT(problems(rule_with("action: deny\n    headers: [{name: X, type: plaintext, value: x}]")),
+              HasSubstr("policy.yaml:5:14: rules[0].headers: a rule whose action is deny"));
+}
+
+TEST(Document, VariablesHaveNamesAndTextValues) {
+  EXPECT_THAT(problems(rule_with("env_vars: {1A: x}")),
+              HasSubstr("rules[0].env_vars.1A: is not a variable name"));
+  EXPECT_THAT(problems(rule_with("env_vars: {A=B: x}")), HasSubstr("is not a variable name"));
+  EXPECT_THAT(problems(rule_with("env_vars: {A: 12}")),
+              HasSubstr("must be a string, not a number: write it in quotes"));
+  EXPECT_THAT(problems(rule_with("env_vars: {A: true}")),
+              HasSubstr("must be a string, not a truth value: write it in quotes"));
+  EXPECT_THAT(problems(rule_with("env_vars: {A: }")), HasSubstr("must be a string, not nothing"));
+  EXPECT_THAT(problems(rule_with("env_vars: {A: \"x\\0y\"}")), HasSubstr("no NUL"));
+  EXPECT_THAT(problems(rule_with("env_vars: [A]")), HasSubstr("must be a mapping"));
+  EXPECT_EQ(problems(rule_with("env_vars: {A: '12', B: no, C: 1.2.3, D: 2026-11-23}")), "");
+}
+
+TEST(Document, PlainYamlScalarsAreReadByTheCoreSchema) {
+  for (const char* number :
+       {"1", "-1", "+1.5", "0x1F", "0o17", "1e3", ".5", "5.", "1.5E-7", ".inf", "-.INF", ".nan"}) {
+    EXPECT_THAT(problems(fmt::format("description: {}", number)), HasSubstr("not a number")) << number;
+  }
+  for (const char* text : {"1.2.3", "0x", "1e", ".", "yes", "off", "12:30", "0o8", "1_000"}) {
+    EXPECT_EQ(problems(fmt::format("description: {}", text)), "") << text;
+  }
+  for (const char* truth : {"true", "False", "TRUE"}) {
+    EXPECT_THAT(problems(fmt::format("description: {}", truth)), HasSubstr("not a truth value")) << truth;
+    EXPECT_EQ(problems(fmt::format("description: '{}'", truth)), "") << truth;
+    EXPECT_EQ(problems(rule_with(fmt::format("enabled: {}", truth))), "") << truth;
+  }
+}
+
+TEST(Document, ThePrintedFormIsReadAgainAndHoldsNoSecret) {
+  const Document document = yaml(R"(
+description: d
+access_control: {deny_list: ["*.example.com:443", "~a.*b"]}
+rules:
+  - name: r
+    description: e
+    enabled: false
+    match_hosts: ["*.example.com"]
+    match_paths: [/a/*]
+    match_methods: [GET]
+    match_headers: ["x-a: b"]
+    headers:
+      - {name: A, type: opaque, value: canary-secret}
+      - {name: B, type: workspace_secret, value: "{K}"}
+      - {name: C, type: opaque}
+    env_vars: {V: w}
+  - {name: s, match_hosts: [b.com], action: deny}
+)");
+  const std::string printed = print(document);
+  EXPECT_THAT(printed, Not(HasSubstr("canary")));
+  EXPECT_THAT(printed, AllOf(HasSubstr("\"is_set\": true"), HasSubstr("\"is_set\": false")));
+  auto again = parse_document(printed, Format::json);
+  ASSERT_TRUE(again) << describe(again.error(), "printed");
+  // Opaque values do not come back; all else does.
+  std::string expected = printed;
+  expected.replace(expected.find("\"is_set\": true"), 14, "\"is_set\": false");
+  EXPECT_EQ(print(*again), expected);
+}
+
+TEST(Document, AFileThatCannotBeReadSaysSo) {
+  const auto missing = load_document("/nonexistent/policy.yaml");
+  ASSERT_FALSE(missing);
+  EXPECT_EQ(describe(missing.error(), "/nonexistent/policy.yaml"),
+            "/nonexistent/policy.yaml: cannot be read: No such file or directory\n");
+  EXPECT_THAT(describe(load_document("/").error(), "/"), HasSubstr("cannot be read: Is a directory"));
+  EXPECT_THAT(describe(load_document("/dev/zero").error(), "z"), HasSubstr("at most 4194304"));
+}
+
+TEST(Document, EveryExampleIsAccepted) {
+  const auto folder = std::filesystem::path(__FILE__).parent_path().parent_path().parent_path() / "examples";
+  int count = 0;
+  for (const auto& file : std::filesystem::directory_iterator(folder)) {
+    if (file.path().extension() != ".yaml") continue;
+    ++count;
+    const auto document = load_document(file.path());
+    EXPECT_TRUE(document) << describe(document.error(), file.path().string());
+  }
+  EXPECT_GE(count, 5);
+}
+
+}  // namespace
+}  // namespace postern::policy
