@@ -35,6 +35,7 @@ class HeadScanner {
   /// line before the start line belongs to the head (RFC 9112 §2.2). Every byte is looked at once, however
   /// the head was split.
   Result<std::size_t> scan(std::string_view bytes);
+  /// For a head that is given up; a head that was found resets the scanner by itself.
   void reset() { scanned_ = 0; }
 
  private:

@@ -15,6 +15,7 @@ End refused(const char* why) { return {0, why}; }
 End find_end(std::string_view bytes, std::size_t& scanned, FirstLine first) {
   const char* const begin = bytes.data();
   const char* const end = begin + bytes.size();
+  if (scanned > bytes.size()) scanned = 0;  // Other bytes than last time: look at them from the start.
   const char* at = begin + scanned;
   while (at != end) {
     // RFC 9112 §5.2: a line that starts with white space continued the last one, for some parsers.

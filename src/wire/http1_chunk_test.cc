@@ -105,6 +105,8 @@ TEST(Http1Chunks, DataEndsWhereItsSizeSaysWithCrLf) {  // threat 28
   EXPECT_TRUE(refused("3\r\nabc\n0\r\n\r\n"));
   EXPECT_TRUE(refused("3\r\nabc\r0\r\n\r\n"));
   EXPECT_TRUE(refused("3\r\nabc0\r\n\r\n"));
+  EXPECT_TRUE(refused("3\r\nabcd\n0\r\n\r\n"));
+  EXPECT_TRUE(refused("3\r\nabc\r00\r\n\r\n"));
 }
 
 TEST(Http1Chunks, ExtensionsAreReadAndDropped) {
@@ -191,6 +193,7 @@ TEST(Http1Chunks, AResetDecoderStartsAnew) {
   EXPECT_TRUE(after->finished);
   decoder.reset();
   EXPECT_TRUE(decoder.trailers().empty());
+  EXPECT_FALSE(decoder.step("0\r\n\nA: b and more")) << "a new section is looked at from its first byte";
 }
 
 TEST(Http1Chunks, PiecesOfAnySizeSayTheSame) {

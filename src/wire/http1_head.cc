@@ -72,9 +72,9 @@ void note(const HeaderField& field, Notes& notes) {
 
 constexpr char too_many_fields[] = "too many fields";
 
-/// Reads fields up to the empty line, which must be the last two bytes. Returns why not, or nullptr.
+/// Adds the fields up to the empty line to `storage`, which must be the last two bytes. Returns why not, or
+/// nullptr.
 const char* read_fields(const char* at, const char* end, std::vector<HeaderField>& storage, Notes& notes) {
-  storage.clear();
   while (at != end && *at != '\r') {
     if (storage.size() == head_fields_max) return too_many_fields;
     HeaderField& field = storage.emplace_back();
@@ -302,6 +302,7 @@ Result<std::size_t> HeadScanner::scan(std::string_view bytes) {
   if (found.length == 0 && full) {
     return fail(Reason::head_too_large, "the head has more than 64 KiB", Side::sandbox);
   }
+  if (found.length > 0) scanned_ = 0;
   return found.length;
 }
 

@@ -202,6 +202,7 @@ TEST(Http1Request, AnOldClientsAbsoluteTargetNeedsNoHost) {
   ASSERT_TRUE(one.result);
   EXPECT_EQ(one.out.authority, "a.example");
   EXPECT_EQ(request("GET http://a.example/ HTTP/1.1\r\n\r\n"), "malformed_host");
+  EXPECT_EQ(request("GET http://a.example/ HTTP/1.0\r\nHost: b.example\r\n\r\n"), "malformed_host");
 }
 
 TEST(Http1Request, TheAsteriskIsForOptions) {
@@ -411,6 +412,8 @@ TEST(Http1Response, SwitchingProtocolsSaysToWhat) {  // threat 34
   EXPECT_EQ(one.out.framing, BodyFraming::none);
   EXPECT_EQ(response("HTTP/1.1 101 Switching\r\nUpgrade: websocket\r\n\r\n"), "origin_malformed_response");
   EXPECT_EQ(response("HTTP/1.1 101 Switching\r\nConnection: Upgrade\r\n\r\n"), "origin_malformed_response");
+  EXPECT_EQ(response("HTTP/1.1 101 Switching\r\nConnection: Upgrade\r\nUpgrade: a\r\nUpgrade: b\r\n\r\n"),
+            "origin_malformed_response");
   const Response ok("HTTP/1.1 200 OK\r\nConnection: Upgrade\r\nUpgrade: h2c\r\nContent-Length: 0\r\n\r\n");
   ASSERT_TRUE(ok.result);
   EXPECT_EQ(ok.out.upgrade, "");
@@ -423,6 +426,15 @@ TEST(Http1Scanner, FindsTheEndWhateverFollows) {
   EXPECT_EQ(HeadScanner().scan("\r\n" + head).value(), head.size() + 2);
   EXPECT_EQ(HeadScanner().scan("").value(), 0u);
   EXPECT_EQ(HeadScanner().scan("\r\n").value(), 0u);
+}
+
+TEST(Http1Scanner, IsReadyForTheNextHeadWhenItFoundOne) {
+  HeadScanner scanner;
+  EXPECT_EQ(scanner.scan("GET /a HTTP/1.1\r\nHost: a\r\n\r\n").value(), 28u);
+  EXPECT_FALSE(scanner.scan("\nGET /a/path/that/is/longer/than/that HTTP/1.1"));
+  scanner.reset();
+  EXPECT_EQ(scanner.scan("GET /").value(), 0u);
+  EXPECT_FALSE(scanner.scan("\1GE")) << "fewer bytes than before are other bytes";
 }
 
 TEST(Http1Scanner, ABadByteIsRefusedAsSoonAsItIsThere) {  // threat 27: not at the deadline

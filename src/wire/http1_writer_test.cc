@@ -63,6 +63,7 @@ TEST(Http1Writer, AHeadHasOneStartLineAndOneLength) {
   EXPECT_EQ(written([](HeadWriter&) {}), "");
   EXPECT_EQ(written([](HeadWriter& writer) { writer.field("A", "b"); }), "");
   EXPECT_EQ(written([&](HeadWriter& writer) { start(writer), start(writer); }), "");
+  EXPECT_EQ(written([&](HeadWriter& writer) { start(writer), writer.request_line("GET", "/"); }), "");
   EXPECT_EQ(written([&](HeadWriter& writer) { start(writer), writer.chunked(), writer.content_length(1); }),
             "");
   EXPECT_EQ(written([&](HeadWriter& writer) { start(writer), writer.chunked(), writer.chunked(); }), "");
