@@ -45,6 +45,12 @@ struct InjectedHeader {
 
 class Injections {
  public:
+  Injections() = default;
+  Injections(Injections&&) noexcept = default;
+  Injections& operator=(Injections&&) noexcept = default;
+  Injections(const Injections&) = delete;
+  Injections& operator=(const Injections&) = delete;
+
   /// The headers of a rule, in the order of the document; empty for policy::no_rule and for rules that set
   /// none. Valid while the Injections live.
   std::span<const InjectedHeader> of(std::uint32_t rule_index) const {
