@@ -70,7 +70,7 @@ extern "C" int LLVMFuzzerTestOneInput(const std::uint8_t* data, std::size_t size
   DnsAnswer answer{.addresses = {IpAddress::v4(0x64400101), IpAddress::v6({0x20, 0x01})}, .ttl_seconds = 60};
   answer.addresses.resize(40, IpAddress::v4(0x64400102));
   check_response(*query, build_dns_response(*query, answer));
-  check_response(*query, build_dns_response(*query, {.code = DnsCode::no_such_name}));
-  check_response(*query, build_dns_response(*query, {.code = DnsCode::server_failure}));
+  check_response(*query, build_dns_response(*query, {.code = DnsCode::no_such_name, .addresses = {}}));
+  check_response(*query, build_dns_response(*query, {.code = DnsCode::server_failure, .addresses = {}}));
   return 0;
 }

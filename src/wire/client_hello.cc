@@ -34,6 +34,11 @@ std::unexpected<Error> not_tls(const char* detail) {
   return fail(Reason::protocol_not_allowed, detail, Side::sandbox);
 }
 
+std::size_t fragment_length(std::string_view header) {
+  return static_cast<std::size_t>(static_cast<std::uint8_t>(header[3])) << 8 |
+         static_cast<std::uint8_t>(header[4]);
+}
+
 /// Judges as much of a record header as is there. `first` is the record that says which protocol this is.
 Result<void> check_record_header(std::string_view header, bool first) {
   auto at = [&](std::size_t index) { return static_cast<std::uint8_t>(header[index]); };
@@ -59,6 +64,14 @@ struct Flight {
   std::string_view message;  ///< The handshake message with its header, complete.
 };
 
+void join_fragments(std::string_view records, std::string& joined) {
+  while (!records.empty()) {
+    const std::size_t length = fragment_length(records);
+    joined.append(records.substr(record_header_bytes, length));
+    records.remove_prefix(record_header_bytes + length);
+  }
+}
+
 /// Finds the handshake message within the records. False: more bytes are needed. Nothing is copied before all
 /// of it is there, so that a client that sends byte by byte only makes us step over record headers.
 Result<bool> find_message(std::string_view bytes, Flight& flight) {
@@ -68,11 +81,11 @@ Result<bool> find_message(std::string_view bytes, Flight& flight) {
   std::array<std::uint8_t, handshake_header_bytes> message_header{};
   while (have < need) {
     std::string_view header = bytes.substr(at, record_header_bytes);
-    if (auto checked = check_record_header(header, at == 0); !checked)
+    if (auto checked = check_record_header(header, at == 0); !checked) {
       return std::unexpected(checked.error());
+    }
     if (header.size() < record_header_bytes) return false;
-    std::size_t length = static_cast<std::size_t>(static_cast<std::uint8_t>(header[3])) << 8 |
-                         static_cast<std::uint8_t>(header[4]);
+    const std::size_t length = fragment_length(header);
     // RFC 8446 §5.1: zero-length fragments of handshake types must not be sent.
     if (length == 0 || length > fragment_bytes_max) return malformed("A record's length is out of bounds.");
     std::string_view fragment = bytes.substr(at + record_header_bytes, length);
@@ -98,16 +111,11 @@ Result<bool> find_message(std::string_view bytes, Flight& flight) {
   }
   if (at == record_header_bytes + need) {
     flight.message = bytes.substr(record_header_bytes, need);
-    return true;
+  } else {
+    flight.joined.reserve(need);
+    join_fragments(bytes.substr(0, at), flight.joined);
+    flight.message = flight.joined;
   }
-  flight.joined.reserve(need);
-  for (std::size_t from = 0; from < at;) {
-    std::size_t length = static_cast<std::size_t>(static_cast<std::uint8_t>(bytes[from + 3])) << 8 |
-                         static_cast<std::uint8_t>(bytes[from + 4]);
-    flight.joined.append(bytes.substr(from + record_header_bytes, length));
-    from += record_header_bytes + length;
-  }
-  flight.message = flight.joined;
   return true;
 }
 
