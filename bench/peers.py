@@ -1,0 +1,356 @@
+"""The contenders: how each proxy is configured and started for the same work.
+
+Every one of them ends TLS with a P-256 leaf, verifies the origin's certificate and name, keeps origin connections,
+puts `Authorization: Bearer bench-secret` on each request, writes one record per request to a file, and has one
+worker. Only loopback is used. A contender lives for one measurement: the others do not even exist meanwhile.
+"""
+
+import dataclasses
+import json
+import os
+import pathlib
+import shutil
+import signal
+import socket
+import subprocess
+import time
+
+ORIGIN = "origin.bench.test"  # intercepted
+PASSED = "pass.bench.test"  # allowed, covered by no rule: passed through
+SECRET = "bench-secret"
+
+
+@dataclasses.dataclass
+class Setting:
+    """Where a benchmark run takes place."""
+
+    directory: pathlib.Path
+    postern: pathlib.Path
+    load: pathlib.Path
+    origin_port: int
+    proxy_cpu: int
+    load_cpu: int
+    nginx_modules: pathlib.Path
+
+    def file(self, name: str) -> pathlib.Path:
+        return self.directory / name
+
+    def write(self, name: str, text: str) -> pathlib.Path:
+        path = self.file(name)
+        path.write_text(text)
+        return path
+
+
+def openssl(*words: str) -> None:
+    subprocess.run(["openssl", *words], check=True, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, timeout=60)
+
+
+def make_certificates(directory: pathlib.Path) -> None:
+    """ca.pem, and leaf.pem + leaf.key (P-256) for both names. The origin and the fixed-certificate proxies share it."""
+    at = lambda name: str(directory / name)
+    curve = ["-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:P-256", "-nodes"]
+    openssl("req", "-x509", *curve, "-keyout", at("ca.key"), "-out", at("ca.pem"), "-days", "2", "-subj", "/CN=bench CA",
+            "-addext", "basicConstraints=critical,CA:TRUE", "-addext", "keyUsage=critical,keyCertSign")
+    openssl("req", *curve, "-keyout", at("leaf.key"), "-out", at("leaf.csr"), "-subj", f"/CN={ORIGIN}")
+    (directory / "leaf.ext").write_text(
+        f"subjectAltName=DNS:{ORIGIN},DNS:{PASSED}\nbasicConstraints=CA:FALSE\nkeyUsage=digitalSignature\nextendedKeyUsage=serverAuth\n")
+    openssl("x509", "-req", "-in", at("leaf.csr"), "-CA", at("ca.pem"), "-CAkey", at("ca.key"), "-CAcreateserial",
+            "-out", at("leaf.pem"), "-days", "2", "-extfile", at("leaf.ext"))
+    (directory / "leaf-bundle.pem").write_text((directory / "leaf.pem").read_text() + (directory / "leaf.key").read_text())
+
+
+def free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return probe.getsockname()[1]
+
+
+def wait_until_listening(port: int, process: subprocess.Popen) -> None:
+    deadline = time.monotonic() + 10
+    while time.monotonic() < deadline:
+        if process.poll() is not None:
+            raise RuntimeError(f"{process.args[3]} ended with status {process.returncode} before it listened")
+        with socket.socket() as probe:
+            if probe.connect_ex(("127.0.0.1", port)) == 0:
+                return
+        time.sleep(0.01)
+    raise RuntimeError(f"nothing listens on port {port}")
+
+
+def end(process: subprocess.Popen) -> None:
+    if process.poll() is None:
+        process.send_signal(signal.SIGTERM)
+        try:
+            process.wait(10)
+        except subprocess.TimeoutExpired:
+            process.kill()
+            process.wait(10)
+
+
+@dataclasses.dataclass
+class Attempt:
+    """One load run against one contender: the load's process, and whose clocks and memory to read."""
+
+    load: subprocess.Popen
+    proxy_pids: list[int]
+    proxy: subprocess.Popen | None = None  # None: the load is the proxy's own child, or there is no proxy
+
+    def finish(self) -> None:
+        end(self.load)
+        if self.proxy is not None:
+            end(self.proxy)
+
+
+def start_load(setting: Setting, words: list[str]) -> subprocess.Popen:
+    return subprocess.Popen(words, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+                            cwd=setting.directory)
+
+
+class Direct:
+    """No proxy: what the load generator and the origin need by themselves."""
+
+    name = "direct"
+
+    def missing(self, setting: Setting, passing: bool) -> str | None:
+        return None
+
+    def start(self, setting: Setting, passing: bool, load_options: list[str]) -> Attempt:
+        name = PASSED if passing else ORIGIN
+        words = [str(setting.load), "--connect", f"127.0.0.1:{setting.origin_port}", "--sni", name,
+                 "--ca", str(setting.file("ca.pem")), *load_options]
+        return Attempt(start_load(setting, words), [])
+
+
+class FixedPort:
+    """A proxy that listens on a port of its own. `command` and `configuration` are the subclasses' work."""
+
+    name = ""
+    program = ""
+
+    def configuration(self, setting: Setting, port: int) -> str:
+        raise NotImplementedError
+
+    def passing_configuration(self, setting: Setting, port: int) -> str:
+        raise NotImplementedError
+
+    def command(self, setting: Setting, path: pathlib.Path) -> list[str]:
+        raise NotImplementedError
+
+    def missing(self, setting: Setting, passing: bool) -> str | None:
+        return None if shutil.which(self.program) else f"{self.program} is not installed"
+
+    def start(self, setting: Setting, passing: bool, load_options: list[str]) -> Attempt:
+        port = free_port()
+        text = self.passing_configuration(setting, port) if passing else self.configuration(setting, port)
+        path = setting.write(f"{self.name}.conf", text)
+        with open(setting.file(f"{self.name}.out"), "w") as out:
+            proxy = subprocess.Popen(["taskset", "-c", str(setting.proxy_cpu), *self.command(setting, path)],
+                                     stdin=subprocess.DEVNULL, stdout=out, stderr=subprocess.STDOUT)
+        try:
+            wait_until_listening(port, proxy)
+            words = [str(setting.load), "--connect", f"127.0.0.1:{port}", "--sni", PASSED if passing else ORIGIN,
+                     "--ca", str(setting.file("ca.pem")), *load_options]
+            return Attempt(start_load(setting, words), [proxy.pid, *children(proxy.pid)], proxy)
+        except BaseException:
+            end(proxy)
+            raise
+
+
+class Nginx(FixedPort):
+    name = "nginx"
+    program = "nginx"
+
+    def missing(self, setting, passing):
+        if passing and not self.stream_module(setting).exists():
+            return "nginx's stream module (libnginx-mod-stream) is not installed"
+        return super().missing(setting, passing)
+
+    def stream_module(self, setting):
+        return setting.nginx_modules / "ngx_stream_module.so"
+
+    def command(self, setting, path):
+        return ["nginx", "-c", str(path), "-p", str(setting.directory), "-e", str(setting.file("nginx.err"))]
+
+    def configuration(self, setting, port):
+        return f"""
+daemon off;
+user root;
+worker_processes 1;
+pid {setting.file("nginx.pid")};
+events {{ worker_connections 8192; }}
+http {{
+  log_format record escape=json '{{"time":"$time_iso8601","host":"$host","method":"$request_method","path":"$uri",'
+    '"status":$status,"received":$request_length,"sent":$bytes_sent,"seconds":$request_time,"origin":"$upstream_addr"}}';
+  access_log {setting.file("nginx.log")} record buffer=64k flush=1s;
+  upstream origin {{
+    server 127.0.0.1:{setting.origin_port};
+    keepalive 128;
+    keepalive_requests 100000000;
+    keepalive_timeout 600s;
+  }}
+  server {{
+    listen 127.0.0.1:{port} ssl backlog=4096;
+    server_name {ORIGIN};
+    ssl_certificate {setting.file("leaf.pem")};
+    ssl_certificate_key {setting.file("leaf.key")};
+    ssl_protocols TLSv1.2 TLSv1.3;
+    ssl_session_cache shared:tls:10m;
+    keepalive_requests 100000000;
+    keepalive_timeout 600s;
+    client_max_body_size 0;
+    location / {{
+      proxy_pass https://origin;
+      proxy_http_version 1.1;
+      proxy_set_header Host {ORIGIN};
+      proxy_set_header Connection "";
+      proxy_set_header Authorization "Bearer {SECRET}";
+      proxy_ssl_server_name on;
+      proxy_ssl_name {ORIGIN};
+      proxy_ssl_verify on;
+      proxy_ssl_trusted_certificate {setting.file("ca.pem")};
+      proxy_ssl_protocols TLSv1.2 TLSv1.3;
+      proxy_ssl_session_reuse on;
+      proxy_request_buffering off;
+      proxy_max_temp_file_size 0;
+    }}
+  }}
+}}
+"""
+
+    def passing_configuration(self, setting, port):
+        return f"""
+load_module {self.stream_module(setting)};
+daemon off;
+user root;
+worker_processes 1;
+pid {setting.file("nginx.pid")};
+events {{ worker_connections 8192; }}
+stream {{
+  log_format record '{{"time":"$time_iso8601","name":"$ssl_preread_server_name","status":$status,"sent":$bytes_sent}}';
+  access_log {setting.file("nginx.log")} record buffer=64k flush=1s;
+  map $ssl_preread_server_name $origin {{ {PASSED} 127.0.0.1:{setting.origin_port}; }}
+  server {{
+    listen 127.0.0.1:{port} backlog=4096;
+    ssl_preread on;
+    proxy_pass $origin;
+    proxy_buffer_size 256k;
+  }}
+}}
+"""
+
+
+class HAProxy(FixedPort):
+    name = "haproxy"
+    program = "haproxy"
+
+    def command(self, setting, path):
+        return ["haproxy", "-db", "-f", str(path)]
+
+    def configuration(self, setting, port):
+        return f"""
+{self.ground()}
+  mode http
+  http-reuse always
+  log-format '{{"time":"%t","host":"%[var(txn.host)]","method":"%HM","path":"%HP","status":%ST,"received":%U,"sent":%B,"ms":%Ta,"origin":"%si:%sp"}}'
+frontend sandbox
+  bind 127.0.0.1:{port} backlog 4096 ssl crt {setting.file("leaf-bundle.pem")} alpn http/1.1 ssl-min-ver TLSv1.2
+  http-request set-var(txn.host) req.hdr(host)
+  http-request set-header Authorization "Bearer {SECRET}"
+  default_backend origin
+backend origin
+  server origin 127.0.0.1:{setting.origin_port} ssl verify required ca-file {setting.file("ca.pem")} sni str({ORIGIN}) verifyhost {ORIGIN} ssl-min-ver TLSv1.2 pool-max-conn 128
+"""
+
+    def passing_configuration(self, setting, port):
+        return f"""
+{self.ground()}
+  mode tcp
+  log-format '{{"time":"%t","received":%U,"sent":%B,"ms":%Tt,"origin":"%si:%sp"}}'
+frontend sandbox
+  bind 127.0.0.1:{port} backlog 4096
+  tcp-request inspect-delay 5s
+  tcp-request content accept if {{ req.ssl_sni -i {PASSED} }}
+  tcp-request content reject
+  default_backend origin
+backend origin
+  server origin 127.0.0.1:{setting.origin_port}
+"""
+
+    def ground(self):
+        return """
+global
+  nbthread 1
+  maxconn 8192
+  log stdout format raw local0
+defaults
+  log global
+  timeout client 600s
+  timeout server 600s
+  timeout connect 10s
+  timeout http-request 30s
+  timeout http-keep-alive 600s"""
+
+
+class Postern:
+    """`postern run` with the load generator inside: through the real capture, by name."""
+
+    program = "postern"
+
+    def __init__(self, name: str = "postern", policy: dict | None = None):
+        self.name = name
+        self.policy = policy or {"rules": [injecting_rule("bench")]}
+
+    def missing(self, setting, passing):
+        return None if setting.postern.exists() else f"{setting.postern} is not built"
+
+    def command(self, setting: Setting) -> list[str]:
+        policy = setting.write(f"{self.name}.json", json.dumps(self.policy))
+        target = f"127.0.0.1:{setting.origin_port}"
+        return [str(setting.postern), "run", "--policy", str(policy), "--secret", f"BENCH_KEY={SECRET}",
+                "--allow", PASSED, "--resolve", f"{ORIGIN}={target}", "--resolve", f"{PASSED}={target}",
+                "--origin-ca", str(setting.file("ca.pem")), "--log", str(setting.file("postern.log")), "--quiet", "--"]
+
+    def start(self, setting, passing, load_options):
+        name = PASSED if passing else ORIGIN
+        # Through a passed-through connection the sandbox sees the origin's own certificate.
+        trust = ["--ca", str(setting.file("ca.pem"))] if passing else []
+        words = ["taskset", "-c", str(setting.proxy_cpu), *self.command(setting),
+                 str(setting.load), "--connect", f"{name}:443", *trust, *load_options]
+        setting.file("postern.log").unlink(missing_ok=True)
+        load = start_load(setting, words)
+        return Attempt(load, [load.pid])
+
+
+def injecting_rule(name: str, **fields) -> dict:
+    header = {"name": "Authorization", "type": "workspace_secret", "value": "Bearer {BENCH_KEY}"}
+    return {"name": name, "match_hosts": [ORIGIN], "headers": [header], **fields}
+
+
+def rules_of_other_hosts(count: int) -> dict:
+    others = [injecting_rule(f"other-{i}", match_hosts=[f"api{i}.service{i % 97}.example.com"]) for i in range(count - 1)]
+    return {"rules": [*others, injecting_rule("bench")]}
+
+
+def rules_of_other_paths(count: int) -> dict:
+    """All on the one host, the last one matches: the worst order."""
+    others = [injecting_rule(f"other-{i}", match_paths=[f"/v{i % 7}/resource-{i}/*"]) for i in range(count - 1)]
+    return {"rules": [*others, injecting_rule("bench")]}
+
+
+def children(pid: int) -> list[int]:
+    """nginx's worker; waits a moment for it, since the master listens first."""
+    path = pathlib.Path(f"/proc/{pid}/task/{pid}/children")
+    if "nginx" not in pathlib.Path(f"/proc/{pid}/comm").read_text():
+        return []
+    deadline = time.monotonic() + 5
+    while time.monotonic() < deadline:
+        found = [int(word) for word in path.read_text().split()]
+        if found:
+            return found
+        time.sleep(0.005)
+    raise RuntimeError("nginx has no worker")
+
+
+def environment_for_runs(setting: Setting) -> None:
+    """Postern's CA and state belong to this run, not to whoever runs the benchmark."""
+    os.environ["POSTERN_STATE_DIR"] = str(setting.file("state"))

@@ -1,0 +1,503 @@
+#!/usr/bin/env python3
+"""Postern against nginx and HAProxy, doing the same work on the same machine in the same minutes.
+
+The load generator and the origin run on one core, one proxy alone on another, the others do not run meanwhile. Rounds
+are interleaved, every figure is a median, and what counts is the ratio to nginx in the same round: absolute figures
+change with the machine and its mood. What is measured is the proxy's own CPU time (/proc/PID/task/*/schedstat of all
+its threads), sampled while nothing moves (see load.cc).
+
+A run is void, and says so, when a request arrived without its credential, or anything failed.
+"""
+
+import argparse
+import dataclasses
+import json
+import os
+import pathlib
+import resource
+import select
+import shutil
+import statistics
+import subprocess
+import sys
+import time
+from typing import Callable
+
+import peers
+
+HERE = pathlib.Path(__file__).resolve().parent
+ROOT = HERE.parent
+BUILD = ROOT / "build" / "bench"
+MARK_SECONDS_MAX = 120
+
+
+class Void(Exception):
+    """This measurement must not be counted; the text says why."""
+
+
+# ----------------------------------------------------------------------------------------------------------------------
+# Clocks and memory
+
+
+def cpu_and_wait_ns(pids: list[int]) -> tuple[int, int]:
+    """CPU time, and time spent ready but not running (another program was on the core), of all threads."""
+    cpu = wait = 0
+    for pid in pids:
+        for task in pathlib.Path(f"/proc/{pid}/task").iterdir():
+            on_cpu, ready, _ = (task / "schedstat").read_text().split()
+            cpu += int(on_cpu)
+            wait += int(ready)
+    return cpu, wait
+
+
+def resident_kb(pids: list[int]) -> int:
+    total = 0
+    for pid in pids:
+        for line in pathlib.Path(f"/proc/{pid}/status").read_text().splitlines():
+            if line.startswith("VmRSS:"):
+                total += int(line.split()[1])
+    return total
+
+
+@dataclasses.dataclass
+class Sample:
+    cpu_ns: int
+    wait_ns: int
+    kb: int
+    at: float
+
+    @classmethod
+    def take(cls, pids: list[int]) -> "Sample":
+        cpu, wait = cpu_and_wait_ns(pids)
+        return cls(cpu, wait, resident_kb(pids), time.monotonic())
+
+
+@dataclasses.dataclass
+class Measurement:
+    load: dict  # what bench-load printed
+    origin: dict  # what the origin counted
+    cpu_ns: int
+    wait_ns: int
+    kb: int
+    wall_s: float
+
+    def as_json(self) -> dict:
+        return dataclasses.asdict(self)
+
+
+# ----------------------------------------------------------------------------------------------------------------------
+# One run of the load against one contender
+
+
+class Origin:
+    def __init__(self, directory: pathlib.Path, cpu: int):
+        self.process = subprocess.Popen(
+            [str(BUILD / "bench-origin"), "--cert", str(directory / "leaf.pem"), "--key", str(directory / "leaf.key"),
+             "--secret", peers.SECRET, "--cpu", str(cpu), "--limit", "7200"],
+            stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+        self.port = int(self.process.stdout.readline())
+
+    def counts(self) -> dict:
+        """Since the last time this was asked."""
+        self.process.stdin.write("counts\n")
+        self.process.stdin.flush()
+        return json.loads(self.process.stdout.readline())
+
+    def end(self) -> None:
+        self.process.stdin.close()
+        peers.end(self.process)
+
+
+def wait_for_mark(load: subprocess.Popen, mark: str, said: list[str]) -> None:
+    deadline = time.monotonic() + MARK_SECONDS_MAX
+    while time.monotonic() < deadline:
+        if not select.select([load.stderr], [], [], 1)[0]:
+            continue
+        line = load.stderr.readline()
+        if line.strip() == mark:
+            return
+        if not line:
+            break
+        said.append(line.rstrip())
+    raise Void(f"no {mark} from the load: {' / '.join(said[-4:]) or 'it said nothing'}")
+
+
+def go_on(load: subprocess.Popen) -> None:
+    try:
+        load.stdin.write("\n")
+        load.stdin.flush()
+    except BrokenPipeError:
+        pass
+
+
+def measure(setting: peers.Setting, origin: Origin, contender, passing: bool, options: list[str]) -> Measurement:
+    origin.counts()
+    attempt = contender.start(setting, passing, [*options, "--sync", "--cpu", str(setting.load_cpu)])
+    said: list[str] = []
+    try:
+        wait_for_mark(attempt.load, "START", said)
+        before = Sample.take(attempt.proxy_pids)
+        go_on(attempt.load)
+        wait_for_mark(attempt.load, "END", said)
+        after = Sample.take(attempt.proxy_pids)
+        go_on(attempt.load)
+        out, rest = attempt.load.communicate(timeout=60)
+        if attempt.load.returncode != 0:
+            raise Void(f"the load ended with {attempt.load.returncode}: {' / '.join([*said, rest.strip()][-4:])}")
+        result = Measurement(json.loads(out), origin.counts(), after.cpu_ns - before.cpu_ns, after.wait_ns - before.wait_ns,
+                             after.kb - before.kb, after.at - before.at)
+    finally:
+        attempt.finish()
+    check(result, said)
+    return result
+
+
+def check(result: Measurement, said: list[str]) -> None:
+    told = f" ({' / '.join(said[-3:])})" if said else ""
+    if result.load["errors"]:
+        raise Void(f"{result.load['errors']} requests failed{told}")
+    if result.origin["missing"]:
+        raise Void(f"{result.origin['missing']} of {result.origin['requests']} requests had no credential")
+    if result.origin["unexpected"]:
+        raise Void(f"{result.origin['unexpected']} passed-through requests had a credential")
+    if result.origin["errors"]:
+        raise Void(f"the origin met {result.origin['errors']} errors")
+    if result.origin["requests"] < result.load["requests"]:
+        raise Void(f"only {result.origin['requests']} of {result.load['requests']} requests reached the origin")
+
+
+# ----------------------------------------------------------------------------------------------------------------------
+# Scenarios
+
+
+def cpu_us_per_request(m: Measurement) -> float:
+    return m.cpu_ns / 1e3 / m.load["requests"]
+
+
+def cpu_s_per_gb(m: Measurement) -> float:
+    return m.cpu_ns / m.load["bytes"]
+
+
+def median_latency_us(m: Measurement) -> float:
+    return m.load["p50_us"]
+
+
+def kb_per_connection(m: Measurement) -> float:
+    return m.kb / m.load["requests"]
+
+
+@dataclasses.dataclass
+class Scenario:
+    name: str
+    title: str
+    unit: str
+    value: Callable[[Measurement], float]
+    options: Callable[[bool], list[str]]  # of bench-load, given --quick
+    contenders: list
+    passing: bool = False
+    relative_to_direct: bool = False  # the value is what is added to "direct" in the same round
+
+
+PROXIES = [peers.Nginx(), peers.HAProxy(), peers.Postern()]
+MB = 1 << 20
+
+
+def keepalive(quick: bool) -> list[str]:
+    return ["--mode", "keepalive", "--connections", "64", "--warmup-seconds", "0.5", "--seconds", "1.5" if quick else "4"]
+
+
+def new_connections(*more: str) -> Callable[[bool], list[str]]:
+    return lambda quick: ["--mode", "newconn", "--connections", "16", "--warmup-requests", "200",
+                          "--requests", "800" if quick else "3000", *more]
+
+
+def transfer(mode: str, path: str) -> Callable[[bool], list[str]]:
+    """1 GB (quick: a quarter) in pieces of 64 MiB, after one to warm up."""
+    return lambda quick: ["--mode", mode, "--connections", "1", "--path", path, "--body-bytes", str(64 * MB),
+                          "--warmup-requests", "1", "--requests", "4" if quick else "16"]
+
+
+def paced(quick: bool) -> list[str]:
+    # /open/: what goes directly carries no credential, and through a proxy the same path would be refused as having one.
+    return ["--mode", "latency", "--connections", "1", "--rate", "500", "--warmup-seconds", "0.3", "--seconds", "1.5" if quick else "4"]
+
+
+def idle(quick: bool) -> list[str]:
+    return ["--mode", "idle", "--connections", "300" if quick else "1000", "--warmup-requests", "100", "--hold", "1.0"]
+
+
+class DirectWithCredential(peers.Direct):
+    """The direct path asks for /open/small: nobody injects there."""
+
+    def start(self, setting, passing, load_options):
+        return super().start(setting, passing, [*load_options, "--path", "/open/small"])
+
+
+SCENARIOS = [
+    Scenario("keepalive", "small request, keep-alive, 64 connections", "µs CPU/request", cpu_us_per_request, keepalive, PROXIES),
+    Scenario("newconn", "new connection, full handshake, one request", "µs CPU/connection", cpu_us_per_request, new_connections("--no-resume"), PROXIES),
+    Scenario("resumed", "new connection, resumed, one request", "µs CPU/connection", cpu_us_per_request, new_connections("--resume"), PROXIES),
+    Scenario("download", "download, intercepted", "s CPU/GB", cpu_s_per_gb, transfer("download", f"/bytes/{64 * MB}"), PROXIES),
+    Scenario("upload", "upload, intercepted", "s CPU/GB", cpu_s_per_gb, transfer("upload", "/sink"), PROXIES),
+    Scenario("latency", "latency added to the direct path, one connection, 500/s, median", "µs", median_latency_us, paced,
+             [DirectWithCredential(), *PROXIES], relative_to_direct=True),
+    Scenario("idle", "memory of an idle intercepted connection", "KB RSS", kb_per_connection, idle, PROXIES),
+    Scenario("pass-download", "download, passed through by SNI", "s CPU/GB", cpu_s_per_gb, transfer("download", f"/open/bytes/{64 * MB}"), PROXIES, passing=True),
+    Scenario("pass-newconn", "new connection, passed through by SNI, one request", "µs CPU/connection", cpu_us_per_request,
+             new_connections("--no-resume", "--path", "/open/small"), PROXIES, passing=True),
+    Scenario("rules", "small request, keep-alive, policy with 1,000 rules", "µs CPU/request", cpu_us_per_request, keepalive,
+             [peers.Nginx(), peers.Postern(), peers.Postern("postern, 1,000 hosts", peers.rules_of_other_hosts(1000)),
+              peers.Postern("postern, 1,000 paths", peers.rules_of_other_paths(1000))]),
+]
+STARTUP = "startup"
+
+
+# ----------------------------------------------------------------------------------------------------------------------
+# Rounds
+
+
+@dataclasses.dataclass
+class Result:
+    scenario: str
+    title: str
+    contender: str
+    unit: str
+    values: list[float]
+    ratios: list[float]  # to the base contender, round by round
+    base: str | None
+    notes: list[str]
+    measurements: list[dict]
+
+    def median(self) -> float | None:
+        return statistics.median(self.values) if self.values else None
+
+    def ratio(self) -> float | None:
+        return statistics.median(self.ratios) if self.ratios else None
+
+
+def rotated(items: list, by: int) -> list:
+    by %= len(items)
+    return items[by:] + items[:by]
+
+
+def run_rounds(scenario: Scenario, setting, origin, rounds: int, quick: bool):
+    """Per contender, per round: a Measurement, or None where it was void. Also what went wrong."""
+    notes: dict[str, list[str]] = {c.name: [] for c in scenario.contenders}
+    able = []
+    for contender in scenario.contenders:
+        lacking = contender.missing(setting, scenario.passing)
+        if lacking:
+            notes[contender.name].append(lacking)
+        else:
+            able.append(contender)
+    measured: dict[str, list[Measurement | None]] = {c.name: [] for c in able}
+    for number in range(rounds):
+        for contender in rotated(able, number):
+            try:
+                measured[contender.name].append(measure(setting, origin, contender, scenario.passing, scenario.options(quick)))
+            except Void as reason:
+                measured[contender.name].append(None)
+                notes[contender.name].append(f"round {number + 1} void: {reason}")
+            progress(f"  {scenario.name} round {number + 1}/{rounds} {contender.name}")
+    return measured, notes
+
+
+def summarise(scenario: Scenario, measured: dict, notes: dict) -> list[Result]:
+    values: dict[str, list[float | None]] = {}
+    for name, rounds in measured.items():
+        values[name] = [scenario.value(m) if m else None for m in rounds]
+    if scenario.relative_to_direct:
+        direct = values["direct"]
+        for name in values:
+            if name != "direct":
+                values[name] = [v - d if v is not None and d is not None else None for v, d in zip(values[name], direct)]
+    base = next((name for name in ("nginx", "haproxy") if any(v is not None for v in values.get(name, []))), None)
+    results = []
+    for contender in scenario.contenders:
+        mine = values.get(contender.name, [])
+        pairs = zip(mine, values[base]) if base else []
+        ratios = [v / b for v, b in pairs if v is not None and b]
+        if contender.name == "direct":
+            ratios = []
+        results.append(Result(scenario.name, scenario.title, contender.name, scenario.unit, [v for v in mine if v is not None], ratios, base,
+                              notes[contender.name] + crowded(measured.get(contender.name, [])),
+                              [m.as_json() for m in measured.get(contender.name, []) if m]))
+    return results
+
+
+def crowded(rounds: list[Measurement | None]) -> list[str]:
+    """Another program on the proxy's core spoils its caches, and so its CPU time."""
+    shares = [m.wait_ns / (m.wall_s * 1e9) for m in rounds if m and m.wall_s > 0]
+    return [f"its core was busy with others {max(shares):.0%} of a round"] if shares and max(shares) > 0.05 else []
+
+
+# ----------------------------------------------------------------------------------------------------------------------
+# Starting
+
+
+def bare_bubblewrap() -> list[str]:
+    """The same kind of sandbox without Postern: what the isolation itself costs."""
+    return ["bwrap", "--unshare-all", "--unshare-user", "--cap-drop", "ALL", "--die-with-parent", "--ro-bind", "/", "/", "--dev", "/dev",
+            "--proc", "/proc", "--tmpfs", "/tmp", "--tmpfs", "/run", "--"]
+
+
+def wall_ms(command: list[str], directory: pathlib.Path) -> float:
+    start = time.monotonic()
+    done = subprocess.run(command, cwd=directory, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, timeout=30, text=True)
+    elapsed = (time.monotonic() - start) * 1000
+    if done.returncode != 0:
+        raise Void(f"{command[0]} ended with {done.returncode}: {done.stderr.strip()[-300:]}")
+    return elapsed
+
+
+def run_startup(setting, quick: bool) -> list[Result]:
+    commands = {"bubblewrap alone": [*bare_bubblewrap(), "true"]}
+    postern = peers.Postern()
+    many = peers.Postern("postern, 1,000 rules", peers.rules_of_other_hosts(1000))
+    title = "start to end of `true` in a sandbox (wall time)"
+    results = {name: Result(STARTUP, title, name, "ms", [], [], "bubblewrap alone", [], []) for name in commands}
+    for contender in (postern, many):
+        results[contender.name] = Result(STARTUP, title, contender.name, "ms", [], [], "bubblewrap alone", [], [])
+        if lacking := contender.missing(setting, False):
+            results[contender.name].notes.append(lacking)
+        else:
+            commands[contender.name] = [*contender.command(setting), "true"]
+    try:
+        for command in commands.values():
+            wall_ms(command, setting.directory)  # the first one makes the CA and fills the page cache
+        for number in range(10 if quick else 30):
+            times = {name: wall_ms(commands[name], setting.directory) for name in rotated(list(commands), number)}
+            for name, value in times.items():
+                results[name].values.append(value)
+                if name != "bubblewrap alone":
+                    results[name].ratios.append(value / times["bubblewrap alone"])
+    except (Void, subprocess.TimeoutExpired) as reason:
+        results[postern.name].notes.append(f"void: {reason}")
+    progress("  startup")
+    base = results["bubblewrap alone"].median()
+    for result in results.values():
+        if result.ratios and base is not None:
+            result.notes.append(f"adds {result.median() - base:.1f} ms")
+    return list(results.values())
+
+
+# ----------------------------------------------------------------------------------------------------------------------
+# Report
+
+
+def figure(value: float | None) -> str:
+    if value is None:
+        return "–"
+    return f"{value:.1f}" if value >= 10 else f"{value:.2f}"
+
+
+def spread(values: list[float]) -> str:
+    return f"{figure(min(values))}–{figure(max(values))}" if len(values) > 1 else "–"
+
+
+def table(results: list[Result]) -> str:
+    lines = ["| what | proxy | median | unit | × base | ratio's range | notes |", "|---|---|--:|---|--:|---|---|"]
+    last = None
+    for r in results:
+        what = f"**{r.title}**" if r.title != last else ""
+        last = r.title
+        ratio = "–" if r.ratio() is None else f"{r.ratio():.2f}"
+        if r.base and r.ratio() is not None and r.base != "nginx":
+            ratio += f" ({r.base})"
+        lines.append(f"| {what} | {r.contender} | {figure(r.median())} | {r.unit} | {ratio} | {spread(r.ratios)} | {'; '.join(r.notes)} |")
+    return "\n".join(lines)
+
+
+def version_of(*command: str) -> str:
+    try:
+        done = subprocess.run(command, capture_output=True, text=True, timeout=10)
+        return (done.stdout + done.stderr).strip().splitlines()[0]
+    except (OSError, subprocess.TimeoutExpired, IndexError):
+        return "not installed"
+
+
+def machine() -> dict:
+    model = next((line.split(":", 1)[1].strip() for line in pathlib.Path("/proc/cpuinfo").read_text().splitlines() if line.startswith("model name")), "unknown")
+    return {"cpu": model, "cores": os.cpu_count(), "kernel": os.uname().release, "load_before": round(os.getloadavg()[0], 1),
+            "openssl": version_of("openssl", "version"), "nginx": version_of("nginx", "-v"), "haproxy": version_of("haproxy", "-v"), "bubblewrap": version_of("bwrap", "--version")}
+
+
+def progress(text: str) -> None:
+    print(text, file=sys.stderr, flush=True)
+
+
+# ----------------------------------------------------------------------------------------------------------------------
+
+
+def build() -> None:
+    generator = ["-G", "Ninja"] if shutil.which("ninja") else []
+    subprocess.run(["cmake", "-S", str(HERE), "-B", str(BUILD), *generator, "-DCMAKE_BUILD_TYPE=Release"], check=True, stdout=subprocess.DEVNULL)
+    subprocess.run(["cmake", "--build", str(BUILD)], check=True, stdout=subprocess.DEVNULL)
+
+
+def arguments() -> argparse.Namespace:
+    names = [s.name for s in SCENARIOS] + [STARTUP]
+    parser = argparse.ArgumentParser(description="Measures Postern against nginx and HAProxy.", epilog="scenarios: " + ", ".join(names))
+    parser.add_argument("--quick", action="store_true", help="shorter, three rounds: for a first impression")
+    parser.add_argument("--only", action="append", metavar="NAME", choices=names, help="one scenario (may be repeated)")
+    parser.add_argument("--rounds", type=int, help="rounds per scenario (5; quick: 3)")
+    parser.add_argument("--postern", type=pathlib.Path, default=ROOT / "build" / "release" / "postern", help="the program to measure")
+    parser.add_argument("--json", type=pathlib.Path, default=BUILD / "results.json", help="where the figures go")
+    parser.add_argument("--nginx-modules", type=pathlib.Path, default=pathlib.Path("/usr/lib/nginx/modules"), help="where ngx_stream_module.so is")
+    parser.add_argument("--keep", action="store_true", help="keep the run's directory with configurations and logs")
+    return parser.parse_args()
+
+
+def prepare(options: argparse.Namespace) -> tuple[peers.Setting, Origin]:
+    cores = sorted(os.sched_getaffinity(0))
+    if len(cores) < 2:
+        sys.exit("bench: two cores are needed: one for the proxy, one for the load and the origin")
+    load_cpu, proxy_cpu = cores[0], cores[1]
+    _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
+    build()
+    # Not in /tmp: the sandbox has a /tmp of its own and could not read the load's files there.
+    directory = BUILD / f"run-{os.getpid()}"
+    directory.mkdir(parents=True)
+    peers.make_certificates(directory)
+    origin = Origin(directory, load_cpu)
+    setting = peers.Setting(directory, options.postern.resolve(), BUILD / "bench-load", origin.port, proxy_cpu, load_cpu, options.nginx_modules)
+    peers.environment_for_runs(setting)
+    return setting, origin
+
+
+def run_all(options: argparse.Namespace, setting: peers.Setting, origin: Origin) -> list[Result]:
+    rounds = options.rounds or (3 if options.quick else 5)
+    wanted = options.only or [s.name for s in SCENARIOS] + [STARTUP]
+    results: list[Result] = []
+    for scenario in SCENARIOS:
+        if scenario.name in wanted:
+            results += summarise(scenario, *run_rounds(scenario, setting, origin, rounds, options.quick))
+    if STARTUP in wanted:
+        os.sched_setaffinity(0, {setting.load_cpu, setting.proxy_cpu})
+        results += run_startup(setting, options.quick)
+    return results
+
+
+def main() -> int:
+    options = arguments()
+    setting, origin = prepare(options)
+    about = machine()
+    # We only wait and sample, but where we do that must not be the proxy's core.
+    os.sched_setaffinity(0, {setting.load_cpu})
+    try:
+        results = run_all(options, setting, origin)
+    finally:
+        origin.end()
+        if not options.keep:
+            shutil.rmtree(setting.directory, ignore_errors=True)
+    options.json.parent.mkdir(parents=True, exist_ok=True)
+    rows = [dataclasses.asdict(r) | {"median": r.median(), "ratio": r.ratio()} for r in results]
+    options.json.write_text(json.dumps({"machine": about, "quick": options.quick, "results": rows}, indent=1))
+    print(" · ".join(f"{key} {value}" for key, value in about.items()), end="\n\n")
+    print(table(results))
+    return 1 if any("void" in note for r in results for note in r.notes) else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
