@@ -178,6 +178,9 @@ TEST(Dns, CutAnywhereOrWithAByteTooManyIsRefused) {
 
 TEST(Dns, ExactlyOneQuestionAndNoAnswers) {
   EXPECT_TRUE(refused(header(0, 0x0100, 0)));
+  EXPECT_TRUE(refused(header(0, 0x0100, 0) + question(example)));
+  EXPECT_TRUE(refused(header(0, 0x0100, 2) + question(example)));
+  EXPECT_TRUE(refused(header(2) + question(example) + opt()));
   EXPECT_TRUE(refused(header(0, 0x0100, 2) + question(example) + question(example)));
   EXPECT_TRUE(refused(header(0, 0x0100, 1, 1) + question(example)));
   EXPECT_TRUE(refused(header(0, 0x0100, 1, 0, 1) + question(example)));
