@@ -143,8 +143,9 @@ bool TreeBuilder::close() {
   std::vector<const Member*> sorted;
   sorted.reserve(node.members.size());
   for (const Member& member : node.members) sorted.push_back(&member);
-  std::ranges::stable_sort(sorted, {},
-                           [](const Member* member) -> const std::string& { return member->key; });
+  std::ranges::sort(sorted, [](const Member* a, const Member* b) {
+    return a->key != b->key ? a->key < b->key : a < b;  // they stand in one array, in the order of the text
+  });
   for (std::size_t i = 1; i < sorted.size(); ++i) {
     if (sorted[i - 1]->key == sorted[i]->key) {
       fail(sorted[i]->at, fmt::format("key {} appears twice in the same mapping (first on line {})",

@@ -1,0 +1,270 @@
+#include "cli/check.h"
+
+#include <CLI/CLI.hpp>
+#include <filesystem>
+#include <fstream>
+#include <gmock/gmock.h>
+#include <gtest/gtest.h>
+#include <nlohmann/json.hpp>
+#include <sstream>
+#include <stdlib.h>
+#include <unistd.h>
+
+namespace postern::cli {
+namespace {
+
+using testing::AllOf;
+using testing::HasSubstr;
+using testing::IsEmpty;
+using testing::Not;
+using testing::StartsWith;
+
+std::string example(const std::string& name) {
+  return std::filesystem::path(__FILE__).parent_path().parent_path().parent_path() / "examples" / name;
+}
+
+struct Outcome {
+  int status;
+  std::string out, err;
+};
+
+Outcome run_check(CheckOptions options) {
+  std::ostringstream out, err;
+  const int status = check(options, out, err);
+  return {status, out.str(), err.str()};
+}
+
+class Check : public testing::Test {
+ protected:
+  Check() {
+    std::string path = "/tmp/postern-check-XXXXXX";
+    const int fd = ::mkstemp(path.data());
+    EXPECT_GE(fd, 0);
+    ::close(fd);
+    file_ = path;
+  }
+  ~Check() override { ::unlink(file_.c_str()); }
+  std::string policy(std::string_view text) {
+    std::ofstream(file_, std::ios::trunc) << text;
+    return file_;
+  }
+  std::string file_;
+};
+
+TEST_F(Check, AnAllowedRequestSaysRuleAndTemplate) {
+  const Outcome outcome =
+      run_check({.target = "https://api.openai.com/v1/models", .policy_file = example("openai.yaml")});
+  EXPECT_EQ(outcome.status, check_allowed);
+  EXPECT_THAT(outcome.err, IsEmpty());
+  EXPECT_THAT(outcome.out, StartsWith("allowed  GET https://api.openai.com/v1/models\n"));
+  EXPECT_THAT(outcome.out, HasSubstr("destination  api.openai.com port 443 (TLS)\n"));
+  EXPECT_THAT(outcome.out, HasSubstr("decrypted, every request is judged"));
+  EXPECT_THAT(outcome.out,
+              HasSubstr("rule         openai (number 1 of 1, " + example("openai.yaml") + ":10)\n"));
+  EXPECT_THAT(outcome.out, HasSubstr("sets         Authorization: Bearer {OPENAI_API_KEY}\n"));
+}
+
+TEST_F(Check, ADeniedRequestSaysWhyAndWhatWouldBeAllowed) {
+  const Outcome outcome =
+      run_check({.target = "https://evil.example/", .policy_file = example("openai.yaml")});
+  EXPECT_EQ(outcome.status, check_denied);
+  EXPECT_THAT(outcome.out, StartsWith("denied  GET https://evil.example/\n"));
+  EXPECT_THAT(outcome.out,
+              AllOf(HasSubstr("not_in_allow_list"), HasSubstr("api.openai.com:443"), HasSubstr("403")));
+  EXPECT_THAT(outcome.out, Not(HasSubstr("sets")));
+}
+
+TEST_F(Check, EveryExampleDoesWhatItSays) {
+  const auto status = [](const std::string& file, const std::string& method, const std::string& target) {
+    return run_check({.target = target, .policy_file = example(file), .method = method}).status;
+  };
+  EXPECT_EQ(status("github.yaml", "GET", "https://api.github.com/user"), check_allowed);
+  EXPECT_EQ(status("github.yaml", "POST", "https://api.github.com/user/repos"), check_denied);
+  EXPECT_EQ(status("github.yaml", "POST", "https://api.github.com/repos/acme/widgets/pulls"), check_allowed);
+  EXPECT_EQ(status("github.yaml", "DELETE", "https://api.github.com/repos/acme/widgets/x"), check_denied);
+  EXPECT_EQ(status("github.yaml", "POST", "https://api.github.com/repos/acme/widgets/../other/pulls"),
+            check_denied);
+  EXPECT_EQ(
+      status("github.yaml", "GET", "https://github.com/acme/widgets.git/info/refs?service=git-upload-pack"),
+      check_allowed);
+  EXPECT_EQ(status("anthropic.yaml", "POST", "https://api.anthropic.com/v1/messages"), check_allowed);
+  EXPECT_EQ(status("anthropic.yaml", "GET", "https://pypi.org/simple/"), check_allowed);
+  EXPECT_EQ(status("anthropic.yaml", "PUT", "https://registry.npmjs.org/left-pad"), check_denied);
+  EXPECT_EQ(status("anthropic.yaml", "GET", "http://pypi.org/simple/"), check_denied);
+  EXPECT_EQ(status("database.yaml", "GET", "db.example.com:5432"), check_allowed);
+  EXPECT_EQ(status("database.yaml", "GET", "db.example.com:5433"), check_denied);
+  EXPECT_EQ(status("database.yaml", "GET", "https://api.example.com/v1/x"), check_allowed);
+  EXPECT_EQ(status("database.yaml", "GET", "https://api.example.com/v10"), check_denied);
+  EXPECT_EQ(status("database.yaml", "POST", "https://api.example.com/v1/x"), check_denied);
+  EXPECT_EQ(status("open.yaml", "GET", "https://example.com/"), check_allowed);
+  EXPECT_EQ(status("open.yaml", "GET", "https://x.pastebin.com/"), check_denied);
+  EXPECT_EQ(status("open.yaml", "GET", "https://abc.ngrok.io/"), check_denied);
+  EXPECT_EQ(status("open.yaml", "GET", "mail.example.com:25"), check_denied);
+  EXPECT_EQ(status("closed.yaml", "GET", "https://example.com/"), check_denied);
+}
+
+TEST_F(Check, TargetsAreReadAsPeopleWriteThem) {
+  const auto host_port = [&](const std::string& target) {
+    const Outcome outcome = run_check({.target = target, .policy_file = example("open.yaml"), .json = true});
+    const auto json = nlohmann::json::parse(outcome.out, nullptr, false);
+    if (json.is_discarded()) return outcome.err;
+    return json["transport"].get<std::string>() + " " + json["target"].get<std::string>();
+  };
+  EXPECT_EQ(host_port("example.com"), "tls GET https://example.com/");
+  EXPECT_EQ(host_port("EXAMPLE.com./a?b#c"), "tls GET https://example.com/a?b");
+  EXPECT_EQ(host_port("example.com:8443/x"), "tls GET https://example.com:8443/x");
+  EXPECT_EQ(host_port("http://example.com"), "http GET http://example.com/");
+  EXPECT_EQ(host_port("https://example.com?q"), "tls GET https://example.com/?q");
+  EXPECT_EQ(host_port("example.com:22"), "tcp example.com:22");
+  EXPECT_EQ(host_port("example.com:443"), "tls example.com:443");
+  EXPECT_EQ(host_port("example.com:80"), "http example.com:80");
+  EXPECT_EQ(host_port("http://[2606:4700::1]/"), "http GET http://[2606:4700::1]/");
+  EXPECT_THAT(host_port("ftp://example.com/"), HasSubstr("only https:// and http://"));
+  EXPECT_THAT(host_port("https://user@example.com/"), HasSubstr("names no host"));
+  EXPECT_THAT(host_port("https://exa mple.com/"), HasSubstr("names no host"));
+  EXPECT_THAT(host_port("https://example.com:99999/"), HasSubstr("names no host"));
+  EXPECT_THAT(host_port("https://example.com:0/"), HasSubstr("1 to 65535"));
+  EXPECT_THAT(host_port("https://example.com/a b"), HasSubstr("as %XX"));
+  EXPECT_THAT(host_port(""), HasSubstr("names no host"));
+}
+
+TEST_F(Check, AnUncoveredHostIsPassedThrough) {
+  const Outcome outcome = run_check({.target = "https://example.com/x", .policy_file = example("open.yaml")});
+  EXPECT_EQ(outcome.status, check_allowed);
+  EXPECT_THAT(outcome.out, AllOf(HasSubstr("passed through untouched"), HasSubstr("none: no header is set")));
+}
+
+TEST_F(Check, TheCanonicalPathIsShownAndAnAmbiguousOneDenied) {
+  const Outcome canonical =
+      run_check({.target = "https://api.example.com/x/../v1/%61", .policy_file = example("database.yaml")});
+  EXPECT_EQ(canonical.status, check_allowed);
+  EXPECT_THAT(canonical.out, HasSubstr("path sent    /v1/a\n"));
+  const Outcome ambiguous = run_check(
+      {.target = "https://api.example.com/v1/%2e%2e/admin", .policy_file = example("database.yaml")});
+  EXPECT_EQ(ambiguous.status, check_denied);
+  EXPECT_THAT(ambiguous.out, AllOf(HasSubstr("ambiguous_path"), HasSubstr("400")));
+}
+
+TEST_F(Check, HeadersOfTheSandboxAreJudged) {
+  const std::string file = policy(R"(
+rules:
+  - {name: team, match_hosts: [a.example.com], match_headers: ["x-team: blue"]}
+  - {name: rest, match_hosts: [a.example.com], action: deny}
+)");
+  EXPECT_EQ(run_check({.target = "a.example.com", .policy_file = file, .headers = {"X-Team:  blue "}}).status,
+            check_allowed);
+  const Outcome other =
+      run_check({.target = "a.example.com", .policy_file = file, .headers = {"X-Team: red"}});
+  EXPECT_EQ(other.status, check_denied);
+  EXPECT_THAT(other.out, AllOf(HasSubstr("denied_by_rule"), HasSubstr("rule         rest (number 2 of 2")));
+  const Outcome broken = run_check({.target = "a.example.com", .policy_file = file, .headers = {"canary"}});
+  EXPECT_EQ(broken.status, check_unusable);
+  EXPECT_EQ(broken.err, "postern check: --header takes 'name: value'\n");
+  EXPECT_EQ(run_check({.target = "a.example.com", .policy_file = file, .headers = {"a: b\nc"}}).status,
+            check_unusable);
+  EXPECT_EQ(run_check({.target = "a.example.com", .policy_file = file, .method = "GE T"}).status,
+            check_unusable);
+}
+
+TEST_F(Check, ABrokenPolicyIsToldWithItsPlace) {
+  const std::string file = policy("rules:\n  - nam: x\n");
+  const Outcome outcome = run_check({.target = "a.com", .policy_file = file});
+  EXPECT_EQ(outcome.status, check_unusable);
+  EXPECT_THAT(outcome.err, HasSubstr(file + ":2:5: rules[0].nam: unknown field 'nam' (accepted: name,"));
+  EXPECT_THAT(outcome.out, IsEmpty());
+  const Outcome option = run_check({.target = "a.com", .allow = {"a.com:x"}});
+  EXPECT_EQ(option.status, check_unusable);
+  EXPECT_THAT(option.err, HasSubstr("command line: --allow[0]: 'a.com:x' is not a destination"));
+  EXPECT_EQ(run_check({.target = "a.com", .allow_private = {"x"}}).status, check_unusable);
+  EXPECT_EQ(run_check({.target = "a.com", .policy_file = "/nonexistent.yaml"}).status, check_unusable);
+}
+
+TEST_F(Check, WithoutAPolicyOnlyTheOptionsAllow) {
+  EXPECT_EQ(run_check({.target = "a.com"}).status, check_denied);
+  EXPECT_EQ(run_check({.target = "a.com", .allow = {"a.com"}}).status, check_allowed);
+  EXPECT_EQ(run_check({.target = "a.com", .allow = {"*"}, .deny = {"a.com"}}).status, check_denied);
+  EXPECT_EQ(run_check({.target = "a.com", .default_egress = policy::DefaultEgress::everything}).status,
+            check_allowed);
+  EXPECT_EQ(run_check({.target = "http://10.0.0.1", .allow = {"10.0.0.1"}}).status, check_denied);
+  EXPECT_EQ(
+      run_check({.target = "http://10.0.0.1", .allow = {"10.0.0.1"}, .allow_private = {"10.0.0.0/8"}}).status,
+      check_allowed);
+}
+
+TEST_F(Check, NoSecretIsEverShown) {
+  const std::string file = policy(R"(
+rules:
+  - name: r
+    match_hosts: [a.com]
+    headers:
+      - {name: A, type: workspace_secret, value: "Bearer {KEY}"}
+      - {name: B, type: opaque, value: canary-opaque}
+      - {name: C, type: plaintext, value: canary-plain}
+)");
+  for (const bool json : {false, true}) {
+    const Outcome outcome =
+        run_check({.target = "a.com", .policy_file = file, .secrets = {"KEY=canary-secret"}, .json = json});
+    EXPECT_EQ(outcome.status, check_allowed) << outcome.err;
+    EXPECT_THAT(outcome.out, AllOf(HasSubstr("Bearer {KEY}"), HasSubstr("opaque"), Not(HasSubstr("canary"))));
+  }
+  const Outcome missing =
+      run_check({.target = "a.com", .policy_file = file, .secrets = {"OTHER=canary-secret"}});
+  EXPECT_EQ(missing.status, check_unusable);
+  EXPECT_THAT(missing.err, AllOf(HasSubstr("there is no secret named KEY"), Not(HasSubstr("canary"))));
+}
+
+TEST_F(Check, JsonHoldsTheWholeVerdict) {
+  const Outcome outcome = run_check(
+      {.target = "https://api.openai.com/v1/models", .policy_file = example("openai.yaml"), .json = true});
+  const auto json = nlohmann::json::parse(outcome.out);
+  EXPECT_EQ(json["decision"], "allowed");
+  EXPECT_EQ(json["reason"], "allowed");
+  EXPECT_EQ(json["intercept"], true);
+  EXPECT_EQ(json["rule"]["name"], "openai");
+  EXPECT_EQ(json["rule"]["index"], 0);
+  EXPECT_EQ(json["headers"][0]["template"], "Bearer {OPENAI_API_KEY}");
+  const Outcome denied =
+      run_check({.target = "https://a.com/", .policy_file = example("openai.yaml"), .json = true});
+  EXPECT_EQ(denied.status, check_denied);
+  const auto refusal = nlohmann::json::parse(denied.out);
+  EXPECT_EQ(refusal["reason"], "not_in_allow_list");
+  EXPECT_EQ(refusal["status"], 403);
+  EXPECT_THAT(refusal["headers"], IsEmpty());
+}
+
+TEST_F(Check, ColoursAreOnlyForTerminals) {
+  EXPECT_THAT(run_check({.target = "a.com"}).out, Not(HasSubstr("\x1b")));
+  EXPECT_THAT(run_check({.target = "a.com", .colour = true}).out, StartsWith("\x1b[1;31mdenied\x1b[0m"));
+}
+
+TEST_F(Check, TheCommandLineReachesTheAnswer) {
+  const auto status = [](std::vector<std::string> arguments) {
+    CLI::App app;
+    int exit_code = -1;
+    add_check_command(app, exit_code);
+    std::ranges::reverse(arguments);  // CLI11 takes them from the back
+    testing::internal::CaptureStdout();
+    testing::internal::CaptureStderr();
+    try {
+      app.parse(arguments);
+    } catch (const CLI::ParseError& error) {
+      exit_code = error.get_exit_code() + 1000;
+    }
+    const std::string out = testing::internal::GetCapturedStdout();
+    testing::internal::GetCapturedStderr();
+    return std::pair(exit_code, out);
+  };
+  EXPECT_EQ(
+      status({"check", "--policy", example("github.yaml"), "-X", "DELETE", "https://api.github.com/user"})
+          .first,
+      check_denied);
+  EXPECT_EQ(status({"check", "--allow", "a.com", "--allow", "b.com", "--header", "x: y", "b.com"}).first,
+            check_allowed);
+  EXPECT_EQ(status({"check", "--without-access-control", "everything", "b.com"}).first, check_allowed);
+  EXPECT_THAT(status({"check", "--json", "b.com"}).second, StartsWith("{\n"));
+  EXPECT_GT(status({"check"}).first, 1000);
+  EXPECT_GT(status({"check", "--without-access-control", "some", "b.com"}).first, 1000);
+}
+
+}  // namespace
+}  // namespace postern::cli
