@@ -224,8 +224,9 @@ class Slot {
     auto length = bench::header_value(head, "content-length");
     bool accepted = head.substr(0, 12) == "HTTP/1.1 200" && length;
     if (!accepted) {
-      std::fprintf(stderr, "bench-load: answer not as expected: %.*s\n",
-                   static_cast<int>(std::min<std::size_t>(head.size(), 300)), head.data());
+      std::string_view line = head.substr(0, std::min<std::size_t>(head.find("\r\n"), 200));
+      std::fprintf(stderr, "bench-load: answer not as expected: %.*s\n", static_cast<int>(line.size()),
+                   line.data());
       return false;
     }
     body_left_ = bench::parse_number<std::uint64_t>(*length).value_or(0);

@@ -97,6 +97,11 @@ class Attempt:
 
     def finish(self) -> None:
         end(self.load)
+        for pipe in (self.load.stdin, self.load.stdout, self.load.stderr):
+            try:
+                pipe.close()
+            except BrokenPipeError:
+                pass
         if self.proxy is not None:
             end(self.proxy)
 

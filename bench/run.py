@@ -105,6 +105,7 @@ class Origin:
 
     def end(self) -> None:
         self.process.stdin.close()
+        self.process.stdout.close()
         peers.end(self.process)
 
 
