@@ -73,7 +73,7 @@ class Place:
     def run(self, *command, options=(), env=None, cwd=None, check=True, **more):
         done = subprocess.run(
             self.command(command, options), cwd=cwd or self.work, env=self.environment(env), capture_output=True, text=True,
-            timeout=60, **more)
+            errors="replace", timeout=60, **more)
         if check:
             assert done.returncode == 0, done.stderr + done.stdout
         return done

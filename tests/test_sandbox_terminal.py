@@ -172,10 +172,12 @@ def test_ctrl_z_stops_the_program_and_fg_goes_on_with_it(place, terminal):
     t.send("\x1a")
     t.expect("Stopped")
     t.expect("outer$ ")
+    time.sleep(0.2)  # The shell waited for Postern to stop; the program, reading, stops a moment later on a busy machine.
     t.send("echo still $((40 + 2))\n")
     t.expect("still 42")
     t.expect("outer$ ")
     t.send("fg\n")
+    t.expect("sandbox-probe")  # The shell prints the line that it continues.
     t.send("typed\n")
     t.expect("got <typed>")
     t.expect("outer$ ")

@@ -10,7 +10,7 @@ namespace {
 // Compared in upper case.
 constexpr std::array<std::string_view, 22> credential_endings{
     "_API_KEY",       "_APIKEY",           "_API_TOKEN",   "_TOKEN",
-    "_TOKENS",        "_SECRET",           "_SECRET_KEY",  "_ACCESS_KEY",
+    "_PASSCODE",      "_SECRET",           "_SECRET_KEY",  "_ACCESS_KEY",
     "_ACCESS_KEY_ID", "_PRIVATE_KEY",      "_SIGNING_KEY", "_ENCRYPTION_KEY",
     "_MASTER_KEY",    "_CREDENTIAL",       "_CREDENTIALS", "_PAT",
     "_PASS",          "_PASSPHRASE",       "_AUTH",        "_BEARER",
