@@ -391,11 +391,9 @@ std::optional<int> number_in(std::string_view line, const char* key) {
   return document[key].get<int>();
 }
 
-Error could_not_start() {
-  return {.reason = Reason::internal,
-          .detail =
-              "bubblewrap could not make the sandbox (its message is above); `postern doctor` says what is "
-              "missing"};
+std::unexpected<Error> could_not_start() {
+  return fail(Reason::internal,
+              "bubblewrap could not make the sandbox (its message is above); `postern doctor` says what is missing");
 }
 
 }  // namespace
@@ -442,16 +440,16 @@ Result<Sandbox> start(const LaunchSpec& spec) {
 
   while (sandbox.status_text_.find('\n') == std::string::npos) {
     if (!read_more(sandbox.status_.get(), sandbox.status_text_, start_time_max_ms)) {
-      return std::unexpected(could_not_start());
+      return could_not_start();
     }
   }
   std::size_t line_end = sandbox.status_text_.find('\n');
   auto init = number_in(std::string_view(sandbox.status_text_).substr(0, line_end), "child-pid");
-  if (!init) return std::unexpected(could_not_start());
+  if (!init) return could_not_start();
   sandbox.status_text_.erase(0, line_end + 1);
   sandbox.init_ = *init;
   sandbox.init_pidfd_ = Fd(static_cast<int>(syscall(SYS_pidfd_open, *init, 0)));
-  if (!sandbox.init_pidfd_) return std::unexpected(could_not_start());
+  if (!sandbox.init_pidfd_) return could_not_start();
   return sandbox;
 }
 
@@ -502,7 +500,7 @@ Result<int> Sandbox::wait() {
   if (code >= 0) return code;
   // Killed from outside, or by our own kill(): there is no record, the signal says it.
   if (WIFSIGNALED(status)) return 128 + WTERMSIG(status);
-  return std::unexpected(could_not_start());
+  return could_not_start();
 }
 
 /// bubblewrap records an exit code only if the program was executed: that tells its own failures apart.
