@@ -264,6 +264,23 @@ struct DnsResponder : testing::Test {
     }
   }
 
+  /// Asks and never reads, until even the sandbox's own socket takes no more.
+  void ask_until_stuck(const TcpClient& client) {
+    const int small = 2048;
+    ::setsockopt(client.socket.get(), SOL_SOCKET, SO_RCVBUF, &small, sizeof small);
+    const std::string message = framed(query("denied.example.com", DnsType::aaaa));
+    const auto is_full = [&] {
+      return ::send(client.socket.get(), message.data(), message.size(), MSG_DONTWAIT | MSG_NOSIGNAL) < 0;
+    };
+    for (int i = 0; i < 200'000; ++i) {
+      if (!is_full()) continue;
+      clock.advance(io::Loop::tick);  // Perhaps only until the loop has turned.
+      turns();
+      if (is_full()) return;
+    }
+    FAIL() << "a client that never reads was read for ever";
+  }
+
   bool is_closed(const TcpClient& client) {
     turns();
     char byte = 0;
@@ -794,22 +811,34 @@ TEST_F(DnsResponder, ConnectionsAreBounded) {
   EXPECT_EQ(read_response(next_message(next)).code, no_error);
 }
 
+TEST_F(DnsResponder, AnAnswerStartsTheIdleTimeAnew) {
+  TcpClient client = tcp_client();
+  send(client.socket, framed(query("hangs.example.com", DnsType::a, 1)));
+  turns();
+  clock.advance(5s);
+  turns();
+  lookup.let_go();
+  EXPECT_EQ(read_response(next_message(client)).id, 1);
+  clock.advance(Responder::idle_timeout - 1ms);
+  EXPECT_FALSE(is_closed(client));
+  clock.advance(2 * io::Loop::tick);
+  EXPECT_TRUE(is_closed(client));
+}
+
+TEST_F(DnsResponder, AMessageThatStaysUnfinishedIsNotExcusedByALookup) {
+  TcpClient client = tcp_client();
+  send(client.socket, framed(query("hangs.example.com", DnsType::a, 1)) + "x");
+  turns();
+  clock.advance(Responder::idle_timeout + io::Loop::tick);
+  turns();
+  lookup.let_go();
+  EXPECT_EQ(next_message(client), "") << "its answer comes too late";
+  EXPECT_TRUE(is_closed(client));
+}
+
 TEST_F(DnsResponder, AClientThatDoesNotReadIsNotReadAndIsClosedAtItsDeadline) {
   TcpClient client = tcp_client();
-  const int small = 2048;
-  ::setsockopt(client.socket.get(), SOL_SOCKET, SO_RCVBUF, &small, sizeof small);
-  const std::string message = framed(query("denied.example.com", DnsType::aaaa));
-  bool stuck = false;
-  for (int i = 0; i < 200'000 && !stuck; ++i) {
-    stuck = ::send(client.socket.get(), message.data(), message.size(), MSG_DONTWAIT | MSG_NOSIGNAL) < 0;
-    if (stuck) {  // Perhaps only until the loop has turned.
-      clock.advance(1ms);
-      turns();
-      stuck = ::send(client.socket.get(), message.data(), message.size(), MSG_DONTWAIT | MSG_NOSIGNAL) < 0;
-    }
-  }
-  ASSERT_TRUE(stuck) << "a client that never reads was read for ever";
-  turns();
+  ask_until_stuck(client);
   const std::uint64_t queries = responder->counters().queries;
   clock.advance(1s);
   turns();
@@ -818,6 +847,15 @@ TEST_F(DnsResponder, AClientThatDoesNotReadIsNotReadAndIsClosedAtItsDeadline) {
   clock.advance(Responder::idle_timeout);
   turns();
   EXPECT_EQ(responder->connections(), 0u);
+}
+
+TEST_F(DnsResponder, AResponderMayGoWhileAClientDoesNotRead) {
+  TcpClient client = tcp_client();
+  ask_until_stuck(client);
+  responder.reset();
+  clock.advance(io::Loop::tick);
+  turns();
+  EXPECT_EQ(loop.active(), 0u) << "at once, not at the deadline";
 }
 
 TEST_F(DnsResponder, AClientThatNeverPausesLeavesTheLoopToOthers) {
