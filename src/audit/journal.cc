@@ -105,6 +105,11 @@ Summary Journal::close() {
   return summary_;
 }
 
+void LoopJournal::finish_open(Reason reason) {
+  while (open_) open_->finish(reason);
+  flush();
+}
+
 std::unique_ptr<Record> LoopJournal::take() {
   if (recycled_.empty()) return std::make_unique<Record>();
   auto record = std::move(recycled_.back());

@@ -69,10 +69,13 @@ class Journal {
   std::thread writer_;
 };
 
+class Recording;
+
 /// A loop's side of the journal.
 class LoopJournal {
  public:
   explicit LoopJournal(Journal& journal) : journal_(journal) {}
+  LoopJournal(const LoopJournal&) = delete;
   ~LoopJournal() { flush(); }
 
   bool accepting() const { return journal_.accepting(); }
@@ -82,9 +85,14 @@ class LoopJournal {
   void flush() {
     if (!turn_.empty()) journal_.submit(turn_, recycled_);
   }
+  /// When the loop has ended for good: what is still open is recorded as cut off, for whoever it belongs to will not
+  /// run again.
+  void finish_open(Reason reason);
 
  private:
+  friend class Recording;
   Journal& journal_;
+  Recording* open_ = nullptr;
   Journal::Batch turn_;
   Journal::Batch recycled_;
 };
@@ -96,6 +104,9 @@ class Recording {
   Recording(LoopJournal& journal, const Clock& clock)
       : journal_(journal), clock_(clock), started_(clock.now()), record_(journal.take()) {
     record_->time = std::chrono::system_clock::now();
+    next_ = journal_.open_;
+    if (next_) next_->previous_ = this;
+    journal_.open_ = this;
   }
   Recording(const Recording&) = delete;
   ~Recording() {
@@ -112,11 +123,15 @@ class Recording {
     record_->detail = detail;
     record_->duration = std::chrono::duration_cast<std::chrono::microseconds>(clock_.now() - started_);
     journal_.put(std::move(record_));
+    (previous_ ? previous_->next_ : journal_.open_) = next_;
+    if (next_) next_->previous_ = previous_;
   }
 
  private:
   LoopJournal& journal_;
   const Clock& clock_;
+  Recording* previous_ = nullptr;  ///< In the loop's list of open recordings.
+  Recording* next_ = nullptr;
   TimePoint started_;
   std::unique_ptr<Record> record_;
 };

@@ -38,6 +38,10 @@ class Buffer {
     begin_ += count;
     if (begin_ == end_) begin_ = end_ = 0;
   }
+  /// Makes sure that at least `bytes` fit in all.
+  void reserve(std::size_t bytes) {
+    if (capacity_ < bytes) grow(bytes);
+  }
   void append(std::string_view bytes);
   /// Gives the block back; the bytes are gone.
   void release();

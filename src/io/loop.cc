@@ -37,7 +37,7 @@ Loop::Loop(const Clock& clock)
   if (::epoll_ctl(epoll_.get(), EPOLL_CTL_ADD, wake_.get(), &event) != 0) std::abort();
 }
 
-Loop::~Loop() = default;
+Loop::~Loop() { abandon(); }
 
 void Loop::run() {
   while (!stopping_.load(std::memory_order_acquire)) run_once(std::chrono::hours(1));
@@ -88,13 +88,38 @@ void Loop::run_posted() {
   for (auto& piece : work) piece();
 }
 
-Detached Loop::run_detached(Task<void> task) {
-  ++active_;
-  co_await std::move(task);
-  --active_;
-}
+/// The frame around a spawned task: in the loop's list until it ends, then it frees itself.
+struct Loop::Spawned::promise_type {
+  Loop& loop;
+  promise_type* previous = nullptr;
+  promise_type* next = nullptr;
 
-void Loop::spawn(Task<void> task) { run_detached(std::move(task)); }
+  promise_type(Loop& owner, Task<void>&) : loop(owner), next(owner.spawned_) {
+    if (next) next->previous = this;
+    loop.spawned_ = this;
+    ++loop.active_;
+  }
+  ~promise_type() {
+    (previous ? previous->next : loop.spawned_) = next;
+    if (next) next->previous = previous;
+    --loop.active_;
+  }
+  static void* operator new(std::size_t bytes) { return FramePool::allocate(bytes); }
+  static void operator delete(void* frame, std::size_t bytes) noexcept { FramePool::release(frame, bytes); }
+  Spawned get_return_object() { return {}; }
+  std::suspend_never initial_suspend() noexcept { return {}; }
+  std::suspend_never final_suspend() noexcept { return {}; }
+  void return_void() {}
+  [[noreturn]] void unhandled_exception() noexcept { std::abort(); }
+};
+
+Loop::Spawned Loop::run_spawned(Task<void> task) { co_await std::move(task); }
+
+void Loop::spawn(Task<void> task) { run_spawned(std::move(task)); }
+
+void Loop::abandon() {
+  while (spawned_) std::coroutine_handle<Spawned::promise_type>::from_promise(*spawned_).destroy();
+}
 
 bool Loop::add(int fd, Pollable& pollable) {
   return add(fd, pollable, EPOLLIN | EPOLLOUT | EPOLLRDHUP | EPOLLET);

@@ -79,6 +79,8 @@ class Loop {
   /// Starts a task that lives on this loop. `active()` counts those that have not finished.
   void spawn(Task<void> task);
   std::size_t active() const { return active_; }
+  /// Destroys the tasks that have not finished. After run(), while everything that they refer to still lives.
+  void abandon();
 
   /// Registers edge-triggered for input, output and hang-up; `events` overrides that (e.g. level-triggered
   /// listeners). False with errno on failure.
@@ -118,7 +120,10 @@ class Loop {
   static constexpr std::size_t wheel_slots = 1024;
   static constexpr int batch_max = 256;
 
-  Detached run_detached(Task<void> task);
+  struct Spawned {
+    struct promise_type;
+  };
+  Spawned run_spawned(Task<void> task);
   std::uint64_t tick_of(TimePoint t) const;
   void link(Timer& timer);
   void unlink(Timer& timer);
@@ -133,6 +138,7 @@ class Loop {
   Fd wake_;
   std::atomic<bool> stopping_ = false;
   std::size_t active_ = 0;
+  Spawned::promise_type* spawned_ = nullptr;  ///< Those that have not finished, as a list.
 
   std::array<Timer*, wheel_slots> wheel_{};
   std::array<std::uint64_t, wheel_slots / 64> occupied_{};

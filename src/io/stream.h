@@ -49,6 +49,9 @@ class Stream : private Pollable {
   /// The peer has closed or broken the connection, or sent something, as far as is known without reading.
   bool looks_idle() const { return !maybe_readable_ && !hangup_ && !has_buffered_input(); }
 
+  /// The peer sent FIN or RST. After FIN alone it may still be reading (half-close).
+  bool hung_up() const { return hangup_; }
+
   /// Told when something arrives (or the peer goes) while nobody reads: how a pool drops idle connections.
   class IdleWatcher {
    public:

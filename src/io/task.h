@@ -160,26 +160,18 @@ auto operator co_await(Result<U>&& result) {
 
 namespace postern::io {
 
-/// Starts a task that nobody awaits; its frame frees itself at the end. Whoever spawns keeps everything alive
-/// that the task refers to (see Loop::spawn for tasks that belong to a loop).
-struct Detached {
-  struct promise_type {
-    static void* operator new(std::size_t bytes) { return FramePool::allocate(bytes); }
-    static void operator delete(void* frame, std::size_t bytes) noexcept { FramePool::release(frame, bytes); }
-    Detached get_return_object() { return {}; }
-    std::suspend_never initial_suspend() noexcept { return {}; }
-    std::suspend_never final_suspend() noexcept { return {}; }
-    void return_void() {}
-    [[noreturn]] void unhandled_exception() noexcept { std::abort(); }
-  };
-};
-
 /// One coroutine waits until another says so. Single loop; set() before wait() is remembered.
 class Event {
  public:
   void set() {
     set_ = true;
     if (auto waiting = std::exchange(waiting_, {})) waiting.resume();
+  }
+  /// As set(), but hands the waiter to the caller to resume.
+  std::coroutine_handle<> mark() {
+    set_ = true;
+    auto waiting = std::exchange(waiting_, {});
+    return waiting ? waiting : std::noop_coroutine();
   }
   bool is_set() const { return set_; }
   void reset() { set_ = false; }
@@ -190,7 +182,6 @@ class Event {
       bool await_ready() const { return event.set_; }
       void await_suspend(std::coroutine_handle<> handle) { event.waiting_ = handle; }
       void await_resume() {}
-      ~Awaiter() = default;
     };
     return Awaiter{*this};
   }
@@ -200,25 +191,50 @@ class Event {
   std::coroutine_handle<> waiting_;
 };
 
-/// Runs a task beside its owner: starts at once, and must be joined before the owner goes.
+/// Runs a task beside its owner: starts at once, and is joined before its owner finishes.
 ///
 ///   Child upload(pump(...));
 ///   ... co_await answer ...
 ///   upload_stream.cancel(); co_await upload.join();
 class Child {
  public:
-  explicit Child(Task<void> task) { run(std::move(task), *this); }
+  explicit Child(Task<void> task) : driver_(run(std::move(task), *this)) {}
   Child(const Child&) = delete;
   Child& operator=(const Child&) = delete;
+  /// Only when a whole loop is torn down is a child still running here.
+  ~Child() {
+    if (driver_.handle) driver_.handle.destroy();
+  }
   bool finished() const { return done_.is_set(); }
   auto join() { return done_.wait(); }
 
  private:
-  static Detached run(Task<void> task, Child& self) {
+  struct Driver {
+    struct promise_type {
+      static void* operator new(std::size_t bytes) { return FramePool::allocate(bytes); }
+      static void operator delete(void* frame, std::size_t bytes) noexcept { FramePool::release(frame, bytes); }
+      Driver get_return_object() { return {std::coroutine_handle<promise_type>::from_promise(*this)}; }
+      std::suspend_never initial_suspend() noexcept { return {}; }
+      // Suspended at its end: the frame belongs to the Child.
+      std::suspend_always final_suspend() noexcept { return {}; }
+      void return_void() {}
+      [[noreturn]] void unhandled_exception() noexcept { std::abort(); }
+    };
+    std::coroutine_handle<promise_type> handle;
+  };
+  // Its last act may resume the owner, who may destroy this very frame: nothing follows.
+  struct Finish {
+    Event& done;
+    bool await_ready() const { return false; }
+    std::coroutine_handle<> await_suspend(std::coroutine_handle<>) { return done.mark(); }
+    void await_resume() {}
+  };
+  static Driver run(Task<void> task, Child& self) {
     co_await std::move(task);
-    self.done_.set();
+    co_await Finish{self.done_};
   }
   Event done_;
+  Driver driver_;
 };
 
 }  // namespace postern::io

@@ -39,18 +39,34 @@ int select_alpn(SSL*, const unsigned char** out, unsigned char* out_length, cons
 
 }  // namespace
 
+namespace {
+
+Result<void> load_files(X509_STORE* store, const std::vector<std::string>& files) {
+  for (const std::string& file : files)
+    if (X509_STORE_load_file(store, file.c_str()) != 1) {
+      ERR_clear_error();
+      return fail(Reason::invalid_configuration, "'" + file + "' holds no readable PEM certificate");
+    }
+  ERR_clear_error();
+  return {};
+}
+
+}  // namespace
+
 Result<TrustStore> TrustStore::load(const std::vector<std::string>& extra_files) {
   TrustStore trust;
   trust.store_ = std::shared_ptr<X509_STORE>(X509_STORE_new(), X509_STORE_free);
   if (!trust.store_) return fail(Reason::internal, "out of memory");
   X509_STORE_set_default_paths(trust.store_.get());
-  for (const std::string& file : extra_files)
-    if (X509_STORE_load_file(trust.store_.get(), file.c_str()) != 1) {
-      ERR_clear_error();
-      return fail(Reason::invalid_configuration, "'" + file + "' holds no readable PEM certificate");
-    }
   ERR_clear_error();
+  if (auto loaded = load_files(trust.store_.get(), extra_files); !loaded) return std::unexpected(std::move(loaded.error()));
   return trust;
+}
+
+Result<void> TrustStore::check(const std::vector<std::string>& extra_files) {
+  const std::unique_ptr<X509_STORE, decltype(&X509_STORE_free)> store(X509_STORE_new(), X509_STORE_free);
+  if (!store) return fail(Reason::internal, "out of memory");
+  return load_files(store.get(), extra_files);
 }
 
 SandboxContext::SandboxContext() : context_(must(SSL_CTX_new(TLS_server_method()))) {

@@ -24,6 +24,8 @@ class TrustStore {
  public:
   /// The system's roots plus PEM files. Errors: invalid_configuration, naming the file.
   static Result<TrustStore> load(const std::vector<std::string>& extra_files);
+  /// Only the extra files, to complain about them early. Errors as load().
+  static Result<void> check(const std::vector<std::string>& extra_files);
   x509_store_st* get() const { return store_.get(); }
 
  private:

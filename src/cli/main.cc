@@ -1,0 +1,102 @@
+#include <CLI/CLI.hpp>
+#include <cstdio>
+#include <cstring>
+
+#include "cli/check.h"
+#include "cli/doctor.h"
+#include "cli/run.h"
+#include "cli/state_directory.h"
+
+namespace {
+
+using postern::cli::PathOption;
+
+/// The value of `--secret KEY=VALUE` must not stay in /proc/PID/cmdline, which every user may read.
+void wipe_secret_arguments(int count, char** arguments) {
+  for (int i = 1; i < count; ++i) {
+    if (std::strcmp(arguments[i], "--") == 0) return;
+    char* value = nullptr;
+    if (std::strncmp(arguments[i], "--secret=", 9) == 0) value = std::strchr(arguments[i] + 9, '=');
+    if (i > 1 && std::strcmp(arguments[i - 1], "--secret") == 0) value = std::strchr(arguments[i], '=');
+    if (value) std::memset(value + 1, 'x', std::strlen(value + 1));
+  }
+}
+
+void add_run(CLI::App& app, postern::cli::RunOptions& options) {
+  CLI::App* run = app.add_subcommand("run", "Run a command whose whole network is Postern");
+  run->footer(
+      "Without a policy nothing is reachable but what --allow names. Examples:\n"
+      "  postern run --policy examples/openai.yaml --secret OPENAI_API_KEY -- python3 agent.py\n"
+      "  postern run --allow pypi.org --allow '*.pythonhosted.org' -- pip install requests\n"
+      "  postern run --allow '*' --deny '*.ads.example' --log - -- npm test\n"
+      "The exit status is the command's (128+N after signal N); 125 means that Postern itself failed.\n"
+      "docs/run.md explains every option, docs/policy.md the policy file.");
+  run->add_option("--policy", options.policy_file, "Policy document (YAML or JSON)")->type_name("FILE");
+  run->add_option("--secret", options.secrets, "A secret for the policy's {KEY}; without =VALUE from Postern's environment")
+      ->type_name("KEY[=VALUE]")
+      ->allow_extra_args(false);
+  run->add_option("--secrets", options.secret_files, "Secrets as KEY=VALUE lines")->type_name("FILE.env")->allow_extra_args(false);
+  run->add_option("--allow", options.allow, "Reachable besides the policy: host, host:port, *.example.com, *, ~regex, CIDR")
+      ->type_name("PATTERN")
+      ->allow_extra_args(false);
+  run->add_option("--deny", options.deny, "Never reachable; wins over everything")->type_name("PATTERN")->allow_extra_args(false);
+  run->add_option("--allow-private", options.allow_private, "Open a private network to names that lead there")
+      ->type_name("CIDR")
+      ->allow_extra_args(false);
+  run->add_option("--resolve", options.resolve, "Where a name really is")->type_name("HOST=IP[:PORT]")->allow_extra_args(false);
+  run->add_option("--origin-ca", options.origin_ca, "Trust these certificates of origins too")->type_name("FILE")->allow_extra_args(false);
+  run->add_option("--log", options.log, "One JSON line per call; - is standard output")->type_name("FILE|-");
+  run->add_option("--env", options.env, "Set a variable, or pass one that looks like a credential")
+      ->type_name("NAME[=VALUE]")
+      ->allow_extra_args(false);
+  const auto add_path = [&options, run](const char* name, PathOption::Kind kind, const char* help) {
+    run->add_option_function<std::vector<std::string>>(
+           name, [](const std::vector<std::string>&) {}, help)
+        ->type_name("PATH")
+        ->allow_extra_args(false)
+        ->each([&options, kind](const std::string& path) { options.paths.push_back({kind, path}); });
+  };
+  add_path("--bind", PathOption::Kind::bind, "Make a path writable");
+  add_path("--ro-bind", PathOption::Kind::ro_bind, "Show a path that is hidden, read-only");
+  add_path("--hide", PathOption::Kind::hide, "Hide a path");
+  run->add_flag("-q,--quiet", options.quiet, "No summary at the end");
+  run->add_flag("-v,--verbose", options.verbose, "Every host in the summary");
+  run->add_option("COMMAND", options.command, "The command and its arguments")->required();
+  run->positionals_at_end();
+}
+
+}  // namespace
+
+int main(int argc, char** argv) {
+  CLI::App app{"Postern: the guarded door through which sandboxed programs reach the network."};
+  app.require_subcommand(1);
+  app.footer(
+      "Start with:\n"
+      "  postern doctor                     what this machine lacks, and the command that mends it\n"
+      "  postern run --allow example.com -- curl https://example.com/\n"
+      "Help for a command: postern COMMAND --help");
+  postern::cli::RunOptions options;
+  int exit_code = 0;
+  add_run(app, options);
+  postern::cli::add_check_command(app, exit_code);
+  CLI::App* doctor = app.add_subcommand("doctor", "Check this machine, and say how to mend what is missing");
+  CLI::App* version = app.add_subcommand("version", "Print the version");
+  try {
+    app.parse(argc, argv);
+  } catch (const CLI::ParseError& error) {
+    // 125 for a `run` that could not even be read: 1 and 2 belong to commands.
+    const bool run_failed = error.get_exit_code() != 0 && argc > 1 && std::strcmp(argv[1], "run") == 0;
+    const int status = app.exit(error);
+    if (run_failed) return postern::cli::exit_postern_failed;
+    return status == 0 ? 0 : 2;
+  }
+  wipe_secret_arguments(argc, argv);
+  if (app.got_subcommand("run")) return postern::cli::run(options);
+  if (app.got_subcommand(doctor)) {
+    const auto state = postern::cli::state_directory();
+    if (!state) std::fprintf(stderr, "postern: %s\n", state.error().detail.c_str());
+    return state ? postern::cli::doctor(stdout, *state) : 1;
+  }
+  if (app.got_subcommand(version)) std::printf("postern %s\n", POSTERN_VERSION);
+  return exit_code;
+}

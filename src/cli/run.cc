@@ -1,0 +1,248 @@
+#include "cli/run.h"
+
+#include <fcntl.h>
+#include <fmt/format.h>
+#include <poll.h>
+#include <sys/prctl.h>
+#include <sys/resource.h>
+#include <sys/signalfd.h>
+#include <sys/stat.h>
+#include <unistd.h>
+
+#include <cerrno>
+#include <climits>
+#include <csignal>
+#include <cstdio>
+#include <cstdlib>
+#include <cstring>
+#include <filesystem>
+
+#include "cli/doctor.h"
+#include "cli/run_summary.h"
+#include "cli/state_directory.h"
+#include "credential/injections.h"
+#include "credential/secret_store.h"
+#include "policy/document.h"
+#include "policy/snapshot.h"
+#include "proxy/data_plane.h"
+#include "sandbox/capture.h"
+#include "sandbox/launch.h"
+#include "sandbox/trust.h"
+#include "tls/ca.h"
+#include "tls/context.h"
+
+namespace postern::cli {
+
+namespace {
+
+constexpr const char* sandbox_name = "run";
+constexpr const char* workspace_name = "local";
+
+void complain(const std::string& message) { std::fprintf(stderr, "postern: %s\n", message.c_str()); }
+
+/// Every step before the program starts either gives a value or says why not; the first complaint ends the run.
+struct Stop {};
+
+template <class T>
+T must(Result<T> result) {
+  if (result) {
+    if constexpr (!std::is_void_v<T>) return std::move(*result);
+  } else {
+    complain(result.error().detail);
+    throw Stop{};
+  }
+}
+
+template <class T>
+T must(std::expected<T, std::vector<policy::Problem>> result, const std::string& file) {
+  if (result) return std::move(*result);
+  for (const policy::Problem& problem : result.error()) complain(policy::describe(problem, file));
+  throw Stop{};
+}
+
+/// Secrets are in our memory from here on: no core dump, no other process of the user looking in.
+std::vector<std::pair<int, rlimit>> harden() {
+  std::vector<std::pair<int, rlimit>> original;
+  const auto limit = [&](int resource, auto change) {
+    rlimit now{};
+    if (::getrlimit(static_cast<__rlimit_resource>(resource), &now) != 0) return;
+    original.emplace_back(resource, now);
+    change(now);
+    ::setrlimit(static_cast<__rlimit_resource>(resource), &now);
+  };
+  limit(RLIMIT_CORE, [](rlimit& core) { core.rlim_cur = 0; });
+  limit(RLIMIT_NOFILE, [](rlimit& files) { files.rlim_cur = files.rlim_max; });
+  ::prctl(PR_SET_DUMPABLE, 0);
+  std::signal(SIGPIPE, SIG_IGN);
+  return original;
+}
+
+Fd open_log(const std::string& log) {
+  if (log.empty()) return Fd();
+  if (log == "-") return Fd(::fcntl(STDOUT_FILENO, F_DUPFD_CLOEXEC, 3));
+  Fd file(::open(log.c_str(), O_WRONLY | O_CREAT | O_APPEND | O_CLOEXEC | O_NOFOLLOW, 0600));
+  if (!file) {
+    complain(fmt::format("--log '{}' cannot be opened: {}", log, std::strerror(errno)));
+    throw Stop{};
+  }
+  return file;
+}
+
+credential::SecretStore load_secrets(const RunOptions& options) {
+  credential::SecretStore secrets;
+  for (const std::string& file : options.secret_files) must(secrets.load_env_file(file));
+  for (const std::string& entry : options.secrets) {
+    const auto equals = entry.find('=');
+    if (equals == std::string::npos)
+      must(secrets.set_from_environment(entry));
+    else
+      must(secrets.set(entry.substr(0, equals), Secret(entry.substr(equals + 1))));
+  }
+  return secrets;
+}
+
+std::shared_ptr<const proxy::Egress> load_policy(const RunOptions& options, const credential::SecretStore& secrets,
+                                                 const std::vector<Cidr>& allow_private) {
+  policy::Document document;
+  if (!options.policy_file.empty()) document = must(policy::load_document(options.policy_file), options.policy_file);
+  for (const policy::Problem& warning : document.warnings)
+    complain("warning: " + policy::describe(warning, options.policy_file));
+  const std::string file = options.policy_file.empty() ? "command line" : options.policy_file;
+  auto snapshot = must(policy::compile(std::move(document), {.allow = options.allow,
+                                                             .deny = options.deny,
+                                                             .default_egress = policy::DefaultEgress::hosts_of_rules,
+                                                             .allow_private = allow_private,
+                                                             .version = 1}),
+                       file);
+  auto injections = must(credential::resolve(*snapshot, secrets), file);
+  return std::make_shared<const proxy::Egress>(proxy::Egress{std::move(snapshot), std::move(injections)});
+}
+
+/// Files in which secrets or the log rest must not be readable or writable for the program, wherever they lie.
+void hide_own_files(const RunOptions& options, sandbox::LaunchSpec& spec) {
+  const auto hide = [&](const std::string& path) {
+    if (path.empty() || path == "-") return;
+    struct stat info{};
+    if (::stat(path.c_str(), &info) == 0 && S_ISREG(info.st_mode))
+      spec.paths.push_back({sandbox::PathRule::Kind::hide, {}, path});
+  };
+  for (const std::string& file : options.secret_files) hide(file);
+  hide(options.policy_file);
+  hide(options.log);
+}
+
+sandbox::LaunchSpec describe_program(const RunOptions& options, const credential::SecretStore& secrets,
+                                     const policy::Snapshot& snapshot) {
+  sandbox::LaunchSpec spec;
+  spec.command = options.command;
+  for (const PathOption& path : options.paths) {
+    const auto kind = path.kind == PathOption::Kind::bind      ? sandbox::PathRule::Kind::bind
+                      : path.kind == PathOption::Kind::ro_bind ? sandbox::PathRule::Kind::ro_bind
+                                                               : sandbox::PathRule::Kind::hide;
+    if (kind == sandbox::PathRule::Kind::hide)
+      spec.paths.push_back({kind, {}, path.path});
+    else
+      spec.paths.push_back({kind, path.path, {}});
+  }
+  hide_own_files(options, spec);
+  spec.environment.holds_secret = [&secrets](std::string_view value) { return secrets.appears_in(value); };
+  for (const policy::EnvVar& variable : snapshot.env_vars()) spec.environment.set.emplace_back(variable.name, variable.value);
+  return spec;
+}
+
+void add_variables(const RunOptions& options, const credential::SecretStore& secrets, sandbox::LaunchSpec& spec) {
+  for (const std::string& option : options.env) {
+    const auto equals = option.find('=');
+    const std::string name = option.substr(0, equals);
+    if (name.empty()) {
+      complain(fmt::format("--env '{}' is not NAME=VALUE or NAME", option));
+      throw Stop{};
+    }
+    if (equals == std::string::npos) {
+      spec.environment.keep.push_back(name);
+      continue;
+    }
+    std::string value = option.substr(equals + 1);
+    if (secrets.appears_in(value)) {
+      complain(fmt::format("--env {}: the value contains one of the secrets given by --secret; a sandbox never holds those", name));
+      throw Stop{};
+    }
+    spec.environment.set.emplace_back(name, std::move(value));
+  }
+}
+
+/// Passes on what is sent to this process alone. What the terminal sends reaches the program by itself.
+int supervise(sandbox::Sandbox& program) {
+  sigset_t passed;
+  sigemptyset(&passed);
+  for (const int number : {SIGTERM, SIGHUP, SIGINT, SIGQUIT, SIGUSR1, SIGUSR2}) sigaddset(&passed, number);
+  ::pthread_sigmask(SIG_BLOCK, &passed, nullptr);
+  const Fd signals(::signalfd(-1, &passed, SFD_CLOEXEC | SFD_NONBLOCK));
+  must(program.release());
+  while (true) {
+    pollfd waiting[] = {{program.exit_fd(), POLLIN, 0}, {signals.get(), POLLIN, 0}};
+    if (::poll(waiting, 2, -1) < 0 && errno != EINTR) break;
+    if (waiting[0].revents) break;
+    signalfd_siginfo info{};
+    while (::read(signals.get(), &info, sizeof info) == static_cast<ssize_t>(sizeof info)) {
+      const bool from_terminal = info.ssi_code == SI_KERNEL;
+      if (!from_terminal) program.signal(static_cast<int>(info.ssi_signo));
+    }
+  }
+  return must(program.wait());
+}
+
+int run_checked(const RunOptions& options) {
+  const auto original_limits = harden();
+  const auto overrides = must(parse_overrides(options.resolve));
+  const auto allow_private = must(parse_networks(options.allow_private));
+  must(tls::TrustStore::check(options.origin_ca));
+  const credential::SecretStore secrets = load_secrets(options);
+  const auto egress = load_policy(options, secrets, allow_private);
+  Fd log = open_log(options.log);
+  const std::string state = must(state_directory());
+  const tls::WorkspaceCa ca = must(tls::WorkspaceCa::load_or_create(state + "/workspaces/" + workspace_name));
+
+  sandbox::LaunchSpec spec = describe_program(options, secrets, *egress->snapshot);
+  spec.limits = original_limits;
+  spec.state_directory = state;
+  const sandbox::Trust trust = must(sandbox::prepare_trust({ca.certificate_pem(), state + "/trust"}));
+  spec.files = trust.mounts;
+  // The program's own settings win over a rule's placeholders, and both over what trust needs.
+  spec.environment.set.insert(spec.environment.set.begin(), trust.environment.begin(), trust.environment.end());
+  add_variables(options, secrets, spec);
+
+  must(preflight());
+  sandbox::Sandbox program = must(sandbox::start(spec));
+  auto captured = must(sandbox::capture_network(program.init_pid()));
+  audit::Journal journal(std::move(log));
+  int status = 0;
+  {
+    proxy::DataPlane data_plane({.egress = egress,
+                                 .sandbox_name = sandbox_name,
+                                 .workspace_name = workspace_name,
+                                 .overrides = overrides,
+                                 .allow_private = allow_private,
+                                 .origin_ca_files = options.origin_ca},
+                                ca, journal,
+                                {std::move(captured.tcp4), std::move(captured.tcp6), std::move(captured.dns_udp4),
+                                 std::move(captured.dns_udp6), std::move(captured.dns_tcp4), std::move(captured.dns_tcp6)});
+    status = supervise(program);
+    data_plane.drain(std::chrono::milliseconds(300));
+  }
+  const audit::Summary summary = journal.close();
+  if (!options.quiet) print_summary(summary, options.verbose, stderr);
+  return status;
+}
+
+}  // namespace
+
+int run(const RunOptions& options) {
+  try {
+    return run_checked(options);
+  } catch (const Stop&) {
+    return exit_postern_failed;
+  }
+}
+
+}  // namespace postern::cli

@@ -1,0 +1,49 @@
+#include "cli/run_options.h"
+
+#include <fmt/format.h>
+
+#include "wire/host.h"
+
+namespace postern::cli {
+
+namespace {
+
+std::unexpected<Error> usage(std::string message) { return fail(Reason::invalid_configuration, std::move(message)); }
+
+std::optional<origin::Override> parse_target(std::string_view text) {
+  if (const auto whole = IpAddress::parse(text)) return origin::Override{*whole, std::nullopt};
+  const auto authority = wire::parse_authority(text);
+  if (!authority || !authority->host.literal) return std::nullopt;
+  return origin::Override{*authority->host.literal, authority->port};
+}
+
+}  // namespace
+
+Result<origin::Overrides> parse_overrides(const std::vector<std::string>& options) {
+  origin::Overrides overrides;
+  for (const std::string& option : options) {
+    const auto equals = option.find('=');
+    const auto host = wire::canonical_host(option.substr(0, equals));
+    const auto target = equals == std::string::npos ? std::nullopt : parse_target(std::string_view(option).substr(equals + 1));
+    if (!host || host->literal || !target)
+      return usage(fmt::format(
+          "--resolve '{}' is not HOST=IP[:PORT] (for example api.example.com=127.0.0.1:8443 or db.example.com=[::1]:5432)", option));
+    overrides[host->name].push_back(*target);
+  }
+  return overrides;
+}
+
+Result<std::vector<Cidr>> parse_networks(const std::vector<std::string>& options) {
+  std::vector<Cidr> networks;
+  for (const std::string& option : options) {
+    auto network = Cidr::parse(option);
+    if (!network)
+      if (const auto address = IpAddress::parse(option)) network = Cidr::parse(option + (address->is_v4() ? "/32" : "/128"));
+    if (!network)
+      return usage(fmt::format("--allow-private '{}' is not a network (for example 10.1.0.0/16, 192.168.7.4 or fd00:1::/64)", option));
+    networks.push_back(*network);
+  }
+  return networks;
+}
+
+}  // namespace postern::cli

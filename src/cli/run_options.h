@@ -1,0 +1,40 @@
+#pragma once
+// What `postern run` was told, as text that was checked for form.
+
+#include <string>
+#include <vector>
+
+#include "model/address.h"
+#include "origin/resolver.h"
+
+namespace postern::cli {
+
+/// --bind, --ro-bind and --hide keep their order: later wins.
+struct PathOption {
+  enum class Kind : unsigned char { bind, ro_bind, hide };
+  Kind kind;
+  std::string path;
+};
+
+struct RunOptions {
+  std::vector<std::string> command;
+  std::string policy_file;
+  std::vector<std::string> secrets;       ///< KEY or KEY=VALUE
+  std::vector<std::string> secret_files;  ///< KEY=VALUE lines
+  std::vector<std::string> allow;
+  std::vector<std::string> deny;
+  std::vector<std::string> allow_private;
+  std::vector<std::string> resolve;
+  std::vector<std::string> origin_ca;
+  std::string log;
+  std::vector<std::string> env;
+  std::vector<PathOption> paths;
+  bool quiet = false;
+  bool verbose = false;
+};
+
+/// HOST=IP[:PORT], IPv6 with a port in brackets. Errors name the option and the accepted form.
+Result<origin::Overrides> parse_overrides(const std::vector<std::string>& options);
+Result<std::vector<Cidr>> parse_networks(const std::vector<std::string>& options);
+
+}  // namespace postern::cli

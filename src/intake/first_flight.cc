@@ -1,0 +1,68 @@
+#include "intake/first_flight.h"
+
+namespace postern::intake {
+
+namespace {
+
+// The longest registered method has 17 characters; what has no space by then is no request line.
+constexpr std::size_t method_bytes_max = 18;
+
+enum class Guess : std::uint8_t { yes, no, unsure };
+
+Guess looks_like_http(std::string_view bytes) {
+  for (std::size_t i = 0; i < bytes.size() && i < method_bytes_max; ++i) {
+    if (bytes[i] == ' ') return i > 2 ? Guess::yes : Guess::no;
+    if (bytes[i] < 'A' || bytes[i] > 'Z') return Guess::no;
+  }
+  return bytes.size() < method_bytes_max ? Guess::unsure : Guess::no;
+}
+
+/// Holds a block for as long as bytes are looked at.
+class Glimpse {
+ public:
+  explicit Glimpse(io::BufferPool& buffers) : buffer_(buffers) { buffer_.reserve(wire::client_hello_bytes_max * 2); }
+  std::span<char> room() { return buffer_.room(wire::client_hello_bytes_max * 2); }
+
+ private:
+  io::Buffer buffer_;
+};
+
+Error ended() { return Error{Reason::sandbox_closed, Side::sandbox, Retry::never, "the connection ended before it said anything"}; }
+
+}  // namespace
+
+io::Task<Result<wire::ClientHello>> client_hello(io::TcpStream& sandbox, io::BufferPool& buffers, TimePoint deadline) {
+  co_await co_await sandbox.wait_readable(deadline);
+  Glimpse glimpse(buffers);
+  std::size_t known = 0;
+  while (true) {
+    const std::size_t count = co_await co_await sandbox.peek_beyond(known, glimpse.room(), deadline);
+    if (count == known) co_return std::unexpected(ended());
+    known = count;
+    auto hello = co_await wire::parse_client_hello({glimpse.room().data(), known});
+    if (hello) co_return std::move(*hello);
+  }
+}
+
+io::Task<Result<FirstFlight>> first_flight(io::TcpStream& sandbox, io::BufferPool& buffers, TimePoint deadline) {
+  co_await co_await sandbox.wait_readable(deadline);
+  Glimpse glimpse(buffers);
+  std::size_t known = 0;
+  while (true) {
+    const std::size_t count = co_await co_await sandbox.peek_beyond(known, glimpse.room(), deadline);
+    if (count == known) co_return known == 0 ? Result<FirstFlight>(std::unexpected(ended())) : FirstFlight{};
+    known = count;
+    const std::string_view bytes{glimpse.room().data(), known};
+    const Guess http = looks_like_http(bytes);
+    if (http == Guess::yes) co_return FirstFlight{Speech::http, {}};
+    if (bytes[0] != 0x16) {
+      if (http == Guess::no) co_return FirstFlight{};
+      continue;
+    }
+    auto hello = wire::parse_client_hello(bytes);
+    if (!hello) co_return FirstFlight{};  // Some other protocol whose first byte is 0x16.
+    if (*hello) co_return FirstFlight{Speech::tls, std::move(**hello)};
+  }
+}
+
+}  // namespace postern::intake

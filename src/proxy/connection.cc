@@ -1,0 +1,281 @@
+#include "proxy/connection.h"
+
+#include <netinet/in.h>
+#include <netinet/tcp.h>
+#include <sys/socket.h>
+
+#include "dns/name_table.h"
+#include "intake/first_flight.h"
+#include "proxy/exchange.h"
+#include "proxy/http1_sides.h"
+#include "proxy/limits.h"
+#include "proxy/relay.h"
+#include "proxy/worker.h"
+#include "tls/stream.h"
+#include "wire/host.h"
+
+namespace postern::proxy {
+
+namespace {
+
+constexpr std::uint16_t http_port = 80;
+constexpr std::uint16_t https_port = 443;
+
+class Connection {
+ public:
+  Connection(Worker& worker, const Tenant& tenant, Endpoint dialled, std::unique_ptr<io::TcpStream> sandbox)
+      : worker_(worker), sandbox_(std::move(sandbox)), flow_{.tenant = tenant, .port = dialled.port} {
+    if (auto name = tenant.identity.names->name_of(dialled.address)) {
+      flow_.host.name = std::move(*name);
+      flow_.named = true;
+    } else {
+      flow_.host.literal = dialled.address.unmapped();
+      flow_.host.name = flow_.host.literal->to_string();
+    }
+  }
+
+  io::Task<void> serve() {
+    switch (flow_.port) {
+      case https_port: return serve_tls();
+      case http_port: return serve_http(*sandbox_);
+      default: return serve_other();
+    }
+  }
+
+ private:
+  io::Task<void> serve_tls();
+  io::Task<void> judge_hello(wire::ClientHello hello);
+  io::Task<void> intercept();
+  io::Task<void> refuse_readably(Error error);
+  io::Task<void> serve_http(io::Stream& stream);
+  io::Task<void> serve_other();
+  io::Task<void> serve_covered();
+  io::Task<void> pass_through(audit::Kind kind, std::unique_ptr<io::TcpStream> origin, std::string origin_address,
+                              origin::DialTimings timings);
+  io::Task<void> dial_and_pass(audit::Kind kind);
+  io::Task<Result<void>> handshake(tls::LeafUse use, std::unique_ptr<tls::TlsStream>& stream);
+
+  Result<void> take_server_name(const std::string& raw);
+  policy::DestinationVerdict judge(policy::Transport transport) const {
+    return policy::judge_destination(*flow_.tenant.egress->snapshot,
+                                     {.host = flow_.host, .port = flow_.port, .transport = transport});
+  }
+  void record_failure(audit::Kind kind, const Error& error);
+  void describe(audit::Record& record, audit::Kind kind) const;
+  void reset() { sandbox_->reset_on_close(); }
+
+  Worker& worker_;
+  std::unique_ptr<io::TcpStream> sandbox_;
+  Flow flow_;
+};
+
+void Connection::describe(audit::Record& record, audit::Kind kind) const {
+  record.sandbox = flow_.tenant.identity.name;
+  record.workspace = flow_.tenant.identity.workspace;
+  record.policy_version = flow_.tenant.egress->snapshot->version();
+  record.kind = kind;
+  record.host = flow_.host.name;
+  record.port = flow_.port;
+}
+
+void Connection::record_failure(audit::Kind kind, const Error& error) {
+  audit::Recording recording(worker_.journal, worker_.clock);
+  describe(*recording, kind);
+  recording.finish(error.reason, error.detail);
+}
+
+// ---- port 443 ----------------------------------------------------------------------------------------------
+
+io::Task<void> Connection::serve_tls() {
+  auto hello = co_await intake::client_hello(*sandbox_, worker_.buffers, worker_.loop.now() + limits::first_bytes_time);
+  if (!hello) {
+    reset();
+    co_return record_failure(audit::Kind::tls, hello.error());
+  }
+  co_await judge_hello(std::move(*hello));
+}
+
+Result<void> Connection::take_server_name(const std::string& raw) {
+  if (raw.empty()) return fail(Reason::no_server_name, {}, Side::sandbox);
+  auto host = wire::canonical_host(raw);
+  if (!host) return std::unexpected(std::move(host.error()));
+  if (host->literal) return fail(Reason::literal_address, {}, Side::sandbox);
+  // The synthetic address was given out for one name: SNI must confirm it.
+  if (flow_.named && *host != flow_.host) {
+    flow_.host = std::move(*host);
+    return fail(Reason::misdirected_request, {}, Side::sandbox);
+  }
+  flow_.host = std::move(*host);
+  flow_.named = true;
+  return {};
+}
+
+io::Task<void> Connection::judge_hello(wire::ClientHello hello) {
+  flow_.tls = true;
+  if (auto named = take_server_name(hello.server_name); !named) co_return co_await refuse_readably(std::move(named.error()));
+  const policy::DestinationVerdict verdict = judge(policy::Transport::tls);
+  if (verdict.reason != Reason::allowed)
+    co_return co_await refuse_readably({verdict.reason, Side::sandbox, Retry::never, {}});
+  if (verdict.intercept) co_return co_await intercept();
+  co_await dial_and_pass(audit::Kind::tls);
+}
+
+io::Task<Result<void>> Connection::handshake(tls::LeafUse use, std::unique_ptr<tls::TlsStream>& stream) {
+  auto leaf = co_await worker_.leaves.leaf_for(flow_.host.name, std::chrono::system_clock::now(), use);
+  const std::string scope = *flow_.tenant.identity.workspace + "/" + *flow_.tenant.identity.name + "/" + flow_.host.name;
+  stream = std::make_unique<tls::TlsStream>(
+      std::move(sandbox_), worker_.sandbox_tls.new_connection(leaf.certificate.get(), leaf.key.get(), scope));
+  co_return co_await stream->handshake(worker_.loop.now() + limits::handshake_time);
+}
+
+io::Task<void> Connection::intercept() {
+  std::unique_ptr<tls::TlsStream> stream;
+  if (auto shaken = co_await handshake(tls::LeafUse::allowed, stream); !shaken)
+    co_return record_failure(audit::Kind::tls, shaken.error());
+  co_await serve_http(*stream);
+}
+
+// The destination is refused, but the program reads why: a completed handshake and a real HTTP answer. Errors of a
+// handshake look like a broken network, and package managers then try for minutes.
+io::Task<void> Connection::refuse_readably(Error error) {
+  std::unique_ptr<tls::TlsStream> stream;
+  if (auto shaken = co_await handshake(tls::LeafUse::refusal, stream); !shaken)
+    co_return record_failure(audit::Kind::tls, error);
+  Http1SandboxSide sandbox(*stream, worker_.buffers);
+  auto request = co_await sandbox.next_request(worker_.loop.now() + limits::first_bytes_time);
+  if (!request || !*request) {
+    stream->reset_on_close();
+    co_return record_failure(audit::Kind::tls, error);
+  }
+  co_await refuse(worker_, flow_, sandbox, std::move(error));
+  co_await sandbox.drain();
+  stream->shutdown_write();
+}
+
+// ---- HTTP --------------------------------------------------------------------------------------------------
+
+io::Task<void> Connection::serve_http(io::Stream& stream) {
+  Http1SandboxSide sandbox(stream, worker_.buffers);
+  TimePoint first_byte = worker_.loop.now() + limits::first_bytes_time;
+  for (bool first = true;; first = false) {
+    auto request = co_await sandbox.next_request(first_byte);
+    if (!request) {
+      const Reason reason = request.error().reason;
+      const bool quiet = !first && (reason == Reason::sandbox_timeout || reason == Reason::sandbox_closed);
+      if (!quiet) {
+        co_await refuse(worker_, flow_, sandbox, std::move(request.error()));
+        co_await sandbox.drain();
+      }
+      break;
+    }
+    if (!*request) {
+      if (first)
+        record_failure(flow_.tls ? audit::Kind::tls : audit::Kind::tcp,
+                       {Reason::sandbox_closed, Side::sandbox, Retry::never, "the connection ended without a request"});
+      break;
+    }
+    co_await carry(worker_, flow_, sandbox);
+    if (!sandbox.ready_for_next()) {
+      co_await sandbox.drain();
+      break;
+    }
+    first_byte = worker_.loop.now() + limits::keep_alive_time;
+  }
+  stream.shutdown_write();
+}
+
+// ---- every other port --------------------------------------------------------------------------------------
+
+io::Task<void> Connection::serve_other() {
+  const policy::DestinationVerdict verdict = judge(policy::Transport::tcp);
+  if (verdict.reason != Reason::allowed) {
+    reset();
+    co_return record_failure(audit::Kind::tcp, {verdict.reason, Side::sandbox, Retry::never, {}});
+  }
+  if (verdict.intercept) co_return co_await serve_covered();
+  co_await dial_and_pass(audit::Kind::tcp);
+}
+
+// A rule covers the host, so HTTP and TLS are looked into on this port too; but the protocol may be one in which the
+// server speaks first, so the origin is dialled before the sandbox has said anything.
+io::Task<void> Connection::serve_covered() {
+  origin::DialTimings timings;
+  auto dialled = co_await worker_.dialler.dial(flow_.host, flow_.port, worker_.loop.now() + origin::Pool::dial_timeout, timings);
+  if (!dialled) {
+    reset();
+    co_return record_failure(audit::Kind::tcp, dialled.error());
+  }
+  struct OriginSpeaks final : io::Stream::IdleWatcher {
+    io::TcpStream& sandbox;
+    explicit OriginSpeaks(io::TcpStream& s) : sandbox(s) {}
+    void on_idle_input(io::Stream& origin) override {
+      origin.watch_idle(nullptr);
+      sandbox.cancel_read();
+    }
+  } origin_speaks(*sandbox_);
+  dialled->stream->watch_idle(&origin_speaks);
+  auto flight = co_await intake::first_flight(*sandbox_, worker_.buffers, worker_.loop.now() + limits::tunnel_idle_time);
+  dialled->stream->watch_idle(nullptr);
+  if (!flight && flight.error().reason != Reason::cancelled) {
+    reset();
+    co_return record_failure(audit::Kind::tcp, flight.error());
+  }
+  if (flight && flight->speech == intake::Speech::tls) {
+    dialled->stream.reset();
+    co_return co_await judge_hello(std::move(flight->hello));
+  }
+  if (flight && flight->speech == intake::Speech::http) {
+    dialled->stream.reset();
+    co_return co_await serve_http(*sandbox_);
+  }
+  co_await pass_through(audit::Kind::tcp, std::move(dialled->stream), dialled->endpoint.to_string(), timings);
+}
+
+io::Task<void> Connection::dial_and_pass(audit::Kind kind) {
+  origin::DialTimings timings;
+  auto dialled = co_await worker_.dialler.dial(flow_.host, flow_.port, worker_.loop.now() + origin::Pool::dial_timeout, timings);
+  if (!dialled) {
+    // Nothing of the handshake was consumed: a refusal can still be read. Other failures look as they would anywhere.
+    if (kind == audit::Kind::tls && decision_of(dialled.error().reason) == Decision::denied)
+      co_return co_await refuse_readably(std::move(dialled.error()));
+    reset();
+    co_return record_failure(kind, dialled.error());
+  }
+  co_await pass_through(kind, std::move(dialled->stream), dialled->endpoint.to_string(), timings);
+}
+
+io::Task<void> Connection::pass_through(audit::Kind kind, std::unique_ptr<io::TcpStream> origin, std::string origin_address,
+                                        origin::DialTimings timings) {
+  audit::Recording recording(worker_.journal, worker_.clock);
+  describe(*recording, kind);
+  recording->origin_address = std::move(origin_address);
+  recording->timings.dns = timings.dns;
+  recording->timings.connect = timings.connect;
+  if (!worker_.journal.accepting()) {
+    reset();
+    co_return recording.finish(Reason::audit_unavailable);
+  }
+  io::Buffer from_sandbox(worker_.buffers);
+  io::Buffer from_origin(worker_.buffers);
+  const RelayOutcome outcome = co_await relay(*sandbox_, from_sandbox, *origin, from_origin, limits::tunnel_idle_time);
+  recording->request_bytes = outcome.to_origin;
+  recording->response_bytes = outcome.to_sandbox;
+  // A reset at the end of a relay is an end like any other; the detail says that it was one.
+  recording.finish(Reason::allowed, outcome.error ? outcome.error->detail : std::string());
+}
+
+}  // namespace
+
+io::Task<void> serve_connection(Worker& worker, const Tenant& tenant, Fd accepted) {
+  sockaddr_storage address{};
+  socklen_t size = sizeof address;
+  const bool known = ::getsockname(accepted.get(), reinterpret_cast<sockaddr*>(&address), &size) == 0;
+  const auto dialled = known ? Endpoint::from_sockaddr(reinterpret_cast<const sockaddr&>(address)) : std::nullopt;
+  if (!dialled) co_return;
+  const int on = 1;
+  ::setsockopt(accepted.get(), IPPROTO_TCP, TCP_NODELAY, &on, sizeof on);
+  Connection connection(worker, tenant, *dialled, std::make_unique<io::TcpStream>(worker.loop, std::move(accepted), Side::sandbox));
+  co_await connection.serve();
+}
+
+}  // namespace postern::proxy

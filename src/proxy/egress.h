@@ -1,0 +1,45 @@
+#pragma once
+// What a loop knows about one sandbox: who it is, and the policy with its credentials that is in force.
+
+#include <memory>
+#include <string>
+
+#include "credential/injections.h"
+#include "model/host.h"
+#include "policy/decide.h"
+#include "policy/snapshot.h"
+
+namespace postern::dns {
+class NameTable;
+}
+
+namespace postern::proxy {
+
+/// Policy and credentials as one immutable value, swapped whole: never an old rule with a new secret.
+struct Egress {
+  std::shared_ptr<const policy::Snapshot> snapshot;
+  credential::Injections injections;
+};
+
+struct SandboxIdentity {
+  std::shared_ptr<const std::string> name;
+  std::shared_ptr<const std::string> workspace;
+  dns::NameTable* names = nullptr;  ///< Outlives every connection of the sandbox.
+};
+
+/// One sandbox as one loop sees it.
+struct Tenant {
+  SandboxIdentity identity;
+  std::shared_ptr<const Egress> egress;  ///< The current one; an exchange keeps the one it was judged by.
+};
+
+/// Where a connection is going, as it was dialled and as TLS named it.
+struct Flow {
+  const Tenant& tenant;
+  Host host;                ///< From SNI or the synthetic address; a literal when there is no name.
+  std::uint16_t port = 0;
+  bool tls = false;
+  bool named = false;       ///< `host` is binding: requests for another host are misdirected.
+};
+
+}  // namespace postern::proxy

@@ -1,0 +1,456 @@
+#include "proxy/exchange.h"
+
+#include <charconv>
+
+#include "proxy/http1_sides.h"
+#include "proxy/limits.h"
+#include "proxy/refusal.h"
+#include "proxy/relay.h"
+#include "proxy/worker.h"
+#include "wire/host.h"
+#include "wire/http1.h"
+#include "wire/path.h"
+
+namespace postern::proxy {
+
+namespace {
+
+// RFC 9110 §9.2.2: repeating these changes nothing.
+bool is_idempotent(std::string_view method) {
+  return method == "GET" || method == "HEAD" || method == "OPTIONS" || method == "PUT" || method == "DELETE";
+}
+
+bool names_framing(std::string_view name) {
+  return wire::same_name(name, "content-length") || wire::same_name(name, "host") || wire::same_name(name, "expect");
+}
+
+class Exchange final : io::Stream::IdleWatcher {
+ public:
+  Exchange(Worker& worker, const Flow& flow, SandboxSide& sandbox)
+      : worker_(worker),
+        flow_(flow),
+        sandbox_(sandbox),
+        egress_(flow.tenant.egress),
+        recording_(worker.journal, worker.clock) {
+    open_record();
+  }
+
+  io::Task<void> carry() {
+    if (auto judged = judge(); !judged) co_return co_await refuse(std::move(judged.error()));
+    auto reached = co_await reach_and_send();
+    if (!reached) co_return co_await refuse(std::move(reached.error()));
+    co_await relay_answer();
+    sandbox_.watch_abort(nullptr);
+    co_await finish_upload();
+    settle();
+  }
+
+  io::Task<void> refuse(Error error);
+
+ private:
+  void open_record();
+  Result<void> judge();
+  Result<void> judge_authority();
+  Result<void> take_credentials();
+  io::Task<Result<void>> reach_and_send();
+  io::Task<Result<void>> reach(origin::Freshness freshness);
+  io::Task<Result<void>> send_request();
+  io::Task<void> upload();
+  io::Task<void> finish_upload();
+  io::Task<void> relay_answer();
+  io::Task<Result<void>> relay_body();
+  io::Task<void> tunnel();
+  void settle();
+
+  bool may_retry(const Error& error) const;
+  OutgoingRequest outgoing_request();
+  Result<OutgoingAnswer> outgoing_answer(const ResponseHead& head);
+  void forwardable(std::span<const HeaderField> fields, bool request);
+  bool is_injected(std::string_view name) const;
+  void on_idle_input(io::Stream& stream) override;
+  TimePoint body_deadline() const { return worker_.loop.now() + limits::body_idle_time; }
+  void fail_with(Error error) {
+    if (!failure_) failure_ = std::move(error);
+  }
+
+  Worker& worker_;
+  const Flow& flow_;
+  SandboxSide& sandbox_;
+  const std::shared_ptr<const Egress> egress_;
+  audit::Recording recording_;
+
+  Host other_host_;            ///< When the request's host is not the connection's.
+  const Host* host_ = nullptr;
+  std::string path_scratch_;
+  std::string target_;         ///< What is sent: canonical where paths are judged.
+  std::string method_;         ///< Outlives the head, for the answer's framing.
+  policy::Verdict verdict_;
+  std::span<const credential::InjectedHeader> credentials_;
+  std::vector<HeaderField> fields_;
+  std::unique_ptr<Http1OriginSide> origin_;
+  std::optional<io::Child> upload_;
+  bool upload_complete_ = true;
+  bool body_started_ = false;
+  std::optional<Error> failure_;
+};
+
+void Exchange::open_record() {
+  const RequestHead& request = sandbox_.request();
+  recording_->sandbox = flow_.tenant.identity.name;
+  recording_->workspace = flow_.tenant.identity.workspace;
+  recording_->policy = egress_;
+  recording_->policy_version = egress_->snapshot->version();
+  recording_->kind = audit::Kind::http;
+  recording_->method = method_ = request.method;
+  recording_->scheme = flow_.tls ? "https" : "http";
+  recording_->host = flow_.host.name;
+  recording_->port = flow_.port;
+  recording_->protocol = sandbox_.protocol();
+  recording_->intercepted = flow_.tls;
+}
+
+Result<void> Exchange::judge_authority() {
+  const std::string_view authority = sandbox_.request().authority;
+  host_ = &flow_.host;
+  if (authority == flow_.host.name && !flow_.host.literal) return {};
+  if (authority.empty()) {  // HTTP/1.0
+    if (flow_.named || flow_.host.literal) return {};
+    return fail(Reason::malformed_host, "there is no Host field", Side::sandbox);
+  }
+  auto parsed = wire::parse_authority(authority);
+  if (!parsed) return std::unexpected(std::move(parsed.error()));
+  const bool same_port = !parsed->port || *parsed->port == flow_.port;
+  // Threats 13, 16: the request must be for the host that the connection was made for.
+  if (!same_port || (flow_.named && parsed->host != flow_.host)) {
+    recording_->host = parsed->host.name;
+    return fail(Reason::misdirected_request, {}, Side::sandbox);
+  }
+  if (parsed->host != flow_.host) {
+    other_host_ = std::move(parsed->host);
+    host_ = &other_host_;
+    recording_->host = host_->name;
+  }
+  return {};
+}
+
+Result<void> Exchange::judge() {
+  const RequestHead& request = sandbox_.request();
+  if (auto authority = judge_authority(); !authority) return authority;
+
+  const wire::CanonicalPath path = wire::canonical_path(request.target, path_scratch_);
+  recording_->path = path.path;
+  verdict_ = policy::decide(*egress_->snapshot, {.host = *host_,
+                                                 .port = flow_.port,
+                                                 .tls = flow_.tls,
+                                                 .method = request.method,
+                                                 .path = path.path,
+                                                 .fields = request.fields});
+  if (path.ambiguity && verdict_.judges_paths) return fail(Reason::ambiguous_path, path.ambiguity, Side::sandbox);
+  if (verdict_.rule) recording_->rule = verdict_.rule->name;
+  if (verdict_.reason != Reason::allowed) return fail(verdict_.reason, {}, Side::sandbox);
+  // The path that was matched is the path that is sent. Where no rule looks at paths, it goes as it came.
+  if (verdict_.judges_paths)
+    target_.assign(path.path).append(path.query);
+  else
+    target_.assign(request.target);
+  return take_credentials();
+}
+
+Result<void> Exchange::take_credentials() {
+  if (verdict_.rule) credentials_ = egress_->injections.of(verdict_.rule_index);
+  // Nothing leaves unrecorded (threat 98).
+  if (!worker_.journal.accepting()) return fail(Reason::audit_unavailable, {}, Side::self);
+  return {};
+}
+
+io::Task<Result<void>> Exchange::reach_and_send() {
+  auto sent = co_await reach(origin::Freshness::pooled_or_new);
+  if (!sent && may_retry(sent.error())) sent = co_await reach(origin::Freshness::new_only);
+  co_return sent;
+}
+
+bool Exchange::may_retry(const Error& error) const {
+  // A pooled connection that its origin had already closed: nothing was answered, and nothing is lost by asking again.
+  return origin_ && origin_->connection().reused && !origin_->anything_received() && !body_started_ &&
+         is_idempotent(method_) && error.side == Side::origin && error.reason != Reason::origin_timeout;
+}
+
+io::Task<Result<void>> Exchange::reach(origin::Freshness freshness) {
+  origin::ReachTimings timings;
+  auto connection =
+      co_await worker_.pool.reach(*host_, flow_.port, flow_.tls, freshness, !is_idempotent(method_), timings);
+  recording_->timings.dns = timings.dial.dns;
+  recording_->timings.connect = timings.dial.connect;
+  recording_->timings.tls = timings.tls;
+  if (!connection) {
+    origin_.reset();
+    co_return std::unexpected(std::move(connection.error()));
+  }
+  recording_->origin_address = (*connection)->address;
+  origin_ = std::make_unique<Http1OriginSide>(std::move(*connection));
+  // Only now, with the origin's identity verified, are credentials put on the request.
+  if (!origin_->start_request(outgoing_request()))
+    co_return fail(Reason::malformed_request, "a header cannot be forwarded", Side::sandbox);
+  if (recording_->credentials.empty())
+    for (const auto& header : credentials_) recording_->credentials.push_back({header.name, credential::source_of(header)});
+  co_return co_await send_request();
+}
+
+bool Exchange::is_injected(std::string_view name) const {
+  for (const auto& header : credentials_)
+    if (wire::same_name(header.name, name)) return true;
+  return false;
+}
+
+void Exchange::forwardable(std::span<const HeaderField> fields, bool request) {
+  fields_.clear();
+  bool nominates = false;
+  for (const HeaderField& field : fields) nominates = nominates || wire::same_name(field.name, "connection");
+  for (const HeaderField& field : fields) {
+    if (names_framing(field.name) || wire::is_hop_by_hop(field.name)) continue;
+    if (nominates && wire::nominated(fields, field.name)) continue;
+    // What is injected replaces everything of that name that the sandbox sent (threat 39).
+    if (request ? is_injected(field.name) : wire::same_name(field.name, "alt-svc")) continue;
+    fields_.push_back(field);
+  }
+}
+
+OutgoingRequest Exchange::outgoing_request() {
+  const RequestHead& request = sandbox_.request();
+  forwardable(request.fields, true);
+  OutgoingRequest outgoing;
+  outgoing.method = request.method;
+  outgoing.target = target_;
+  outgoing.authority = request.authority.empty() ? std::string_view(host_->name) : request.authority;
+  outgoing.fields = fields_;
+  outgoing.credentials = credentials_;
+  outgoing.framing = request.framing;
+  outgoing.content_length = request.content_length;
+  // h2c would be a second protocol inside, beyond our judgement (threat 35).
+  if (request.framing == BodyFraming::none && !wire::has_token(request.upgrade, "h2c")) outgoing.upgrade = request.upgrade;
+  return outgoing;
+}
+
+io::Task<Result<void>> Exchange::send_request() {
+  if (sandbox_.request().expects_continue && !sandbox_.body_complete() && !sandbox_.body_ready()) {
+    // The request is allowed and its origin is there: the body is welcome (RFC 9110 §10.1.1).
+    co_await co_await sandbox_.send_informational({.status = 100, .reason_phrase = "Continue"});
+  }
+  if (sandbox_.body_complete()) co_return co_await origin_->flush(body_deadline());
+  body_started_ = true;
+  if (sandbox_.body_ready()) {
+    // What arrived with the head leaves with the head.
+    auto piece = co_await co_await sandbox_.read_body(body_deadline());
+    auto sent = co_await origin_->send_body(piece, sandbox_.trailers(), body_deadline());
+    if (!sent) {  // The origin stopped reading; its answer still counts.
+      upload_complete_ = false;
+      co_return Result<void>{};
+    }
+    if (piece.last) co_return Result<void>{};
+  } else {
+    co_await co_await origin_->flush(body_deadline());
+  }
+  upload_complete_ = false;
+  upload_.emplace(upload());
+  co_return Result<void>{};
+}
+
+io::Task<void> Exchange::upload() {
+  while (true) {
+    auto piece = co_await sandbox_.read_body(body_deadline());
+    if (!piece) {
+      if (piece.error().reason != Reason::cancelled) {
+        // The sandbox left or sent nonsense: the origin must not take what it got for the whole.
+        origin_->tunnel_stream().reset_on_close();
+        fail_with(std::move(piece.error()));
+        origin_->cancel_read();
+      }
+      co_return;
+    }
+    auto sent = co_await origin_->send_body(*piece, sandbox_.trailers(), body_deadline());
+    if (!sent) co_return;  // The origin stopped reading; its answer still counts.
+    if (piece->last) {
+      upload_complete_ = true;
+      co_return;
+    }
+  }
+}
+
+io::Task<void> Exchange::finish_upload() {
+  if (!upload_) co_return;
+  if (!upload_->finished()) {
+    // The answer is complete before the request is (threat 33): neither connection carries another exchange.
+    origin_->tunnel_stream().reset_on_close();
+    sandbox_.cancel_body();
+    origin_->cancel_send();
+  }
+  co_await upload_->join();
+}
+
+void Exchange::on_idle_input(io::Stream& stream) {
+  // A TLS client that has closed is gone; over plain TCP a half-close is a legitimate end of a request.
+  if (!flow_.tls || !stream.hung_up() || !origin_) return;
+  fail_with(Error{Reason::sandbox_closed, Side::sandbox, Retry::never, "the sandbox left before the answer was complete"});
+  stream.watch_idle(nullptr);
+  origin_->tunnel_stream().reset_on_close();
+  origin_->cancel_read();
+}
+
+Result<OutgoingAnswer> Exchange::outgoing_answer(const ResponseHead& head) {
+  forwardable(head.fields, false);
+  OutgoingAnswer answer;
+  answer.status = head.status;
+  answer.reason_phrase = head.reason_phrase;
+  // An end that only the connection's end would tell becomes an explicit one.
+  answer.framing = head.framing == BodyFraming::until_close ? BodyFraming::chunked : head.framing;
+  answer.content_length = head.content_length;
+  if (head.framing == BodyFraming::none && head.status >= 200 && head.status != 204) {
+    // An answer without a body may still say how long it would be (HEAD, 304).
+    for (const HeaderField& field : head.fields)
+      if (wire::same_name(field.name, "content-length")) fields_.push_back(field);
+  }
+  answer.fields = fields_;
+  answer.close = !upload_complete_;
+  return answer;
+}
+
+io::Task<void> Exchange::relay_answer() {
+  sandbox_.watch_abort(this);
+  const TimePoint asked = worker_.loop.now();
+  int informational = 0;
+  const ResponseHead* head = nullptr;
+  while (true) {
+    auto read = co_await origin_->read_head(method_, worker_.loop.now() + limits::answer_time);
+    if (!read && may_retry(read.error()) && !upload_ && !failure_) {
+      if (auto again = co_await reach(origin::Freshness::new_only); !again) {
+        sandbox_.watch_abort(nullptr);
+        co_return co_await refuse(std::move(again.error()));
+      }
+      continue;
+    }
+    if (!read) {
+      sandbox_.watch_abort(nullptr);
+      co_await finish_upload();
+      co_return co_await refuse(failure_ ? *failure_ : std::move(read.error()));
+    }
+    head = *read;
+    if (head->status >= 200 || head->status == 101) break;
+    if (++informational > limits::informational_max)
+      co_return co_await refuse({Reason::origin_malformed_response, Side::origin, Retry::never, "too many informational answers"});
+    if (head->status == 100) continue;  // Ours was sent already.
+    forwardable(head->fields, false);
+    auto sent = co_await sandbox_.send_informational(
+        {.status = head->status, .reason_phrase = head->reason_phrase, .fields = fields_});
+    if (!sent) fail_with(std::move(sent.error()));
+  }
+  recording_->timings.first_byte = std::chrono::duration_cast<std::chrono::microseconds>(worker_.loop.now() - asked);
+  recording_->status = head->status;
+
+  auto answer = outgoing_answer(*head);
+  if (head->status == 101) {
+    // Only what was asked for may be switched to (threat 34 is the opposite: asked, and answered with 200).
+    const std::string_view wanted = sandbox_.request().upgrade;
+    if (wanted.empty() || wire::has_token(wanted, "h2c") || body_started_ || !wire::same_name(head->upgrade, wanted))
+      co_return co_await refuse({Reason::origin_malformed_response, Side::origin, Retry::never, "an upgrade that nobody asked for"});
+    answer->upgrade = head->upgrade;
+  }
+  if (auto started = sandbox_.start_answer(*answer); !started) co_return co_await refuse(std::move(started.error()));
+  if (head->status == 101) co_return co_await tunnel();
+  if (auto relayed = co_await relay_body(); !relayed) {
+    sandbox_.abort();
+    fail_with(std::move(relayed.error()));
+  }
+}
+
+io::Task<Result<void>> Exchange::relay_body() {
+  while (true) {
+    auto piece = co_await co_await origin_->read_body(body_deadline());
+    if (piece.last && origin_->truncated())
+      co_return fail(Reason::origin_closed, "the answer was cut short", Side::origin);
+    co_await co_await sandbox_.send_body(piece, origin_->trailers());
+    if (piece.last) co_return Result<void>{};
+  }
+}
+
+io::Task<void> Exchange::tunnel() {
+  sandbox_.watch_abort(nullptr);
+  if (auto sent = co_await sandbox_.send_body({{}, false, false}, {}); !sent) co_return fail_with(std::move(sent.error()));
+  const RelayOutcome outcome = co_await relay(sandbox_.tunnel_stream(), sandbox_.tunnel_input(), origin_->tunnel_stream(),
+                                              origin_->tunnel_input(), limits::tunnel_idle_time);
+  recording_->request_bytes += outcome.to_origin;
+  recording_->response_bytes += outcome.to_sandbox;
+  upload_complete_ = false;  // Neither connection speaks HTTP any more.
+  if (outcome.error) fail_with(*outcome.error);
+}
+
+void Exchange::settle() {
+  if (!recording_.open()) return;
+  recording_->request_bytes += origin_->request_bytes();
+  recording_->response_bytes += sandbox_.answer_bytes();
+  if (failure_) {
+    Reason reason = failure_->reason == Reason::cancelled ? Reason::sandbox_closed : failure_->reason;
+    recording_.finish(reason, failure_->detail);
+    return;
+  }
+  if (auto connection = origin_->take_reusable(upload_complete_)) worker_.pool.give_back(std::move(connection));
+  recording_.finish(Reason::allowed);
+}
+
+io::Task<void> Exchange::refuse(Error error) {
+  if (sandbox_.answer_started()) {
+    sandbox_.abort();
+    recording_.finish(error.reason, error.detail);
+    co_return;
+  }
+  const int status = http_status_of(error.reason);
+  recording_->status = status;
+  if (origin_) recording_->request_bytes = origin_->request_bytes();
+  if (error.reason == Reason::sandbox_closed || error.reason == Reason::cancelled) {
+    sandbox_.abort();  // Nobody is there to read it.
+    recording_->status = 0;
+    recording_.finish(Reason::sandbox_closed, error.detail);
+    co_return;
+  }
+  const std::string body = refusal_body({.reason = error.reason,
+                                         .host = recording_->host,
+                                         .port = recording_->port,
+                                         .rule = recording_->rule,
+                                         .detail = error.detail,
+                                         .allowed = egress_->snapshot->allowed_hint()});
+  const HeaderField fields[] = {{"Content-Type", "application/json"},
+                                {"X-Postern-Reason", token(error.reason)},
+                                {"Cache-Control", "no-store"}};
+  const RequestHead& request = sandbox_.request();
+  // A short body is read off and the connection kept; before a long one it is cheaper to part.
+  const bool short_body = !body_started_ && !request.expects_continue &&
+                          (request.framing == BodyFraming::none ||
+                           (request.framing == BodyFraming::length && request.content_length <= limits::refused_body_bytes_max));
+  OutgoingAnswer answer{.status = status,
+                        .reason_phrase = reason_phrase(status),
+                        .fields = fields,
+                        .framing = BodyFraming::length,
+                        .content_length = body.size(),
+                        .close = !short_body || decision_of(error.reason) == Decision::failed ||
+                                 error.reason == Reason::malformed_request};
+  if (auto started = sandbox_.start_answer(answer); started) {
+    const bool to_head = method_ == "HEAD";
+    auto sent = co_await sandbox_.send_body({to_head ? std::string_view() : std::string_view(body), true, false}, {});
+    recording_->response_bytes = sandbox_.answer_bytes();
+    if (!sent) sandbox_.abort();
+  }
+  recording_.finish(error.reason, error.detail);
+}
+
+}  // namespace
+
+io::Task<void> carry(Worker& worker, const Flow& flow, SandboxSide& sandbox) {
+  Exchange exchange(worker, flow, sandbox);
+  co_await exchange.carry();
+}
+
+io::Task<void> refuse(Worker& worker, const Flow& flow, SandboxSide& sandbox, Error error) {
+  Exchange exchange(worker, flow, sandbox);
+  co_await exchange.refuse(std::move(error));
+}
+
+}  // namespace postern::proxy

@@ -1,0 +1,228 @@
+#include "proxy/http1_sides.h"
+
+#include <strings.h>
+
+#include "proxy/limits.h"
+#include "tls/stream.h"
+#include "wire/http_writer.h"
+
+namespace postern::proxy {
+
+// ---- toward the sandbox ------------------------------------------------------------------------------------
+
+Http1SandboxSide::Http1SandboxSide(io::Stream& stream, io::BufferPool& buffers)
+    : stream_(stream), input_(buffers), body_(stream, input_), answer_(stream, output_) {}
+
+void Http1SandboxSide::release_head() {
+  input_.consume(std::exchange(head_bytes_, 0));
+}
+
+io::Task<Result<bool>> Http1SandboxSide::next_request(TimePoint first_byte_deadline) {
+  release_head();
+  body_.release_piece();
+  scanner_.reset();
+  answer_started_ = answer_complete_ = close_ = false;
+  answer_bytes_ = 0;
+  head_ = RequestHead{};
+  // Between requests the connection holds no buffer and asks nothing of the kernel.
+  if (input_.empty()) {
+    input_.release();
+    if (output_.capacity() > 4 * KiB) std::string().swap(output_);
+    co_await co_await stream_.wait_readable(first_byte_deadline);
+  }
+  TimePoint deadline = first_byte_deadline;
+  while (true) {
+    if (!input_.empty()) {
+      head_bytes_ = co_await scanner_.scan(input_.bytes());
+      if (head_bytes_ > 0) break;
+      deadline = std::min(deadline, stream_.loop().now() + limits::head_time);
+    }
+    const std::size_t count = co_await co_await stream_.read(input_.room(wire::head_bytes_max + KiB), deadline);
+    if (count == 0 && input_.empty()) co_return false;
+    if (count == 0) co_return fail(Reason::sandbox_closed, "the connection ended within a request head", Side::sandbox);
+    input_.filled(count);
+  }
+  co_await wire::parse_request_head(input_.bytes().substr(0, head_bytes_), storage_, head_);
+  // The body starts behind the head, which stays in front of it until the body is read.
+  body_.start(head_.framing, head_.content_length);
+  co_return true;
+}
+
+bool Http1SandboxSide::body_ready() const {
+  return !body_.complete() && input_.size() > head_bytes_;
+}
+
+io::Task<Result<BodyPiece>> Http1SandboxSide::read_body(TimePoint deadline) {
+  release_head();
+  return body_.next(deadline);
+}
+
+Result<void> Http1SandboxSide::write_head(const OutgoingAnswer& answer, bool informational) {
+  const std::size_t before = output_.size();
+  wire::HeadWriter writer(output_);
+  writer.status_line(answer.status, answer.reason_phrase);
+  for (const HeaderField& field : answer.fields) writer.field(field.name, field.value);
+  if (!informational) {
+    if (answer.framing == BodyFraming::length) writer.content_length(answer.content_length);
+    if (answer.framing == BodyFraming::chunked) writer.chunked();
+    if (close_)
+      writer.field("Connection", "close");
+    else if (head_.minor_version == 0)
+      writer.field("Connection", "keep-alive");
+  }
+  if (!answer.upgrade.empty()) {
+    writer.field("Connection", "Upgrade");
+    writer.field("Upgrade", answer.upgrade);
+  }
+  if (!writer.end())
+    return fail(Reason::origin_malformed_response, "the origin's answer has a header that cannot be forwarded", Side::origin);
+  answer_bytes_ += output_.size() - before;
+  return {};
+}
+
+io::Task<Result<void>> Http1SandboxSide::send_informational(const OutgoingAnswer& answer) {
+  if (head_.minor_version == 0) co_return Result<void>{};  // RFC 9110 §15.2: not to an HTTP/1.0 client.
+  co_await write_head(answer, true);
+  co_return co_await answer_.flush(stream_.loop().now() + limits::body_idle_time);
+}
+
+Result<void> Http1SandboxSide::start_answer(const OutgoingAnswer& answer) {
+  OutgoingAnswer sent = answer;
+  // A client of HTTP/1.0 knows no chunks: its answer ends with the connection.
+  if (sent.framing == BodyFraming::chunked && head_.minor_version == 0) sent.framing = BodyFraming::until_close;
+  close_ = answer.close || sent.framing == BodyFraming::until_close || !head_.keep_alive;
+  answer_.start(sent.framing);
+  if (auto written = write_head(sent, false); !written) return written;
+  answer_started_ = true;
+  return {};
+}
+
+io::Task<Result<void>> Http1SandboxSide::send_body(BodyPiece piece, std::span<const HeaderField> trailers) {
+  auto sent = co_await answer_.send(piece, trailers, stream_.loop().now() + limits::body_idle_time);
+  answer_bytes_ += piece.data.size();
+  answer_complete_ = sent && piece.last;
+  co_return sent;
+}
+
+bool Http1SandboxSide::ready_for_next() const {
+  return answer_complete_ && !close_ && !aborted_ && body_.complete();
+}
+
+io::Task<void> Http1SandboxSide::drain() {
+  const TimePoint deadline = stream_.loop().now() + limits::drain_time;
+  std::size_t drained = 0;
+  while (!body_.complete() && drained < limits::drain_bytes_max) {
+    auto piece = co_await read_body(deadline);
+    if (!piece) co_return;
+    drained += piece->data.size();
+  }
+}
+
+void Http1SandboxSide::abort() {
+  aborted_ = true;
+  stream_.reset_on_close();
+}
+
+io::Buffer& Http1SandboxSide::tunnel_input() {
+  release_head();
+  body_.release_piece();
+  return input_;
+}
+
+// ---- toward the origin -------------------------------------------------------------------------------------
+
+Http1OriginSide::Http1OriginSide(std::unique_ptr<origin::Connection> connection)
+    : connection_(std::move(connection)),
+      body_(*connection_->stream, connection_->input),
+      request_(*connection_->stream, output_) {}
+
+Http1OriginSide::~Http1OriginSide() { wipe_output(); }
+
+void Http1OriginSide::wipe_output() {
+  output_.resize(output_.capacity());
+  explicit_bzero(output_.data(), output_.size());
+  output_.clear();
+}
+
+void Http1OriginSide::release_head() { connection_->input.consume(std::exchange(head_bytes_, 0)); }
+
+bool Http1OriginSide::start_request(const OutgoingRequest& request) {
+  // Room for all of it at once: a buffer that grows would leave credentials behind in freed memory.
+  std::size_t bytes = 256 + request.method.size() + request.target.size() + request.authority.size() + request.upgrade.size();
+  for (const HeaderField& field : request.fields) bytes += field.name.size() + field.value.size() + 4;
+  for (const auto& header : request.credentials) bytes += credential::line_size(header);
+  output_.reserve(std::max<std::size_t>(bytes, 1 * KiB));
+
+  wire::HeadWriter writer(output_);
+  writer.request_line(request.method, request.target);
+  writer.field("Host", request.authority);
+  for (const HeaderField& field : request.fields) writer.field(field.name, field.value);
+  if (request.framing == BodyFraming::length) writer.content_length(request.content_length);
+  if (request.framing == BodyFraming::chunked) writer.chunked();
+  if (!request.upgrade.empty()) {
+    writer.field("Connection", "Upgrade");
+    writer.field("Upgrade", request.upgrade);
+  }
+  // Last, and outside of everything that the sandbox could say about hop-by-hop fields (threat 40).
+  for (const auto& header : request.credentials) credential::append_header_line(header, output_);
+  if (!writer.end()) return false;
+  request_.start(request.framing);
+  request_bytes_ += output_.size();
+  return true;
+}
+
+io::Task<Result<void>> Http1OriginSide::send_body(BodyPiece piece, std::span<const HeaderField> trailers, TimePoint deadline) {
+  request_bytes_ += piece.data.size();
+  return request_.send(piece, trailers, deadline);
+}
+
+io::Task<Result<void>> Http1OriginSide::flush(TimePoint deadline) { return request_.flush(deadline); }
+
+io::Task<Result<const ResponseHead*>> Http1OriginSide::read_head(std::string_view method, TimePoint deadline) {
+  release_head();
+  io::Buffer& input = connection_->input;
+  wire::HeadScanner scanner;
+  while (true) {
+    if (!input.empty()) {
+      anything_received_ = true;
+      auto scanned = scanner.scan(input.bytes());
+      if (!scanned) co_return fail(Reason::origin_malformed_response, std::move(scanned.error().detail), Side::origin);
+      head_bytes_ = *scanned;
+      if (head_bytes_ > 0) break;
+    } else {
+      input.release();
+      co_await co_await connection_->stream->wait_readable(deadline);
+    }
+    const std::size_t count = co_await co_await connection_->stream->read(input.room(wire::head_bytes_max + KiB), deadline);
+    if (count == 0) co_return fail(Reason::origin_closed, "the origin closed the connection without an answer", Side::origin);
+    input.filled(count);
+  }
+  co_await wire::parse_response_head(input.bytes().substr(0, head_bytes_), method, storage_, head_);
+  if (head_.status >= 200) body_.start(head_.framing, head_.content_length);
+  if (output_.empty()) wipe_output();  // Sent: the credentials in it are not needed again.
+  co_return &head_;
+}
+
+io::Task<Result<BodyPiece>> Http1OriginSide::read_body(TimePoint deadline) {
+  release_head();
+  return body_.next(deadline);
+}
+
+bool Http1OriginSide::truncated() const {
+  const auto* secure = dynamic_cast<const tls::TlsStream*>(connection_->stream.get());
+  return head_.framing == BodyFraming::until_close && secure && secure->truncated();
+}
+
+io::Buffer& Http1OriginSide::tunnel_input() {
+  release_head();
+  return connection_->input;
+}
+
+std::unique_ptr<origin::Connection> Http1OriginSide::take_reusable(bool request_complete) {
+  if (!request_complete || !body_.complete() || !head_.keep_alive || head_.framing == BodyFraming::until_close) return nullptr;
+  release_head();
+  body_.release_piece();
+  return std::move(connection_);
+}
+
+}  // namespace postern::proxy

@@ -1,0 +1,101 @@
+#pragma once
+// HTTP/1.1 toward the sandbox and toward the origin (RFC 9112).
+
+#include <memory>
+
+#include "origin/pool.h"
+#include "proxy/sides.h"
+#include "wire/http1.h"
+
+namespace postern::proxy {
+
+/// Lives as long as the sandbox's connection; carries one request after the other.
+class Http1SandboxSide final : public SandboxSide {
+ public:
+  Http1SandboxSide(io::Stream& stream, io::BufferPool& buffers);
+
+  /// Waits for the next request. False: the sandbox ended between two requests.
+  /// Errors: malformed_request, head_too_large, sandbox_timeout, sandbox_closed …; the answer to them closes.
+  io::Task<Result<bool>> next_request(TimePoint first_byte_deadline);
+  /// The exchange is over: true when another request may follow on this connection.
+  bool ready_for_next() const;
+  /// Reads off a body that nobody wants, within bounds, so that the answer is not lost to a reset.
+  io::Task<void> drain();
+
+  const RequestHead& request() const override { return head_; }
+  std::string_view protocol() const override { return head_.minor_version == 0 ? "HTTP/1.0" : "HTTP/1.1"; }
+  io::Task<Result<BodyPiece>> read_body(TimePoint deadline) override;
+  bool body_complete() const override { return body_.complete(); }
+  bool body_ready() const override;
+  std::span<const HeaderField> trailers() const override { return body_.trailers(); }
+  void cancel_body() override { stream_.cancel_read(); }
+  io::Task<Result<void>> send_informational(const OutgoingAnswer& answer) override;
+  Result<void> start_answer(const OutgoingAnswer& answer) override;
+  io::Task<Result<void>> send_body(BodyPiece piece, std::span<const HeaderField> trailers) override;
+  bool answer_started() const override { return answer_started_; }
+  std::uint64_t answer_bytes() const override { return answer_bytes_; }
+  void watch_abort(io::Stream::IdleWatcher* watcher) override { stream_.watch_idle(watcher); }
+  void abort() override;
+  io::Stream& tunnel_stream() override { return stream_; }
+  io::Buffer& tunnel_input() override;
+
+ private:
+  void release_head();
+  Result<void> write_head(const OutgoingAnswer& answer, bool informational);
+
+  io::Stream& stream_;
+  io::Buffer input_;
+  std::string output_;
+  wire::HeadScanner scanner_;
+  std::vector<HeaderField> storage_;
+  RequestHead head_;
+  std::size_t head_bytes_ = 0;  ///< Still at the front of input_.
+  BodyReader body_;
+  BodyWriter answer_;
+  std::uint64_t answer_bytes_ = 0;
+  bool answer_started_ = false;
+  bool answer_complete_ = false;
+  bool close_ = false;
+  bool aborted_ = false;
+};
+
+/// One request on one connection to an origin.
+class Http1OriginSide final : public OriginSide {
+ public:
+  explicit Http1OriginSide(std::unique_ptr<origin::Connection> connection);
+  ~Http1OriginSide() override;
+
+  bool start_request(const OutgoingRequest& request) override;
+  io::Task<Result<void>> send_body(BodyPiece piece, std::span<const HeaderField> trailers, TimePoint deadline) override;
+  io::Task<Result<void>> flush(TimePoint deadline) override;
+  void cancel_send() override { connection_->stream->cancel_write(); }
+  std::uint64_t request_bytes() const override { return request_bytes_; }
+  io::Task<Result<const ResponseHead*>> read_head(std::string_view method, TimePoint deadline) override;
+  bool anything_received() const override { return anything_received_; }
+  io::Task<Result<BodyPiece>> read_body(TimePoint deadline) override;
+  std::span<const HeaderField> trailers() const override { return body_.trailers(); }
+  void cancel_read() override { connection_->stream->cancel_read(); }
+  bool truncated() const override;
+  io::Stream& tunnel_stream() override { return *connection_->stream; }
+  io::Buffer& tunnel_input() override;
+
+  const origin::Connection& connection() const { return *connection_; }
+  /// The connection, if the exchange left it in a state to be used again; else nullptr.
+  std::unique_ptr<origin::Connection> take_reusable(bool request_complete);
+
+ private:
+  void wipe_output();
+  void release_head();
+
+  std::unique_ptr<origin::Connection> connection_;
+  std::string output_;  ///< Holds credentials: wiped as soon as it is written.
+  std::vector<HeaderField> storage_;
+  ResponseHead head_;
+  std::size_t head_bytes_ = 0;
+  BodyReader body_;
+  BodyWriter request_;
+  std::uint64_t request_bytes_ = 0;
+  bool anything_received_ = false;
+};
+
+}  // namespace postern::proxy

@@ -1,0 +1,52 @@
+#pragma once
+// What one loop owns. Nothing here is shared with another loop but immutable values and the journal's queue.
+
+#include <memory>
+#include <vector>
+
+#include "audit/journal.h"
+#include "base/clock.h"
+#include "io/buffer.h"
+#include "io/listener.h"
+#include "io/loop.h"
+#include "origin/pool.h"
+#include "proxy/egress.h"
+#include "tls/context.h"
+#include "tls/leaf.h"
+
+namespace postern::proxy {
+
+/// The operator's settings, the same for every loop.
+struct Operator {
+  std::shared_ptr<const origin::Overrides> overrides;
+  std::vector<Cidr> allow_private;
+  tls::TrustStore trust;
+};
+
+class Worker {
+ public:
+  Worker(const Clock& clock_in, const Operator& settings, tls::LeafMinter minter, audit::Journal& journal_queue);
+  ~Worker();
+  Worker(const Worker&) = delete;
+
+  /// Serves what arrives on `listening` (borrowed) as this tenant's. On the loop's thread, or before it runs.
+  void serve(Tenant& tenant, int listening);
+  /// Stops accepting. Open connections go on.
+  void stop_accepting() { listeners_.clear(); }
+
+  const Clock& clock;
+  io::Loop loop;
+  io::BufferPool buffers;
+  audit::LoopJournal journal;
+  tls::LeafMinter leaves;
+  tls::SandboxContext sandbox_tls;
+  tls::OriginContext origin_tls;
+  origin::Resolver resolver;
+  origin::Dialler dialler;
+  origin::Pool pool;
+
+ private:
+  std::vector<std::unique_ptr<io::Listener>> listeners_;
+};
+
+}  // namespace postern::proxy
