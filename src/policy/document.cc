@@ -80,12 +80,16 @@ class Reader {
   bool expect(const Node& node, const std::string& where, Node::Kind kind) {
     if (node.kind == kind) return true;
     // The value itself stays unsaid: it may be a credential.
-    const bool quotes =
-        kind == Node::Kind::string && (node.kind == Node::Kind::number || node.kind == Node::Kind::boolean);
+    std::string_view advice;
+    if (kind == Node::Kind::string) {
+      const bool scalar = node.kind == Node::Kind::number || node.kind == Node::Kind::boolean;
+      const bool nested = node.kind == Node::Kind::sequence || node.kind == Node::Kind::mapping;
+      if (scalar) advice = ": write it in quotes";
+      if (nested) advice = ": a text that begins with { or [, or that holds ': ', needs quotes";
+    }
     fail(where, node.at,
          fmt::format("must be {}, not {}{}", name_of(kind),
-                     node.kind == Node::Kind::boolean ? "a truth value" : name_of(node.kind),
-                     quotes ? ": write it in quotes" : ""));
+                     node.kind == Node::Kind::boolean ? "a truth value" : name_of(node.kind), advice));
     return false;
   }
 

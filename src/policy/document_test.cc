@@ -192,6 +192,43 @@ TEST(Document, AnUnquotedStarSaysThatItNeedsQuotes) {
   EXPECT_THAT(problems("access_control:\n  allow_list:\n    - *:443\n"), HasSubstr("needs quotes"));
 }
 
+TEST(Document, AForgottenQuoteDoesNotSwallowWhatFollows) {
+  // The parser alone reads one long description here, and the sandbox may reach everything.
+  for (const std::string quote : {"'", "\""}) {
+    const std::string text = "description: " + quote + "open\naccess_control:\n  allow_list: []\n";
+    EXPECT_EQ(problems(text), "policy.yaml:1:14: description: not valid YAML: this quote is never closed\n");
+    EXPECT_EQ(problems("# é\r\ndescription: " + quote + "é open\r\nrules: []\r\n"),
+              "policy.yaml:2:14: description: not valid YAML: this quote is never closed\n");
+    EXPECT_THAT(problems(quote + "description: x\n"), HasSubstr("this quote is never closed"));
+    EXPECT_EQ(problems("description: " + quote + "two\n  lines" + quote + "\n"), "");
+    EXPECT_EQ(problems(quote + "description" + quote + ": " + quote + "é" + quote + "\n"), "");
+  }
+  EXPECT_THAT(problems("description: 'it''s''\n"), HasSubstr("never closed"));
+  EXPECT_THAT(problems("description: \"x\\\"\n"), HasSubstr("never closed"));
+  EXPECT_EQ(problems("description: 'it''s'\n"), "");
+  EXPECT_EQ(problems("description: \"x\\\\\"\n"), "");
+  EXPECT_EQ(problems("description: |\n  it's\nrules: []\n"), "");
+  EXPECT_EQ(problems("description: >-\n  say \"\n"), "");
+  EXPECT_EQ(problems("\xef\xbb\xbf"
+                     "description: 'a'\n"),
+            "");
+}
+
+TEST(Document, TemplatesWithoutQuotesAreExplained) {
+  EXPECT_THAT(problems(rule_with("headers:\n    - {name: A, type: workspace_secret, value: {KEY}}")),
+              HasSubstr("must be a string, not a mapping: a text that begins with { or ["));
+  EXPECT_THAT(problems("access_control: {allow_list: [[::1]]}"),
+              HasSubstr("must be a string, not a list: a text that begins with"));
+}
+
+TEST(Document, StrayTextAroundTheDocumentIsRefused) {
+  for (const char* text : {"rules: []\n}\n", "rules: []\n]\n", "{} x\n", "{}\n{}\n", "rules: []\n- a\n",
+                           "rules: [] x\n", "{rules: []]\n", "rules: [\n", "- rules: []\nrules: []\n",
+                           "rules: []\n access_control: {}\n", "%FOO\n---\n{}\n..\nx"}) {
+    EXPECT_THAT(problems(text, Format::yaml, UnknownFields::tolerate), Not("")) << text;
+  }
+}
+
 TEST(Document, DepthSizeAndNumberAreBounded) {
   const std::string deep(5000, '[');
   EXPECT_THAT(problems(deep), Not(""));

@@ -63,7 +63,7 @@ Node plain_scalar(const std::string& value, Position at) {
 
 class Handler : public YAML::EventHandler {
  public:
-  explicit Handler(TreeBuilder& builder) : builder_(builder) {}
+  Handler(std::string_view text, TreeBuilder& builder) : text_(text), builder_(builder) {}
 
   void OnDocumentStart(const YAML::Mark& mark) override {
     if (builder_.done()) stop(mark, "a second YAML document begins here; a policy is one document");
@@ -82,6 +82,7 @@ class Handler : public YAML::EventHandler {
                 const std::string& value) override {
     check(tag, anchor, mark);
     const Position at = position_of(mark);
+    if (tag == "!") check_closed(mark);
     if (builder_.wants_key()) {
       if (tag != "!" && value == "<<") stop(mark, "YAML merge keys (<<) are not supported");
       check(builder_.key(value, at));
@@ -110,6 +111,25 @@ class Handler : public YAML::EventHandler {
     if (builder_.wants_key()) stop(mark, "a key must be a plain text");
     check(builder_.open(kind, position_of(mark)));
   }
+  /// yaml-cpp takes the end of the text for the end of a quoted scalar when a line break stands there. A
+  /// forgotten quote would make one long string of what follows it, and the policy would say less than its
+  /// author wrote.
+  void check_closed(const YAML::Mark& mark) {
+    const auto start = static_cast<std::size_t>(mark.pos);
+    const char quote = start < text_.size() ? text_[start] : '\0';
+    if (quote == '|' || quote == '>') return;  // a block scalar ends by indentation
+    if (quote != '\'' && quote != '"')
+      stop(mark, "not valid YAML: a scalar that is neither plain, quoted nor a block");
+    for (std::size_t i = start + 1; i < text_.size(); ++i) {
+      if (quote == '"' && text_[i] == '\\') {
+        ++i;
+      } else if (text_[i] == quote) {
+        if (quote == '"' || i + 1 >= text_.size() || text_[i + 1] != quote) return;
+        ++i;  // '' is a literal quote
+      }
+    }
+    stop(mark, "not valid YAML: this quote is never closed");
+  }
   void check(const std::string& tag, YAML::anchor_t anchor, const YAML::Mark& mark) {
     if (anchor != 0) stop(mark, "YAML anchors (&name) are not supported: write the value out");
     // "?" is a plain node and "!" a quoted one (YAML 1.2.2 §6.9.1); everything else was written by hand.
@@ -123,6 +143,7 @@ class Handler : public YAML::EventHandler {
     throw Stop{};
   }
 
+  std::string_view text_;
   TreeBuilder& builder_;
 };
 
@@ -131,7 +152,7 @@ class Handler : public YAML::EventHandler {
 void read_yaml(std::string_view text, TreeBuilder& builder) {
   ViewBuffer buffer(text);
   std::istream stream(&buffer);
-  Handler handler(builder);
+  Handler handler(text, builder);
   try {
     YAML::Parser parser(stream);
     while (parser.HandleNextDocument(handler)) {
