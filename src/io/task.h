@@ -26,6 +26,16 @@ namespace detail {
 
 struct PromiseBase {
   std::coroutine_handle<> continuation = std::noop_coroutine();
+  bool in_start = false;  ///< The awaiting coroutine's await_suspend() is still on the stack below us.
+  bool finished = false;
+
+  /// The task is complete: whom to resume. A task that completes while it is being started hands control back by
+  /// returning: otherwise a loop over tasks that never wait would nest one resumption in the other without end
+  /// (only optimised code turns symmetric transfer into a jump).
+  std::coroutine_handle<> complete() noexcept {
+    finished = true;
+    return in_start ? std::noop_coroutine() : continuation;
+  }
 
   static void* operator new(std::size_t bytes) { return FramePool::allocate(bytes); }
   static void operator delete(void* frame, std::size_t bytes) noexcept { FramePool::release(frame, bytes); }
@@ -35,7 +45,7 @@ struct PromiseBase {
     bool await_ready() noexcept { return false; }
     template <class P>
     std::coroutine_handle<> await_suspend(std::coroutine_handle<P> self) noexcept {
-      return self.promise().continuation;
+      return self.promise().complete();
     }
     void await_resume() noexcept {}
   };
@@ -43,6 +53,17 @@ struct PromiseBase {
   // Expected failures are values; what still throws here (out of memory) ends the process.
   [[noreturn]] void unhandled_exception() noexcept { std::abort(); }
 };
+
+/// Runs a task until it completes or waits. True when it waits.
+template <class Promise>
+bool start(std::coroutine_handle<Promise> task, std::coroutine_handle<> waiting) {
+  Promise& promise = task.promise();
+  promise.continuation = waiting;
+  promise.in_start = true;
+  task.resume();
+  promise.in_start = false;
+  return !promise.finished;
+}
 
 }  // namespace detail
 
@@ -75,10 +96,7 @@ class [[nodiscard]] Task {
     struct Awaiter {
       std::coroutine_handle<promise_type> task;
       bool await_ready() const { return false; }
-      std::coroutine_handle<> await_suspend(std::coroutine_handle<> waiting) {
-        task.promise().continuation = waiting;
-        return task;
-      }
+      bool await_suspend(std::coroutine_handle<> waiting) { return detail::start(task, waiting); }
       T await_resume() { return std::move(*task.promise().value); }
     };
     return Awaiter{handle_};
@@ -113,10 +131,7 @@ class [[nodiscard]] Task<void> {
     struct Awaiter {
       std::coroutine_handle<promise_type> task;
       bool await_ready() const { return false; }
-      std::coroutine_handle<> await_suspend(std::coroutine_handle<> waiting) {
-        task.promise().continuation = waiting;
-        return task;
-      }
+      bool await_suspend(std::coroutine_handle<> waiting) { return detail::start(task, waiting); }
       void await_resume() {}
     };
     return Awaiter{handle_};
@@ -140,7 +155,7 @@ struct UnwrapResult {
   template <class Promise>
   std::coroutine_handle<> await_suspend(std::coroutine_handle<Promise> self) {
     self.promise().value.emplace(std::unexpected(std::move(result.error())));
-    return self.promise().continuation;
+    return self.promise().complete();
   }
   U await_resume() {
     if constexpr (!std::is_void_v<U>) return std::move(*result);
