@@ -65,11 +65,11 @@ def free_port() -> int:
         return probe.getsockname()[1]
 
 
-def wait_until_listening(port: int, process: subprocess.Popen) -> None:
+def wait_until_listening(port: int, process: subprocess.Popen, said: pathlib.Path) -> None:
     deadline = time.monotonic() + 10
     while time.monotonic() < deadline:
         if process.poll() is not None:
-            raise RuntimeError(f"{process.args[3]} ended with status {process.returncode} before it listened")
+            raise RuntimeError(f"{process.args[3]} ended with status {process.returncode}: {said.read_text()[-500:].strip()}")
         with socket.socket() as probe:
             if probe.connect_ex(("127.0.0.1", port)) == 0:
                 return
@@ -152,7 +152,7 @@ class FixedPort:
             proxy = subprocess.Popen(["taskset", "-c", str(setting.proxy_cpu), *self.command(setting, path)],
                                      stdin=subprocess.DEVNULL, stdout=out, stderr=subprocess.STDOUT)
         try:
-            wait_until_listening(port, proxy)
+            wait_until_listening(port, proxy, setting.file(f"{self.name}.out"))
             words = [str(setting.load), "--connect", f"127.0.0.1:{port}", "--sni", PASSED if passing else ORIGIN,
                      "--ca", str(setting.file("ca.pem")), *load_options]
             return Attempt(start_load(setting, words), [proxy.pid, *children(proxy.pid)], proxy)
@@ -217,6 +217,10 @@ http {{
       proxy_ssl_session_reuse on;
       proxy_request_buffering off;
       proxy_max_temp_file_size 0;
+      # Of the sizes tried here the one with which nginx does best: its defaults cost it some 6 % on downloads.
+      proxy_buffers 8 64k;
+      proxy_buffer_size 64k;
+      proxy_busy_buffers_size 128k;
     }}
   }}
 }}

@@ -442,7 +442,9 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--quick", action="store_true", help="shorter, three rounds: for a first impression")
     parser.add_argument("--only", action="append", metavar="NAME", choices=names, help="one scenario (may be repeated)")
     parser.add_argument("--rounds", type=int, help="rounds per scenario (5; quick: 3)")
-    parser.add_argument("--postern", type=pathlib.Path, default=ROOT / "build" / "release" / "postern", help="the program to measure")
+    release = ROOT / "build" / "release"
+    built = next((path for path in (release / "postern", release / "src" / "postern") if path.exists()), release / "postern")
+    parser.add_argument("--postern", type=pathlib.Path, default=built, help="the program to measure")
     parser.add_argument("--json", type=pathlib.Path, default=BUILD / "results.json", help="where the figures go")
     parser.add_argument("--nginx-modules", type=pathlib.Path, default=pathlib.Path("/usr/lib/nginx/modules"), help="where ngx_stream_module.so is")
     parser.add_argument("--keep", action="store_true", help="keep the run's directory with configurations and logs")
