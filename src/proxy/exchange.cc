@@ -67,6 +67,7 @@ class Exchange final : io::Stream::IdleWatcher {
   Result<OutgoingAnswer> outgoing_answer(const ResponseHead& head);
   void forwardable(std::span<const HeaderField> fields, bool request);
   bool is_injected(std::string_view name) const;
+  std::span<const HeaderField> request_trailers();
   void on_idle_input(io::Stream& stream) override;
   TimePoint body_deadline() const { return worker_.loop.now() + limits::body_idle_time; }
   void fail_with(Error error) {
@@ -202,6 +203,16 @@ bool Exchange::is_injected(std::string_view name) const {
   return false;
 }
 
+// A trailer must not bring a second value of what is injected.
+std::span<const HeaderField> Exchange::request_trailers() {
+  const auto trailers = sandbox_.trailers();
+  if (credentials_.empty() || trailers.empty()) return trailers;
+  fields_.clear();
+  for (const HeaderField& field : trailers)
+    if (!is_injected(field.name)) fields_.push_back(field);
+  return fields_;
+}
+
 void Exchange::forwardable(std::span<const HeaderField> fields, bool request) {
   fields_.clear();
   bool nominates = false;
@@ -241,7 +252,7 @@ io::Task<Result<void>> Exchange::send_request() {
   if (sandbox_.body_ready()) {
     // What arrived with the head leaves with the head.
     auto piece = co_await co_await sandbox_.read_body(body_deadline());
-    auto sent = co_await origin_->send_body(piece, sandbox_.trailers(), body_deadline());
+    auto sent = co_await origin_->send_body(piece, request_trailers(), body_deadline());
     if (!sent) {  // The origin stopped reading; its answer still counts.
       upload_complete_ = false;
       co_return Result<void>{};
@@ -267,7 +278,7 @@ io::Task<void> Exchange::upload() {
       }
       co_return;
     }
-    auto sent = co_await origin_->send_body(*piece, sandbox_.trailers(), body_deadline());
+    auto sent = co_await origin_->send_body(*piece, request_trailers(), body_deadline());
     if (!sent) co_return;  // The origin stopped reading; its answer still counts.
     if (piece->last) {
       upload_complete_ = true;

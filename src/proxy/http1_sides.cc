@@ -65,14 +65,14 @@ Result<void> Http1SandboxSide::write_head(const OutgoingAnswer& answer, bool inf
   if (!informational) {
     if (answer.framing == BodyFraming::length) writer.content_length(answer.content_length);
     if (answer.framing == BodyFraming::chunked) writer.chunked();
-    if (close_)
+    if (!answer.upgrade.empty()) {
+      writer.field("Connection", "Upgrade");
+      writer.field("Upgrade", answer.upgrade);
+    } else if (close_) {
       writer.field("Connection", "close");
-    else if (head_.minor_version == 0)
+    } else if (head_.minor_version == 0) {
       writer.field("Connection", "keep-alive");
-  }
-  if (!answer.upgrade.empty()) {
-    writer.field("Connection", "Upgrade");
-    writer.field("Upgrade", answer.upgrade);
+    }
   }
   if (!writer.end())
     return fail(Reason::origin_malformed_response, "the origin's answer has a header that cannot be forwarded", Side::origin);
