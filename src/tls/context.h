@@ -19,7 +19,7 @@ struct evp_pkey_st;
 
 namespace postern::tls {
 
-/// The certificates that an origin may chain to. Loading takes about 17 ms: once per process.
+/// The certificates that an origin may chain to. Shared by all loops.
 class TrustStore {
  public:
   /// The system's roots plus PEM files. Errors: invalid_configuration, naming the file.
