@@ -119,8 +119,7 @@ if own:
     assert seen == "refused True"
 
 
-def test_ping_is_not_answered_even_with_every_right_over_a_network_of_ones_own(place):
-    # In the captured network itself a ping socket is not to be had; loopback still has no echo from elsewhere.
+def test_a_program_cannot_even_open_a_socket_to_ping_with(place):
     seen = place.python("""
 import socket
 for kind, proto in ((socket.SOCK_DGRAM, socket.IPPROTO_ICMP), (socket.SOCK_RAW, socket.IPPROTO_ICMP), (socket.SOCK_RAW, 255)):
