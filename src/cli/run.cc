@@ -179,15 +179,17 @@ int supervise(sandbox::Sandbox& program) {
   ::pthread_sigmask(SIG_BLOCK, &passed, nullptr);
   const Fd signals(::signalfd(-1, &passed, SFD_CLOEXEC | SFD_NONBLOCK));
   must(program.release());
+  std::vector<int> undelivered;  // Came while the program was being started.
   while (true) {
     pollfd waiting[] = {{program.exit_fd(), POLLIN, 0}, {signals.get(), POLLIN, 0}};
-    if (::poll(waiting, 2, -1) < 0 && errno != EINTR) break;
+    if (::poll(waiting, 2, undelivered.empty() ? -1 : 10) < 0 && errno != EINTR) break;
     if (waiting[0].revents) break;
     signalfd_siginfo info{};
     while (::read(signals.get(), &info, sizeof info) == static_cast<ssize_t>(sizeof info)) {
       const bool from_terminal = info.ssi_code == SI_KERNEL;
-      if (!from_terminal) program.signal(static_cast<int>(info.ssi_signo));
+      if (!from_terminal) undelivered.push_back(static_cast<int>(info.ssi_signo));
     }
+    std::erase_if(undelivered, [&](int number) { return program.signal(number); });
   }
   return must(program.wait());
 }

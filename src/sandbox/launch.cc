@@ -520,10 +520,10 @@ pid_t Sandbox::command_pid() const {
   return static_cast<pid_t>(std::strtol(children.c_str(), nullptr, 10));
 }
 
-void Sandbox::signal(int number) {
-  if (monitor_ <= 0 || block_) return;
+bool Sandbox::signal(int number) {
+  if (monitor_ <= 0 || block_) return false;
   pid_t command = command_pid();
-  if (command > 0) ::kill(command, number);
+  return command > 0 && ::kill(command, number) == 0;
 }
 
 }  // namespace postern::sandbox

@@ -64,8 +64,9 @@ class Sandbox {
   /// bubblewrap's own message is on stderr then.
   Result<int> wait();
 
-  /// Sends a signal to the program (not to what it started). Without effect before it runs and after its end.
-  void signal(int number);
+  /// Sends a signal to the program (not to what it started). False when there is no such process: before it
+  /// runs and after its end.
+  bool signal(int number);
 
   /// Kills everything in the sandbox. wait() afterwards.
   void kill();
