@@ -26,3 +26,11 @@ def test_a_denied_host_is_refused_in_words(postern):
     assert run.stdout.endswith("403")
     assert '"reason":"not_in_allow_list"' in run.stdout and "api.example.test" in run.stdout
     assert run.record(kind="http", host="evil.example")["decision"] == "denied"
+
+
+def test_a_new_connection_to_a_known_origin_resumes_its_tls_session(postern, nginx):
+    port = nginx.serve("api.example.test", extra="keepalive_timeout 0;", locations='location / { return 200 "$ssl_session_reused "; }')
+    nginx.start()
+    run = postern.at("api.example.test", port).run(
+        "sh", "-c", "for i in 1 2 3; do curl -sS https://api.example.test/; done", policy=kit.header_rule("api.example.test"), secrets={"KEY": CANARY})
+    assert run.stdout == ". r r "

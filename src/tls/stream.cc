@@ -57,7 +57,12 @@ TlsStream::TlsStream(std::unique_ptr<io::TcpStream> plain, ssl_st* connection)
   SSL_set_bio(connection_, bio, bio);
 }
 
-TlsStream::~TlsStream() { SSL_free(connection_); }
+TlsStream::~TlsStream() {
+  // OpenSSL takes a connection that was closed without alerts for a broken one, and its session with it. Closing an
+  // idle pooled connection is no reason to shake hands in full next time.
+  if (established_ && !error_) SSL_set_shutdown(connection_, SSL_SENT_SHUTDOWN | SSL_RECEIVED_SHUTDOWN);
+  SSL_free(connection_);
+}
 
 Error TlsStream::handshake_error() {
   const unsigned long code = ERR_peek_last_error();
