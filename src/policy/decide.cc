@@ -3,6 +3,7 @@
 #include <array>
 
 #include "wire/http1.h"
+#include "wire/path.h"
 
 namespace postern::policy {
 
@@ -61,10 +62,18 @@ bool matches_method(const Rule& rule, const RequestFacts& facts) {
   return !deny;
 }
 
+/// An allowing rule wants exactly its paths. A denying rule also takes what a lenient origin would read as
+/// one of them ("//admin", "/admin;x", "/admin/"), as with methods.
 bool matches_path(const Rule& rule, const RequestFacts& facts) {
   if (rule.match_paths.empty()) return true;
-  return std::ranges::any_of(rule.match_paths,
-                             [&](const Rule::MatchPath& path) { return path.pattern.matches(facts.path); });
+  if (rule.action == Action::allow) {
+    return std::ranges::any_of(rule.match_paths,
+                               [&](const Rule::MatchPath& path) { return path.pattern.matches(facts.path); });
+  }
+  const auto lenient = wire::lenient_path(facts.path);
+  return std::ranges::any_of(rule.match_paths, [&](const Rule::MatchPath& path) {
+    return path.pattern.matches_leniently(facts.path, lenient ? &*lenient : nullptr);
+  });
 }
 
 bool matches_headers(const Rule& rule, const RequestFacts& facts) {

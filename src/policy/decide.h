@@ -58,8 +58,11 @@ struct Verdict {
   bool judges_paths = false;
 };
 
-/// The destination, then the rules. Reasons of judge_destination(), denied_by_rule, and plaintext_credential
-/// (the rule's credential would travel over plain HTTP).
+/// The destination, then the rules. A rule that denies also matches the methods and paths that a lenient
+/// origin reads as its own: lower-case methods, method overrides, "//admin", "/admin;x", "/admin/",
+/// "/v1/a%3Ab". What was closed stays closed; a rule that allows matches exactly. Reasons of
+/// judge_destination(), denied_by_rule, and plaintext_credential (the rule's credential would travel over
+/// plain HTTP).
 Verdict decide(const Snapshot& snapshot, const RequestFacts& facts);
 
 }  // namespace postern::policy

@@ -388,7 +388,35 @@ rules:
   EXPECT_EQ(through("/repos%2fx"), "ambiguous");
   EXPECT_EQ(through("/repos\\..\\admin"), "ambiguous");
   EXPECT_EQ(through("/Repos/x"), "none, allowed");
-  EXPECT_EQ(through("//admin"), "none, allowed");
+  EXPECT_EQ(through("//repos/x"), "none, allowed") << "a rule that allows matches exactly";
+}
+
+TEST(Rules, AClosedPathIsClosedInEveryFormThatALenientOriginReadsAsIt) {  // threat 54
+  const auto policy = snapshot(R"(
+rules:
+  - {name: closed, match_hosts: [api.example.com], match_paths: [/admin, /admin/*, '/v1/users:batch', '/v1/x%3Ay', '*/keys'], action: deny}
+  - {name: open, match_hosts: [api.example.com], match_paths: [/*]}
+)");
+  const auto through = [&](std::string_view target) -> std::string {
+    std::string scratch;
+    const auto canonical = wire::canonical_path(target, scratch);
+    if (canonical.ambiguity != nullptr) return "ambiguous";
+    return rule_of(*policy, {.path = std::string(canonical.path)});
+  };
+  for (const char* closed :
+       {"/admin",        "/admin/",           "//admin",          "///admin//",          "/admin;x",
+        "/admin;x=1;y",  "/admin;/",          "/;x/admin",        "/admin%3Bx",          "//admin;a/b",
+        "/admin//users", "/%2Fadmin",         "/%61dmin;x",       "/admin%3Fx",          "/admin%23x",
+        "/admin;x%3Fy",  "/v1/users%3Abatch", "/v1//users:batch", "/v1/users%3abatch;z", "/v1/x:y",
+        "/v1/x%3Ay",     "/v2/keys",          "/v2/keys/",        "/v2/keys;x",          "/v2//keys",
+        "/;/keys"}) {
+    EXPECT_THAT(through(closed), testing::AnyOf("closed, denied_by_rule", "ambiguous")) << closed;
+  }
+  for (const char* open :
+       {"/", "//", "/a;admin", "/a/admin", "/administrator", "/admin.txt", "/Admin", "/v1/users;batch",
+        "/v1/users", "/public//admin", "/keys2", "/monkeys", "/a%20b", "/%3Fadmin"}) {
+    EXPECT_EQ(through(open), "open, allowed") << open;
+  }
 }
 
 TEST(Rules, TheDestinationIsJudgedFirst) {
@@ -552,6 +580,13 @@ bool naive_path_matches(const std::string& pattern, const std::string& path) {
   return path == pattern;
 }
 
+/// A rule that denies does not mind a slash at the end.
+bool naive_path_matches(const NaiveRule& rule, const std::string& pattern, const std::string& path) {
+  const bool trim = rule.deny && path.size() > 1 && path.ends_with('/');
+  return naive_path_matches(pattern, path) ||
+         (trim && naive_path_matches(pattern, path.substr(0, path.size() - 1)));
+}
+
 TEST(Property, CompiledRulesAnswerAsTheNaiveReading) {
   const std::vector<std::string> patterns = {"*", "/v1/*", "/v1", "*/runs", "/v1/runs", "/*", "/v10/*"};
   const std::vector<std::string> paths = {"/", "/v1", "/v1/", "/v1/runs", "/v10/runs", "/v10", "/runs"};
@@ -601,7 +636,7 @@ TEST(Property, CompiledRulesAnswerAsTheNaiveReading) {
           continue;
         covered = true;
         judges = judges || (!rule.paths.empty() && std::ranges::find(rule.paths, "*") == rule.paths.end());
-        const bool hit = any(rule.paths, [&](const auto& p) { return naive_path_matches(p, path); }) &&
+        const bool hit = any(rule.paths, [&](const auto& p) { return naive_path_matches(rule, p, path); }) &&
                          any(rule.methods, [&](const auto& m) { return m == method; });
         if (hit && expected == no_rule) expected = n;
       }

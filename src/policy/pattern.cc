@@ -145,17 +145,41 @@ std::expected<HostPattern, std::string> parse_host_pattern(std::string_view text
   return HostPattern{host.name, subdomains};
 }
 
-bool PathPattern::matches(std::string_view path) const {
+namespace {
+
+bool matches_form(PathPattern::Form form, std::string_view text, std::string_view path) {
   switch (form) {
-    case Form::any: return true;
-    case Form::exact: return path == text;
-    case Form::prefix: return path.starts_with(text);
-    case Form::suffix: return path.ends_with(text);
+    case PathPattern::Form::any: return true;
+    case PathPattern::Form::exact: return path == text;
+    case PathPattern::Form::prefix: return path.starts_with(text);
+    case PathPattern::Form::suffix: return path.ends_with(text);
   }
   return false;
 }
 
+}  // namespace
+
+bool PathPattern::matches(std::string_view path) const { return matches_form(form, text, path); }
+
+bool PathPattern::matches_leniently(std::string_view path, const wire::LenientPath* lenient) const {
+  const auto hits = [this](std::string_view reading) {
+    return matches_form(form, text, reading) || (!decoded.empty() && matches_form(form, decoded, reading));
+  };
+  const auto read_as = [&hits](std::string_view reading) {
+    return hits(reading) ||
+           (reading.size() > 1 && reading.ends_with('/') && hits(reading.substr(0, reading.size() - 1)));
+  };
+  return read_as(path) || (lenient != nullptr && (read_as(lenient->decoded) || read_as(lenient->bare)));
+}
+
 namespace {
+
+/// An empty segment or a parameter in a pattern is meant, so only escapes are looked at.
+PathPattern make_path_pattern(PathPattern::Form form, std::string text) {
+  std::string decoded = wire::decode_reserved(text);
+  if (decoded == text) decoded.clear();
+  return {form, std::move(text), std::move(decoded)};
+}
 
 /// The canonical form of a pattern's fixed part, which begins with '/'. A part that no canonical path can
 /// contain is refused: a rule that never matches is a hole when it denies.
@@ -191,14 +215,14 @@ std::expected<PathPattern, std::string> parse_path_pattern(std::string_view text
   if (text.size() > pattern_bytes_max)
     return not_a_path(text, fmt::format("longer than {} bytes", pattern_bytes_max));
   if (text == "*" || text == "/*" || text == "/**")
-    return PathPattern{text == "*" ? Form::any : Form::prefix, "/"};
+    return make_path_pattern(text == "*" ? Form::any : Form::prefix, "/");
   if (text.front() == '*') {
     const std::string_view tail = text.substr(1);
     // "*.json" has no slash of its own; one is lent to it while it is made canonical.
     const bool lend = !tail.starts_with('/');
     auto part = canonical_part(text, lend ? "/" + std::string(tail) : std::string(tail));
     if (!part) return refuse(part.error());
-    return PathPattern{Form::suffix, lend ? part->substr(1) : *part};
+    return make_path_pattern(Form::suffix, lend ? part->substr(1) : *part);
   }
   if (text.front() != '/') return not_a_path(text, "it begins with neither / nor *");
   std::string_view body = text;
@@ -209,7 +233,7 @@ std::expected<PathPattern, std::string> parse_path_pattern(std::string_view text
   }
   auto part = canonical_part(text, body);
   if (!part) return refuse(part.error());
-  return PathPattern{body.size() == text.size() ? Form::exact : Form::prefix, *part};
+  return make_path_pattern(body.size() == text.size() ? Form::exact : Form::prefix, *part);
 }
 
 bool is_variable_name(std::string_view name) {

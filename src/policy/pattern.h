@@ -12,6 +12,10 @@
 
 #include "model/address.h"
 
+namespace postern::wire {
+struct LenientPath;
+}
+
 namespace postern::policy {
 
 inline constexpr std::size_t pattern_bytes_max = 1024;  // a host name has 253; regular expressions need room
@@ -44,8 +48,14 @@ struct PathPattern {
   enum class Form : std::uint8_t { any, exact, prefix, suffix };
   Form form = Form::any;
   std::string text;  ///< Form::prefix ends in '/', so that /v1/* never means /v10.
+  /// With the escapes of reserved characters decoded; empty when that is `text`.
+  std::string decoded;
   /// `path` is canonical and without a query (wire/path.h).
   bool matches(std::string_view path) const;
+  /// For rules that deny: also when a lenient server reads `path` as one that matches. `lenient` is of `path`
+  /// (wire::lenient_path), nullptr when there is only the strict reading. A slash at the end makes no
+  /// difference.
+  bool matches_leniently(std::string_view path, const wire::LenientPath* lenient) const;
 };
 std::expected<PathPattern, std::string> parse_path_pattern(std::string_view text);
 

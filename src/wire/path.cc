@@ -220,6 +220,34 @@ class Canonicalizer {
   const char* ambiguity_ = nullptr;
 };
 
+/// Reserved characters that RFC 3986 §3.3 allows in a segment: escaped or not, many servers read the same.
+bool is_reserved_in_segment(unsigned byte) {
+  return byte < 0x80 && std::string_view("!$&'()*+,;=:@").contains(static_cast<char>(byte));
+}
+
+/// For servers that take a path apart again after decoding it.
+std::string_view before_escaped_query(std::string_view path) {
+  return path.substr(0, std::min(path.find("%3F"), path.find("%23")));
+}
+
+std::string without_parameters(std::string_view path) {
+  std::string out;
+  out.reserve(path.size());
+  bool parameters = false;
+  for (const char c : path) {
+    if (c == '/') parameters = false;
+    if (c == ';') parameters = true;
+    if (!parameters) out += c;
+  }
+  return out;
+}
+
+std::string without_empty_segments(std::string path) {
+  const auto rest = std::ranges::unique(path, [](char a, char b) { return a == '/' && b == '/'; });
+  path.erase(rest.begin(), rest.end());
+  return path;
+}
+
 /// A query is sent as it is; only what ends a request line or a target elsewhere is named.
 const char* query_ambiguity(std::string_view query) {
   for (const char c : query) {
@@ -239,6 +267,27 @@ CanonicalPath canonical_path(std::string_view target, std::string& scratch) {
   }
   if (result.ambiguity == nullptr) result.ambiguity = query_ambiguity(result.query);
   return result;
+}
+
+std::string decode_reserved(std::string_view canonical) {
+  std::string out;
+  out.reserve(canonical.size());
+  for (std::size_t i = 0; i < canonical.size(); ++i) {
+    const unsigned byte = canonical[i] == '%' ? escaped_byte(canonical, i) : no_escape;
+    const bool decode = byte != no_escape && is_reserved_in_segment(byte);
+    out += decode ? static_cast<char>(byte) : canonical[i];
+    if (decode) i += 2;
+  }
+  return out;
+}
+
+std::optional<LenientPath> lenient_path(std::string_view canonical) {
+  if (canonical.find_first_of(";%") == std::string_view::npos && !canonical.contains("//"))
+    return std::nullopt;
+  return LenientPath{
+      .decoded = without_empty_segments(decode_reserved(canonical)),
+      .bare = without_empty_segments(without_parameters(decode_reserved(before_escaped_query(canonical)))),
+  };
 }
 
 }  // namespace postern::wire

@@ -4,8 +4,10 @@
 // A rule about `/repos/*` is worth nothing when the origin reads `/repos/..%2fadmin` in another way than
 // Postern did. So the path is brought to one form (RFC 3986 §6.2.2), and whatever two servers may still read
 // differently is named: the caller refuses it where rules look at paths. What is left alone is what every
-// server keeps apart: case, empty segments, the escapes of reserved characters.
+// careful server keeps apart: case, empty segments, the escapes of reserved characters. Servers that do not
+// are what lenient_path() is for.
 
+#include <optional>
 #include <string>
 #include <string_view>
 
@@ -29,5 +31,18 @@ struct CanonicalPath {
 /// segments are removed, and empty segments stay. Idempotent. `scratch` must live as long as the result and
 /// must not hold `target`. No allocation when the path is canonical.
 CanonicalPath canonical_path(std::string_view target, std::string& scratch);
+
+/// The path with the escapes of reserved characters decoded: "/a%3Ab" is "/a:b" to many servers.
+std::string decode_reserved(std::string_view canonical);
+
+/// How a lenient server may read a canonical path. For closing paths only: what is sent stays canonical.
+struct LenientPath {
+  std::string decoded;  ///< decode_reserved(), and empty segments merged away.
+  std::string
+      bare;  ///< Besides, parameters cut ("/a;x/b", RFC 3986 §3.3), and all behind an escaped '?' or '#'.
+};
+
+/// nullopt when there is only the strict reading, which is the usual case and allocates nothing.
+std::optional<LenientPath> lenient_path(std::string_view canonical);
 
 }  // namespace postern::wire

@@ -135,6 +135,31 @@ TEST(Path, EmptySegmentsAndParametersAreKept) {
   expect_path("/admin;x=1/%62", "/admin;x=1/b");
 }
 
+TEST(Path, LenientReadingsAreGivenWhereThereAreAny) {
+  for (const std::string_view strict : {"/", "/admin", "/admin/", "/a:b/c,d", "/a.b/~c", "*"})
+    EXPECT_FALSE(lenient_path(strict).has_value()) << strict;
+  const std::tuple<std::string_view, std::string_view, std::string_view> readings[] = {
+      {"//admin", "/admin", "/admin"},
+      {"//", "/", "/"},
+      {"/a///b//", "/a/b/", "/a/b/"},
+      {"/admin;x", "/admin;x", "/admin"},
+      {"/a;x/b;y=1/;z/c", "/a;x/b;y=1/;z/c", "/a/b/c"},
+      {"/a%3Bx", "/a;x", "/a"},
+      {"/a%3Ab%40%2C", "/a:b@,", "/a:b@,"},
+      {"/a%3Fb/c", "/a%3Fb/c", "/a"},
+      {"/a%23b", "/a%23b", "/a"},
+      {"/%20%E2%82%AC%22", "/%20%E2%82%AC%22", "/%20%E2%82%AC%22"},
+      {"/%253A", "/%253A", "/%253A"},
+      {"/100%", "/100%", "/100%"},
+  };
+  for (const auto& [path, decoded, bare] : readings) {
+    const auto lenient = lenient_path(path);
+    ASSERT_TRUE(lenient.has_value()) << path;
+    EXPECT_EQ(lenient->decoded, decoded) << path;
+    EXPECT_EQ(lenient->bare, bare) << path;
+  }
+}
+
 // Threat 54: the path is still given in its one form, but some server reads another.
 TEST(Path, EncodedDotSegmentsAreAmbiguous) {
   for (const auto& [target, canonical] : {
