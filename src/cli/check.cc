@@ -111,21 +111,6 @@ Result<Question> read_question(const CheckOptions& options) {
   return question;
 }
 
-Result<credential::SecretStore> read_secrets(const CheckOptions& options) {
-  credential::SecretStore secrets;
-  for (const std::string& file : options.secret_files) {
-    if (auto loaded = secrets.load_env_file(file); !loaded) return std::unexpected(loaded.error());
-  }
-  for (const std::string& entry : options.secrets) {
-    const auto equals = entry.find('=');
-    auto set = equals == std::string::npos
-                   ? secrets.set_from_environment(entry)
-                   : secrets.set(entry.substr(0, equals), Secret(entry.substr(equals + 1)));
-    if (!set) return std::unexpected(set.error());
-  }
-  return secrets;
-}
-
 Answer judge(const policy::Snapshot& snapshot, const Question& question, std::string_view method) {
   const auto destination =
       policy::judge_destination(snapshot, {question.host, question.port, question.transport});
@@ -294,7 +279,7 @@ int check(const CheckOptions& options, std::ostream& out, std::ostream& err) {
   if (!snapshot) return problems(snapshot.error());
 
   if (!options.secrets.empty() || !options.secret_files.empty()) {
-    const auto secrets = read_secrets(options);
+    const auto secrets = read_secrets(options.secrets, options.secret_files);
     if (!secrets) return unusable(secrets.error().detail);
     if (const auto resolved = credential::resolve(**snapshot, *secrets); !resolved)
       return problems(resolved.error());

@@ -1,6 +1,13 @@
 #include <CLI/CLI.hpp>
+#include <algorithm>
 #include <cstdio>
 #include <cstring>
+#include <fmt/format.h>
+#include <fmt/ranges.h>
+#include <memory>
+#include <string>
+#include <string_view>
+#include <vector>
 
 #include "cli/check.h"
 #include "cli/doctor.h"
@@ -10,6 +17,51 @@
 namespace {
 
 using postern::cli::PathOption;
+
+constexpr int usage_status = 2;  // of every command but `run`, whose 1 and 2 belong to the program it runs
+
+/// The program is called by its name wherever it lies, and usage is shown as people type it.
+class Help final : public CLI::Formatter {
+ public:
+  std::string make_usage(const CLI::App* app, std::string) const override {
+    if (app->get_parent() == nullptr) return "Usage: postern COMMAND [OPTIONS]\n";
+    std::string usage = "Usage: postern " + app->get_name();
+    const auto options = app->get_options([](const CLI::Option* option) { return option->nonpositional(); });
+    if (options.size() > 1) usage += " [OPTIONS]";  // one is --help
+    for (const CLI::Option* positional :
+         app->get_options([](const CLI::Option* option) { return option->get_positional(); }))
+      usage += positional->get_expected_max() > 1 ? fmt::format(" -- {} [ARG...]", positional->get_name())
+                                                  : " " + positional->get_name();
+    return usage + "\n";
+  }
+};
+
+/// What is wrong with the command line, in a sentence. Values stay unsaid: they may be secrets.
+std::string describe_usage_error(const CLI::App& app, const CLI::ParseError& error,
+                                 const std::vector<std::string>& words) {
+  const auto commands = app.get_subcommands([](const CLI::App*) { return true; });
+  const auto is_named = [&](const CLI::App* command) {
+    return !words.empty() && command->get_name() == words.front();
+  };
+  if (std::ranges::none_of(commands, is_named)) {
+    std::vector<std::string> names;
+    for (const CLI::App* command : commands) names.push_back(command->get_name());
+    const std::string word = words.empty() ? "" : words.front();
+    return fmt::format(
+        "postern: '{}' is not {} (accepted: {})\nHelp: postern --help\n", word.substr(0, word.find('=')),
+        word.starts_with('-') ? "an option before a command" : "a command", fmt::join(names, ", "));
+  }
+  std::string what = error.what();
+  if (dynamic_cast<const CLI::ExtrasError*>(&error) != nullptr) {
+    const auto extras = app.remaining(true);
+    const auto option = std::ranges::find_if(
+        extras, [](const std::string& word) { return word.size() > 1 && word[0] == '-' && word != "--"; });
+    what = option != extras.end()
+               ? fmt::format("there is no option '{}'", option->substr(0, option->find('=')))
+               : "there are more arguments than expected";
+  }
+  return fmt::format("postern {0}: {1}\nHelp: postern {0} --help\n", words.front(), what);
+}
 
 /// The value of `--secret KEY=VALUE` must not stay in /proc/PID/cmdline, which every user may read.
 void wipe_secret_arguments(int count, char** arguments) {
@@ -32,19 +84,29 @@ void add_run(CLI::App& app, postern::cli::RunOptions& options) {
       "The exit status is the command's (128+N after signal N); 125 means that Postern itself failed.\n"
       "docs/run.md explains every option, docs/policy.md the policy file.");
   run->add_option("--policy", options.policy_file, "Policy document (YAML or JSON)")->type_name("FILE");
-  run->add_option("--secret", options.secrets, "A secret for the policy's {KEY}; without =VALUE from Postern's environment")
+  run->add_option("--secret", options.secrets,
+                  "A secret for the policy's {KEY}; without =VALUE from Postern's environment")
       ->type_name("KEY[=VALUE]")
       ->allow_extra_args(false);
-  run->add_option("--secrets", options.secret_files, "Secrets as KEY=VALUE lines")->type_name("FILE.env")->allow_extra_args(false);
-  run->add_option("--allow", options.allow, "Reachable besides the policy: host, host:port, *.example.com, *, ~regex, CIDR")
+  run->add_option("--secrets", options.secret_files, "Secrets as KEY=VALUE lines")
+      ->type_name("FILE.env")
+      ->allow_extra_args(false);
+  run->add_option("--allow", options.allow,
+                  "Reachable besides the policy: host, host:port, *.example.com, *, ~regex, CIDR")
       ->type_name("PATTERN")
       ->allow_extra_args(false);
-  run->add_option("--deny", options.deny, "Never reachable; wins over everything")->type_name("PATTERN")->allow_extra_args(false);
+  run->add_option("--deny", options.deny, "Never reachable; wins over everything")
+      ->type_name("PATTERN")
+      ->allow_extra_args(false);
   run->add_option("--allow-private", options.allow_private, "Open a private network to names that lead there")
       ->type_name("CIDR")
       ->allow_extra_args(false);
-  run->add_option("--resolve", options.resolve, "Where a name really is")->type_name("HOST=IP[:PORT]")->allow_extra_args(false);
-  run->add_option("--origin-ca", options.origin_ca, "Trust these certificates of origins too")->type_name("FILE")->allow_extra_args(false);
+  run->add_option("--resolve", options.resolve, "Where a name really is")
+      ->type_name("HOST=IP[:PORT]")
+      ->allow_extra_args(false);
+  run->add_option("--origin-ca", options.origin_ca, "Trust these certificates of origins too")
+      ->type_name("FILE")
+      ->allow_extra_args(false);
   run->add_option("--log", options.log, "One JSON line per call; - is standard output")->type_name("FILE|-");
   run->add_option("--env", options.env, "Set a variable, or pass one that looks like a credential")
       ->type_name("NAME[=VALUE]")
@@ -61,7 +123,7 @@ void add_run(CLI::App& app, postern::cli::RunOptions& options) {
   add_path("--hide", PathOption::Kind::hide, "Hide a path");
   run->add_flag("-q,--quiet", options.quiet, "No summary at the end");
   run->add_flag("-v,--verbose", options.verbose, "Every host in the summary");
-  run->add_option("COMMAND", options.command, "The command and its arguments")->required();
+  run->add_option("COMMAND", options.command, "The command and its arguments")->required()->type_name("");
   run->positionals_at_end();
 }
 
@@ -69,6 +131,8 @@ void add_run(CLI::App& app, postern::cli::RunOptions& options) {
 
 int main(int argc, char** argv) {
   CLI::App app{"Postern: the guarded door through which sandboxed programs reach the network."};
+  app.formatter(std::make_shared<Help>());
+  app.set_version_flag("--version", "postern " POSTERN_VERSION);
   app.require_subcommand(1);
   app.footer(
       "Start with:\n"
@@ -84,11 +148,10 @@ int main(int argc, char** argv) {
   try {
     app.parse(argc, argv);
   } catch (const CLI::ParseError& error) {
-    // 125 for a `run` that could not even be read: 1 and 2 belong to commands.
-    const bool run_failed = error.get_exit_code() != 0 && argc > 1 && std::strcmp(argv[1], "run") == 0;
-    const int status = app.exit(error);
-    if (run_failed) return postern::cli::exit_postern_failed;
-    return status == 0 ? 0 : 2;
+    if (error.get_exit_code() == 0) return app.exit(error);  // --help, --version
+    const std::vector<std::string> words(argv + 1, argv + argc);
+    std::fputs(words.empty() ? app.help().c_str() : describe_usage_error(app, error, words).c_str(), stderr);
+    return !words.empty() && words.front() == "run" ? postern::cli::exit_postern_failed : usage_status;
   }
   wipe_secret_arguments(argc, argv);
   if (app.got_subcommand("run")) return postern::cli::run(options);

@@ -1,6 +1,13 @@
 #include "cli/run.h"
 
+#include <cerrno>
+#include <climits>
+#include <csignal>
+#include <cstdio>
+#include <cstdlib>
+#include <cstring>
 #include <fcntl.h>
+#include <filesystem>
 #include <fmt/format.h>
 #include <poll.h>
 #include <sys/prctl.h>
@@ -8,14 +15,6 @@
 #include <sys/signalfd.h>
 #include <sys/stat.h>
 #include <unistd.h>
-
-#include <cerrno>
-#include <climits>
-#include <csignal>
-#include <cstdio>
-#include <cstdlib>
-#include <cstring>
-#include <filesystem>
 
 #include "cli/doctor.h"
 #include "cli/run_summary.h"
@@ -40,7 +39,8 @@ constexpr const char* workspace_name = "local";
 
 void complain(const std::string& message) { std::fprintf(stderr, "postern: %s\n", message.c_str()); }
 
-/// Every step before the program starts either gives a value or says why not; the first complaint ends the run.
+/// Every step before the program starts either gives a value or says why not; the first complaint ends the
+/// run.
 struct Stop {};
 
 template <class T>
@@ -54,9 +54,11 @@ T must(Result<T> result) {
 }
 
 template <class T>
-T must(std::expected<T, std::vector<policy::Problem>> result, const std::string& file) {
+T must(std::expected<T, std::vector<policy::Problem>> result, const std::string& file,
+       const char* advice = nullptr) {
   if (result) return std::move(*result);
   for (const policy::Problem& problem : result.error()) complain(policy::describe(problem, file));
+  if (advice) complain(advice);
   throw Stop{};
 }
 
@@ -88,37 +90,30 @@ Fd open_log(const std::string& log) {
   return file;
 }
 
-credential::SecretStore load_secrets(const RunOptions& options) {
-  credential::SecretStore secrets;
-  for (const std::string& file : options.secret_files) must(secrets.load_env_file(file));
-  for (const std::string& entry : options.secrets) {
-    const auto equals = entry.find('=');
-    if (equals == std::string::npos)
-      must(secrets.set_from_environment(entry));
-    else
-      must(secrets.set(entry.substr(0, equals), Secret(entry.substr(equals + 1))));
-  }
-  return secrets;
-}
-
-std::shared_ptr<const proxy::Egress> load_policy(const RunOptions& options, const credential::SecretStore& secrets,
+std::shared_ptr<const proxy::Egress> load_policy(const RunOptions& options,
+                                                 const credential::SecretStore& secrets,
                                                  const std::vector<Cidr>& allow_private) {
   policy::Document document;
-  if (!options.policy_file.empty()) document = must(policy::load_document(options.policy_file), options.policy_file);
+  if (!options.policy_file.empty())
+    document = must(policy::load_document(options.policy_file), options.policy_file);
   for (const policy::Problem& warning : document.warnings)
     complain("warning: " + policy::describe(warning, options.policy_file));
   const std::string file = options.policy_file.empty() ? "command line" : options.policy_file;
-  auto snapshot = must(policy::compile(std::move(document), {.allow = options.allow,
-                                                             .deny = options.deny,
-                                                             .default_egress = policy::DefaultEgress::hosts_of_rules,
-                                                             .allow_private = allow_private,
-                                                             .version = 1}),
-                       file);
-  auto injections = must(credential::resolve(*snapshot, secrets), file);
+  auto snapshot =
+      must(policy::compile(std::move(document), {.allow = options.allow,
+                                                 .deny = options.deny,
+                                                 .default_egress = policy::DefaultEgress::hosts_of_rules,
+                                                 .allow_private = allow_private,
+                                                 .version = 1}),
+           file);
+  auto injections =
+      must(credential::resolve(*snapshot, secrets), file,
+           "secrets are given by --secret KEY (from this environment), --secret KEY=VALUE or --secrets FILE");
   return std::make_shared<const proxy::Egress>(proxy::Egress{std::move(snapshot), std::move(injections)});
 }
 
-/// Files in which secrets or the log rest must not be readable or writable for the program, wherever they lie.
+/// Files in which secrets or the log rest must not be readable or writable for the program, wherever they
+/// lie.
 void hide_own_files(const RunOptions& options, sandbox::LaunchSpec& spec) {
   const auto hide = [&](const std::string& path) {
     if (path.empty() || path == "-") return;
@@ -139,6 +134,13 @@ sandbox::LaunchSpec describe_program(const RunOptions& options, const credential
     const auto kind = path.kind == PathOption::Kind::bind      ? sandbox::PathRule::Kind::bind
                       : path.kind == PathOption::Kind::ro_bind ? sandbox::PathRule::Kind::ro_bind
                                                                : sandbox::PathRule::Kind::hide;
+    if (::access(path.path.c_str(), F_OK) != 0) {
+      const char* option = kind == sandbox::PathRule::Kind::bind      ? "--bind"
+                           : kind == sandbox::PathRule::Kind::ro_bind ? "--ro-bind"
+                                                                      : "--hide";
+      complain(fmt::format("{} '{}': {}", option, path.path, std::strerror(errno)));
+      throw Stop{};
+    }
     if (kind == sandbox::PathRule::Kind::hide)
       spec.paths.push_back({kind, {}, path.path});
     else
@@ -146,11 +148,13 @@ sandbox::LaunchSpec describe_program(const RunOptions& options, const credential
   }
   hide_own_files(options, spec);
   spec.environment.holds_secret = [&secrets](std::string_view value) { return secrets.appears_in(value); };
-  for (const policy::EnvVar& variable : snapshot.env_vars()) spec.environment.set.emplace_back(variable.name, variable.value);
+  for (const policy::EnvVar& variable : snapshot.env_vars())
+    spec.environment.set.emplace_back(variable.name, variable.value);
   return spec;
 }
 
-void add_variables(const RunOptions& options, const credential::SecretStore& secrets, sandbox::LaunchSpec& spec) {
+void add_variables(const RunOptions& options, const credential::SecretStore& secrets,
+                   sandbox::LaunchSpec& spec) {
   for (const std::string& option : options.env) {
     const auto equals = option.find('=');
     const std::string name = option.substr(0, equals);
@@ -164,7 +168,9 @@ void add_variables(const RunOptions& options, const credential::SecretStore& sec
     }
     std::string value = option.substr(equals + 1);
     if (secrets.appears_in(value)) {
-      complain(fmt::format("--env {}: the value contains one of the secrets given by --secret; a sandbox never holds those", name));
+      complain(fmt::format(
+          "--env {}: the value contains one of the secrets given by --secret; a sandbox never holds those",
+          name));
       throw Stop{};
     }
     spec.environment.set.emplace_back(name, std::move(value));
@@ -199,7 +205,7 @@ int run_checked(const RunOptions& options) {
   const auto overrides = must(parse_overrides(options.resolve));
   const auto allow_private = must(parse_networks(options.allow_private));
   must(tls::TrustStore::check(options.origin_ca));
-  const credential::SecretStore secrets = load_secrets(options);
+  const credential::SecretStore secrets = must(read_secrets(options.secrets, options.secret_files));
   const auto egress = load_policy(options, secrets, allow_private);
   Fd log = open_log(options.log);
   const std::string state = must(state_directory());
@@ -211,7 +217,8 @@ int run_checked(const RunOptions& options) {
   const sandbox::Trust trust = must(sandbox::prepare_trust({ca.certificate_pem(), state + "/trust"}));
   spec.files = trust.mounts;
   // The program's own settings win over a rule's placeholders, and both over what trust needs.
-  spec.environment.set.insert(spec.environment.set.begin(), trust.environment.begin(), trust.environment.end());
+  spec.environment.set.insert(spec.environment.set.begin(), trust.environment.begin(),
+                              trust.environment.end());
   add_variables(options, secrets, spec);
 
   must(preflight());
@@ -220,15 +227,16 @@ int run_checked(const RunOptions& options) {
   audit::Journal journal(std::move(log));
   int status = 0;
   {
-    proxy::DataPlane data_plane({.egress = egress,
-                                 .sandbox_name = sandbox_name,
-                                 .workspace_name = workspace_name,
-                                 .overrides = overrides,
-                                 .allow_private = allow_private,
-                                 .origin_ca_files = options.origin_ca},
-                                ca, journal,
-                                {std::move(captured.tcp4), std::move(captured.tcp6), std::move(captured.dns_udp4),
-                                 std::move(captured.dns_udp6), std::move(captured.dns_tcp4), std::move(captured.dns_tcp6)});
+    proxy::DataPlane data_plane(
+        {.egress = egress,
+         .sandbox_name = sandbox_name,
+         .workspace_name = workspace_name,
+         .overrides = overrides,
+         .allow_private = allow_private,
+         .origin_ca_files = options.origin_ca},
+        ca, journal,
+        {std::move(captured.tcp4), std::move(captured.tcp6), std::move(captured.dns_udp4),
+         std::move(captured.dns_udp6), std::move(captured.dns_tcp4), std::move(captured.dns_tcp6)});
     status = supervise(program);
     data_plane.drain(std::chrono::milliseconds(300));
   }

@@ -8,7 +8,9 @@ namespace postern::cli {
 
 namespace {
 
-std::unexpected<Error> usage(std::string message) { return fail(Reason::invalid_configuration, std::move(message)); }
+std::unexpected<Error> usage(std::string message) {
+  return fail(Reason::invalid_configuration, std::move(message));
+}
 
 std::optional<origin::Override> parse_target(std::string_view text) {
   if (const auto whole = IpAddress::parse(text)) return origin::Override{*whole, std::nullopt};
@@ -24,10 +26,14 @@ Result<origin::Overrides> parse_overrides(const std::vector<std::string>& option
   for (const std::string& option : options) {
     const auto equals = option.find('=');
     const auto host = wire::canonical_host(option.substr(0, equals));
-    const auto target = equals == std::string::npos ? std::nullopt : parse_target(std::string_view(option).substr(equals + 1));
+    const auto target = equals == std::string::npos
+                            ? std::nullopt
+                            : parse_target(std::string_view(option).substr(equals + 1));
     if (!host || host->literal || !target)
-      return usage(fmt::format(
-          "--resolve '{}' is not HOST=IP[:PORT] (for example api.example.com=127.0.0.1:8443 or db.example.com=[::1]:5432)", option));
+      return usage(
+          fmt::format("--resolve '{}' is not HOST=IP[:PORT] (for example api.example.com=127.0.0.1:8443 or "
+                      "db.example.com=[::1]:5432)",
+                      option));
     overrides[host->name].push_back(*target);
   }
   return overrides;
@@ -38,12 +44,31 @@ Result<std::vector<Cidr>> parse_networks(const std::vector<std::string>& options
   for (const std::string& option : options) {
     auto network = Cidr::parse(option);
     if (!network)
-      if (const auto address = IpAddress::parse(option)) network = Cidr::parse(option + (address->is_v4() ? "/32" : "/128"));
+      if (const auto address = IpAddress::parse(option))
+        network = Cidr::parse(option + (address->is_v4() ? "/32" : "/128"));
     if (!network)
-      return usage(fmt::format("--allow-private '{}' is not a network (for example 10.1.0.0/16, 192.168.7.4 or fd00:1::/64)", option));
+      return usage(fmt::format(
+          "--allow-private '{}' is not a network (for example 10.1.0.0/16, 192.168.7.4 or fd00:1::/64)",
+          option));
     networks.push_back(*network);
   }
   return networks;
+}
+
+Result<credential::SecretStore> read_secrets(const std::vector<std::string>& options,
+                                             const std::vector<std::string>& files) {
+  credential::SecretStore secrets;
+  for (const std::string& file : files)
+    if (auto loaded = secrets.load_env_file(file); !loaded)
+      return usage("--secrets " + loaded.error().detail);
+  for (const std::string& option : options) {
+    const auto equals = option.find('=');
+    auto set = equals == std::string::npos
+                   ? secrets.set_from_environment(option)
+                   : secrets.set(option.substr(0, equals), Secret(option.substr(equals + 1)));
+    if (!set) return usage("--secret: " + set.error().detail);
+  }
+  return secrets;
 }
 
 }  // namespace postern::cli

@@ -4,6 +4,7 @@
 #include <string>
 #include <vector>
 
+#include "credential/secret_store.h"
 #include "model/address.h"
 #include "origin/resolver.h"
 
@@ -36,5 +37,8 @@ struct RunOptions {
 /// HOST=IP[:PORT], IPv6 with a port in brackets. Errors name the option and the accepted form.
 Result<origin::Overrides> parse_overrides(const std::vector<std::string>& options);
 Result<std::vector<Cidr>> parse_networks(const std::vector<std::string>& options);
+/// The files first, so that a --secret of the same name wins. Errors name the option, never a value.
+Result<credential::SecretStore> read_secrets(const std::vector<std::string>& options,
+                                             const std::vector<std::string>& files);
 
 }  // namespace postern::cli

@@ -1,9 +1,9 @@
 #include "cli/run_summary.h"
 
+#include <algorithm>
+#include <cstdlib>
 #include <fmt/format.h>
 #include <unistd.h>
-
-#include <algorithm>
 #include <vector>
 
 namespace postern::cli {
@@ -26,10 +26,12 @@ std::uint64_t calls(const audit::Summary::PerHost& host) { return host.allowed +
 
 void print_summary(const audit::Summary& summary, bool every_host, std::FILE* out) {
   if (summary.records == 0) return;
-  std::vector<std::pair<std::string, audit::Summary::PerHost>> hosts(summary.hosts.begin(), summary.hosts.end());
-  std::ranges::stable_sort(hosts, [](const auto& a, const auto& b) { return calls(a.second) > calls(b.second); });
+  std::vector<std::pair<std::string, audit::Summary::PerHost>> hosts(summary.hosts.begin(),
+                                                                     summary.hosts.end());
+  std::ranges::stable_sort(hosts,
+                           [](const auto& a, const auto& b) { return calls(a.second) > calls(b.second); });
 
-  const bool colours = ::isatty(::fileno(out)) == 1;
+  const bool colours = ::isatty(::fileno(out)) == 1 && std::getenv("NO_COLOR") == nullptr;
   const auto paint = [&](const char* code, const std::string& text) {
     return colours ? fmt::format("\033[{}m{}\033[0m", code, text) : text;
   };
@@ -54,10 +56,12 @@ void print_summary(const audit::Summary& summary, bool every_host, std::FILE* ou
     if (host.denied) line += paint("33", fmt::format(", {} denied", host.denied));
     if (host.failed) line += paint("31", fmt::format(", {} failed", host.failed));
     if (host.request_bytes + host.response_bytes > 0)
-      line += fmt::format(", {} up, {} down", human_bytes(host.request_bytes), human_bytes(host.response_bytes));
+      line +=
+          fmt::format(", {} up, {} down", human_bytes(host.request_bytes), human_bytes(host.response_bytes));
     fmt::print(out, "{}\n", line);
   }
-  if (summary.lost) fmt::print(out, "  {}\n", paint("31", fmt::format("{} records could not be written", summary.lost)));
+  if (summary.lost)
+    fmt::print(out, "  {}\n", paint("31", fmt::format("{} records could not be written", summary.lost)));
 }
 
 }  // namespace postern::cli
