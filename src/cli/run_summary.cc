@@ -51,7 +51,7 @@ void print_summary(const audit::Summary& summary, bool every_host, std::FILE* ou
       break;
     }
     ++shown;
-    std::string line = fmt::format("  {:<40} {:>5} call{}", name, calls(host), calls(host) == 1 ? " " : "s");
+    std::string line = fmt::format("  {:<40} {:>5} call{}", name, calls(host), calls(host) == 1 ? "" : "s");
     if (host.with_credentials) line += fmt::format(", {} with credentials", host.with_credentials);
     if (host.denied) line += paint("33", fmt::format(", {} denied", host.denied));
     if (host.failed) line += paint("31", fmt::format(", {} failed", host.failed));
