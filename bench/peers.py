@@ -69,7 +69,7 @@ def wait_until_listening(port: int, process: subprocess.Popen, said: pathlib.Pat
     deadline = time.monotonic() + 10
     while time.monotonic() < deadline:
         if process.poll() is not None:
-            raise RuntimeError(f"{process.args[3]} ended with status {process.returncode}: {said.read_text()[-500:].strip()}")
+            raise RuntimeError(f"{said.stem} ended with status {process.returncode}: {said.read_text()[-500:].strip()}")
         with socket.socket() as probe:
             if probe.connect_ex(("127.0.0.1", port)) == 0:
                 return
@@ -104,6 +104,11 @@ class Attempt:
                 pass
         if self.proxy is not None:
             end(self.proxy)
+
+
+def on_cpu(cpu: int) -> list[str]:
+    """Both programs become what they start, so the process keeps its id. It ends when we are killed."""
+    return ["taskset", "-c", str(cpu), "setpriv", "--pdeathsig", "TERM", "--"]
 
 
 def start_load(setting: Setting, words: list[str]) -> subprocess.Popen:
@@ -149,7 +154,7 @@ class FixedPort:
         text = self.passing_configuration(setting, port) if passing else self.configuration(setting, port)
         path = setting.write(f"{self.name}.conf", text)
         with open(setting.file(f"{self.name}.out"), "w") as out:
-            proxy = subprocess.Popen(["taskset", "-c", str(setting.proxy_cpu), *self.command(setting, path)],
+            proxy = subprocess.Popen([*on_cpu(setting.proxy_cpu), *self.command(setting, path)],
                                      stdin=subprocess.DEVNULL, stdout=out, stderr=subprocess.STDOUT)
         try:
             wait_until_listening(port, proxy, setting.file(f"{self.name}.out"))
@@ -323,8 +328,7 @@ class Postern:
         name = PASSED if passing else ORIGIN
         # Through a passed-through connection the sandbox sees the origin's own certificate.
         trust = ["--ca", str(setting.file("ca.pem"))] if passing else []
-        words = ["taskset", "-c", str(setting.proxy_cpu), *self.command(setting),
-                 str(setting.load), "--connect", f"{name}:443", *trust, *load_options]
+        words = [*on_cpu(setting.proxy_cpu), *self.command(setting), str(setting.load), "--connect", f"{name}:443", *trust, *load_options]
         setting.file("postern.log").unlink(missing_ok=True)
         load = start_load(setting, words)
         return Attempt(load, [load.pid])

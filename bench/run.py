@@ -17,6 +17,7 @@ import pathlib
 import resource
 import select
 import shutil
+import signal
 import statistics
 import subprocess
 import sys
@@ -33,6 +34,10 @@ MARK_SECONDS_MAX = 120
 
 class Void(Exception):
     """This measurement must not be counted; the text says why."""
+
+
+# Whatever breaks one measurement leaves the others standing.
+FAILURES = (Void, RuntimeError, OSError, ValueError, subprocess.SubprocessError)
 
 
 # ----------------------------------------------------------------------------------------------------------------------
@@ -296,7 +301,7 @@ def run_rounds(scenario: Scenario, setting, origin, rounds: int, quick: bool):
         for contender in rotated(able, number):
             try:
                 measured[contender.name].append(measure(setting, origin, contender, scenario.passing, scenario.options(quick)))
-            except Void as reason:
+            except FAILURES as reason:
                 measured[contender.name].append(None)
                 notes[contender.name].append(f"round {number + 1} void: {reason}")
             progress(f"  {scenario.name} round {number + 1}/{rounds} {contender.name}")
@@ -318,7 +323,7 @@ def summarise(scenario: Scenario, measured: dict, notes: dict) -> list[Result]:
         mine = values.get(contender.name, [])
         pairs = zip(mine, values[base]) if base else []
         ratios = [v / b for v, b in pairs if v is not None and b]
-        if contender.name == "direct":
+        if contender.name in ("direct", base):
             ratios = []
         results.append(Result(scenario.name, scenario.title, contender.name, scenario.unit, [v for v in mine if v is not None], ratios, base,
                               notes[contender.name] + crowded(measured.get(contender.name, [])),
@@ -327,9 +332,9 @@ def summarise(scenario: Scenario, measured: dict, notes: dict) -> list[Result]:
 
 
 def crowded(rounds: list[Measurement | None]) -> list[str]:
-    """Another program on the proxy's core spoils its caches, and so its CPU time."""
+    """Another program on the proxy's core spoils its caches, and so its CPU time. A proxy's own threads may meet there too."""
     shares = [m.wait_ns / (m.wall_s * 1e9) for m in rounds if m and m.wall_s > 0]
-    return [f"its core was busy with others {max(shares):.0%} of a round"] if shares and max(shares) > 0.05 else []
+    return [f"its threads waited for their core {max(shares):.0%} of a round"] if shares and max(shares) > 0.05 else []
 
 
 # ----------------------------------------------------------------------------------------------------------------------
@@ -342,43 +347,49 @@ def bare_bubblewrap() -> list[str]:
             "--proc", "/proc", "--tmpfs", "/tmp", "--tmpfs", "/run", "--"]
 
 
-def wall_ms(command: list[str], directory: pathlib.Path) -> float:
-    start = time.monotonic()
+def wall_and_cpu_ms(command: list[str], directory: pathlib.Path) -> tuple[float, float]:
+    """CPU time is that of everything the command started: steadier than wall time on a busy machine."""
+    used = lambda: sum(resource.getrusage(resource.RUSAGE_CHILDREN)[:2]) * 1000
+    start, used_before = time.monotonic(), used()
     done = subprocess.run(command, cwd=directory, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, timeout=30, text=True)
     elapsed = (time.monotonic() - start) * 1000
     if done.returncode != 0:
         raise Void(f"{command[0]} ended with {done.returncode}: {done.stderr.strip()[-300:]}")
-    return elapsed
+    return elapsed, used() - used_before
 
 
 def run_startup(setting, quick: bool) -> list[Result]:
-    commands = {"bubblewrap alone": [*bare_bubblewrap(), "true"]}
+    base = "bubblewrap alone"
+    commands = {base: [*bare_bubblewrap(), "true"]}
     postern = peers.Postern()
     many = peers.Postern("postern, 1,000 rules", peers.rules_of_other_hosts(1000))
     title = "start to end of `true` in a sandbox (wall time)"
-    results = {name: Result(STARTUP, title, name, "ms", [], [], "bubblewrap alone", [], []) for name in commands}
+    results = {name: Result(STARTUP, title, name, "ms", [], [], base, [], []) for name in commands}
     for contender in (postern, many):
-        results[contender.name] = Result(STARTUP, title, contender.name, "ms", [], [], "bubblewrap alone", [], [])
+        results[contender.name] = Result(STARTUP, title, contender.name, "ms", [], [], base, [], [])
         if lacking := contender.missing(setting, False):
             results[contender.name].notes.append(lacking)
         else:
             commands[contender.name] = [*contender.command(setting), "true"]
+    cpu: dict[str, list[float]] = {name: [] for name in commands}
     try:
         for command in commands.values():
-            wall_ms(command, setting.directory)  # the first one makes the CA and fills the page cache
+            wall_and_cpu_ms(command, setting.directory)  # the first one makes the CA and fills the page cache
         for number in range(10 if quick else 30):
-            times = {name: wall_ms(commands[name], setting.directory) for name in rotated(list(commands), number)}
-            for name, value in times.items():
-                results[name].values.append(value)
-                if name != "bubblewrap alone":
-                    results[name].ratios.append(value / times["bubblewrap alone"])
-    except (Void, subprocess.TimeoutExpired) as reason:
+            times = {name: wall_and_cpu_ms(commands[name], setting.directory) for name in rotated(list(commands), number)}
+            for name, (wall, used) in times.items():
+                results[name].values.append(wall)
+                results[name].ratios.append(wall / times[base][0])
+                cpu[name].append(used)
+    except FAILURES as reason:
         results[postern.name].notes.append(f"void: {reason}")
     progress("  startup")
-    base = results["bubblewrap alone"].median()
-    for result in results.values():
-        if result.ratios and base is not None:
-            result.notes.append(f"adds {result.median() - base:.1f} ms")
+    for name, used in cpu.items():
+        if used:
+            results[name].notes.append(f"{statistics.median(used):.1f} ms CPU, {min(results[name].values):.1f} ms at best")
+            if name != base:
+                results[name].notes.append(f"adds {results[name].median() - results[base].median():.1f} ms")
+    results[base].ratios = []
     return list(results.values())
 
 
@@ -402,7 +413,7 @@ def table(results: list[Result]) -> str:
     for r in results:
         what = f"**{r.title}**" if r.title != last else ""
         last = r.title
-        ratio = "–" if r.ratio() is None else f"{r.ratio():.2f}"
+        ratio = "1" if r.contender == r.base else "–" if r.ratio() is None else f"{r.ratio():.2f}"
         if r.base and r.ratio() is not None and r.base != "nginx":
             ratio += f" ({r.base})"
         lines.append(f"| {what} | {r.contender} | {figure(r.median())} | {r.unit} | {ratio} | {spread(r.ratios)} | {'; '.join(r.notes)} |")
@@ -484,6 +495,8 @@ def run_all(options: argparse.Namespace, setting: peers.Setting, origin: Origin)
 
 def main() -> int:
     options = arguments()
+    # So that the `finally`s end what was started also when someone ends us.
+    signal.signal(signal.SIGTERM, lambda number, frame: sys.exit(128 + number))
     setting, origin = prepare(options)
     about = machine()
     # We only wait and sample, but where we do that must not be the proxy's core.
