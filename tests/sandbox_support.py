@@ -12,7 +12,7 @@ import subprocess
 import tempfile
 
 ROOT = pathlib.Path(__file__).resolve().parent.parent
-BUILD = pathlib.Path(os.environ.get("POSTERN_BUILD", ROOT / "build" / "debug"))
+BUILD = pathlib.Path(os.environ.get("POSTERN_BUILD", ROOT / "build" / "release"))
 PROBE = BUILD / "src" / "sandbox" / "probe" / "sandbox-probe"
 PYTHON = "/usr/bin/python3"
 USER = "postern-test"
