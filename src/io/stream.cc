@@ -8,14 +8,19 @@
 #include <cerrno>
 #include <cstring>
 
+#include "io/fault_plan.h"
+
 namespace postern::io {
 
 Stream::Stream(Loop& loop, Fd socket, Side side)
     : loop_(loop), socket_(std::move(socket)), side_(side), timer_(loop, *this) {
-  if (!loop_.add(socket_.get(), *this)) {
-    // Out of epoll watches: every wait ends at once with this.
-    error_ = Error{Reason::overloaded, Side::self, Retry::never, "cannot watch another connection"};
-  }
+  // Out of epoll watches: no wait would ever end, so none is begun.
+  unwatched_ = !loop_.add(socket_.get(), *this);
+}
+
+Stream::Attempt Stream::refuse_unwatched() {
+  error_ = Error{Reason::overloaded, Side::self, Retry::never, "cannot watch another connection"};
+  return Attempt::failed;
 }
 
 Stream::~Stream() {
@@ -29,9 +34,12 @@ Fd Stream::release_socket() {
   return std::move(socket_);
 }
 
-void Stream::shutdown_write() { ::shutdown(socket_.get(), SHUT_WR); }
+void Stream::shutdown_write() {
+  if (!resetting_) ::shutdown(socket_.get(), SHUT_WR);
+}
 
 void Stream::reset_on_close() {
+  resetting_ = true;
   const linger now{.l_onoff = 1, .l_linger = 0};
   ::setsockopt(socket_.get(), SOL_SOCKET, SO_LINGER, &now, sizeof now);
 }
@@ -47,6 +55,10 @@ Error Stream::closed_error(int error_number) const {
 ssize_t Stream::receive(void* into, std::size_t size, int flags) {
   if (!maybe_readable_) {
     errno = EAGAIN;
+    return -1;
+  }
+  if (fault_plan && fault_plan->strikes(socket_.get(), size)) [[unlikely]] {
+    errno = fault_plan->error_number;
     return -1;
   }
   ssize_t count;
@@ -66,6 +78,10 @@ ssize_t Stream::transmit(const void* from, std::size_t size) {
     errno = EAGAIN;
     return -1;
   }
+  if (fault_plan && fault_plan->strikes(socket_.get(), size)) [[unlikely]] {
+    errno = fault_plan->error_number;
+    return -1;
+  }
   ssize_t count;
   do {
     count = ::send(socket_.get(), from, size, MSG_NOSIGNAL);
@@ -76,6 +92,7 @@ ssize_t Stream::transmit(const void* from, std::size_t size) {
 }
 
 Stream::Attempt Stream::try_read(std::span<char> into, std::size_t& count) {
+  if (unwatched_) return refuse_unwatched();
   const ssize_t got = receive(into.data(), into.size());
   if (got >= 0) {
     count = static_cast<std::size_t>(got);
@@ -87,6 +104,7 @@ Stream::Attempt Stream::try_read(std::span<char> into, std::size_t& count) {
 }
 
 Stream::Attempt Stream::try_write(std::string_view bytes, std::size_t& count) {
+  if (unwatched_) return refuse_unwatched();
   const ssize_t sent = transmit(bytes.data(), bytes.size());
   if (sent >= 0) {
     count = static_cast<std::size_t>(sent);
@@ -122,8 +140,10 @@ bool Stream::WriteAwaiter::retry(Stream& stream) {
 
 void Stream::wait(Waiter*& slot, Waiter& waiter) {
   slot = &waiter;
-  // The timer only ever moves earlier here; on_deadline() moves it on when nothing has expired yet.
-  if (waiter.deadline != TimePoint::max()) timer_.set(waiter.deadline);
+  TimePoint soonest = TimePoint::max();
+  if (reader_) soonest = std::min(soonest, reader_->deadline);
+  if (writer_) soonest = std::min(soonest, writer_->deadline);
+  if (soonest != TimePoint::max()) timer_.set(soonest);
 }
 
 bool Stream::wake(Waiter*& slot, bool& destroyed) {
@@ -135,6 +155,7 @@ bool Stream::wake(Waiter*& slot, bool& destroyed) {
 
 void Stream::on_ready(std::uint32_t events) {
   if (events & (EPOLLRDHUP | EPOLLHUP | EPOLLERR)) hangup_ = true;
+  if (events & (EPOLLHUP | EPOLLERR)) broken_ = true;
   if (events & (EPOLLIN | EPOLLRDHUP | EPOLLHUP | EPOLLERR)) maybe_readable_ = true;
   if (events & (EPOLLOUT | EPOLLHUP | EPOLLERR)) maybe_writable_ = true;
 
@@ -215,6 +236,7 @@ Task<Result<std::unique_ptr<TcpStream>>> connect(Loop& loop, Endpoint endpoint, 
   if (::connect(raw, reinterpret_cast<const sockaddr*>(&address), size) != 0 && errno != EINPROGRESS)
     co_return refuse(errno);
 
+  enum class Outcome : std::uint8_t { ready, expired, unwatched };
   struct Connecting final : Pollable, Timer {
     std::coroutine_handle<> waiting;
     bool expired = false;
@@ -231,19 +253,24 @@ Task<Result<std::unique_ptr<TcpStream>>> connect(Loop& loop, Endpoint endpoint, 
     int fd;
     TimePoint deadline;
     Connecting connecting;
+    bool watched = true;
     Awaiter(Loop& l, int descriptor, TimePoint until) : loop(l), fd(descriptor), deadline(until), connecting(l) {}
     Awaiter(const Awaiter&) = delete;
     bool await_ready() const { return false; }
     bool await_suspend(std::coroutine_handle<> h) {
       connecting.waiting = h;
       connecting.set(deadline);
-      return loop.add(fd, connecting, EPOLLOUT);
+      watched = loop.add(fd, connecting, EPOLLOUT);
+      return watched;
     }
-    bool await_resume() { return connecting.expired; }
+    Outcome await_resume() {
+      return !watched ? Outcome::unwatched : connecting.expired ? Outcome::expired : Outcome::ready;
+    }
     ~Awaiter() { loop.remove(fd, connecting); }
   };
-  const bool expired = co_await Awaiter(loop, raw, deadline);
-  if (expired)
+  const Outcome outcome = co_await Awaiter(loop, raw, deadline);
+  if (outcome == Outcome::unwatched) co_return fail(Reason::overloaded, "cannot watch another connection");
+  if (outcome == Outcome::expired)
     co_return fail(Reason::connect_timeout, "no answer to the connection attempt", side, Retry::fresh_connection);
   int error_number = 0;
   socklen_t length = sizeof error_number;

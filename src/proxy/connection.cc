@@ -4,6 +4,8 @@
 #include <netinet/tcp.h>
 #include <sys/socket.h>
 
+#include <cerrno>
+
 #include "dns/name_table.h"
 #include "intake/first_flight.h"
 #include "proxy/exchange.h"
@@ -49,7 +51,7 @@ class Connection {
   io::Task<void> refuse_readably(Error error);
   io::Task<void> serve_http(io::Stream& stream);
   io::Task<void> serve_other();
-  io::Task<void> serve_covered();
+  io::Task<void> serve_covered(bool denies_some);
   io::Task<void> pass_through(audit::Kind kind, std::unique_ptr<io::TcpStream> origin, std::string origin_address,
                               origin::DialTimings timings);
   io::Task<void> dial_and_pass(audit::Kind kind);
@@ -149,7 +151,7 @@ io::Task<void> Connection::refuse_readably(Error error) {
   }
   co_await refuse(worker_, flow_, sandbox, std::move(error));
   co_await sandbox.drain();
-  stream->shutdown_write();
+  if (!sandbox.aborted()) stream->shutdown_write();
 }
 
 // ---- HTTP --------------------------------------------------------------------------------------------------
@@ -161,7 +163,9 @@ io::Task<void> Connection::serve_http(io::Stream& stream) {
     auto request = co_await sandbox.next_request(first_byte);
     if (!request) {
       const Reason reason = request.error().reason;
-      const bool quiet = !first && (reason == Reason::sandbox_timeout || reason == Reason::sandbox_closed);
+      // Between two requests a connection may end in any way; none of them is an exchange.
+      const bool quiet = !first && (reason == Reason::sandbox_timeout || reason == Reason::sandbox_closed ||
+                                    reason == Reason::sandbox_tls_failed);
       if (!quiet) {
         co_await refuse(worker_, flow_, sandbox, std::move(request.error()));
         co_await sandbox.drain();
@@ -174,14 +178,19 @@ io::Task<void> Connection::serve_http(io::Stream& stream) {
                        {Reason::sandbox_closed, Side::sandbox, Retry::never, "the connection ended without a request"});
       break;
     }
+    if (!worker_.journal.accepting() && !first) {
+      sandbox.abort();  // Not even a refusal could be recorded.
+      break;
+    }
     co_await carry(worker_, flow_, sandbox);
     if (!sandbox.ready_for_next()) {
       co_await sandbox.drain();
-      break;
+      if (!sandbox.ready_for_next()) break;
     }
     first_byte = worker_.loop.now() + limits::keep_alive_time;
   }
-  stream.shutdown_write();
+  // After an abort the end must not look orderly: closing resets.
+  if (!sandbox.aborted()) stream.shutdown_write();
 }
 
 // ---- every other port --------------------------------------------------------------------------------------
@@ -192,13 +201,13 @@ io::Task<void> Connection::serve_other() {
     reset();
     co_return record_failure(audit::Kind::tcp, {verdict.reason, Side::sandbox, Retry::never, {}});
   }
-  if (verdict.intercept) co_return co_await serve_covered();
+  if (verdict.intercept) co_return co_await serve_covered(verdict.denies_some);
   co_await dial_and_pass(audit::Kind::tcp);
 }
 
 // A rule covers the host, so HTTP and TLS are looked into on this port too; but the protocol may be one in which the
 // server speaks first, so the origin is dialled before the sandbox has said anything.
-io::Task<void> Connection::serve_covered() {
+io::Task<void> Connection::serve_covered(bool denies_some) {
   origin::DialTimings timings;
   auto dialled = co_await worker_.dialler.dial(flow_.host, flow_.port, worker_.loop.now() + origin::Pool::dial_timeout, timings);
   if (!dialled) {
@@ -209,6 +218,9 @@ io::Task<void> Connection::serve_covered() {
     io::TcpStream& sandbox;
     explicit OriginSpeaks(io::TcpStream& s) : sandbox(s) {}
     void on_idle_input(io::Stream& origin) override {
+      // A connection that was never read from counts as readable: only bytes, or the end, are a word.
+      char byte;
+      if (::recv(origin.fd(), &byte, 1, MSG_PEEK | MSG_DONTWAIT) < 0 && errno == EAGAIN) return;
       origin.watch_idle(nullptr);
       sandbox.cancel_read();
     }
@@ -227,6 +239,11 @@ io::Task<void> Connection::serve_covered() {
   if (flight && flight->speech == intake::Speech::http) {
     dialled->stream.reset();
     co_return co_await serve_http(*sandbox_);
+  }
+  if (denies_some) {
+    // A rule closes a part of this host: what cannot be looked into might be just that part.
+    reset();
+    co_return record_failure(audit::Kind::tcp, {Reason::protocol_not_allowed, Side::sandbox, Retry::never, {}});
   }
   co_await pass_through(audit::Kind::tcp, std::move(dialled->stream), dialled->endpoint.to_string(), timings);
 }
@@ -266,15 +283,20 @@ io::Task<void> Connection::pass_through(audit::Kind kind, std::unique_ptr<io::Tc
 
 }  // namespace
 
+static io::Task<void> close_unserved() { co_return; }
+
 io::Task<void> serve_connection(Worker& worker, const Tenant& tenant, Fd accepted) {
   sockaddr_storage address{};
   socklen_t size = sizeof address;
   const bool known = ::getsockname(accepted.get(), reinterpret_cast<sockaddr*>(&address), &size) == 0;
   const auto dialled = known ? Endpoint::from_sockaddr(reinterpret_cast<const sockaddr&>(address)) : std::nullopt;
-  if (!dialled) co_return;
+  return dialled ? serve_dialled(worker, tenant, *dialled, std::move(accepted)) : close_unserved();
+}
+
+io::Task<void> serve_dialled(Worker& worker, const Tenant& tenant, Endpoint dialled, Fd accepted) {
   const int on = 1;
   ::setsockopt(accepted.get(), IPPROTO_TCP, TCP_NODELAY, &on, sizeof on);
-  Connection connection(worker, tenant, *dialled, std::make_unique<io::TcpStream>(worker.loop, std::move(accepted), Side::sandbox));
+  Connection connection(worker, tenant, dialled, std::make_unique<io::TcpStream>(worker.loop, std::move(accepted), Side::sandbox));
   co_await connection.serve();
 }
 

@@ -11,5 +11,7 @@ namespace postern::proxy {
 class Worker;
 
 io::Task<void> serve_connection(Worker& worker, const Tenant& tenant, Fd accepted);
+/// The same for a destination that is not the socket's own address.
+io::Task<void> serve_dialled(Worker& worker, const Tenant& tenant, Endpoint dialled, Fd accepted);
 
 }  // namespace postern::proxy

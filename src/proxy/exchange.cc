@@ -37,19 +37,25 @@ class Exchange final : io::Stream::IdleWatcher {
 
   io::Task<void> carry() {
     if (auto judged = judge(); !judged) co_return co_await refuse(std::move(judged.error()));
+    sandbox_.watch_abort(this);
     auto reached = co_await reach_and_send();
-    if (!reached) co_return co_await refuse(std::move(reached.error()));
+    if (!reached) {
+      sandbox_.watch_abort(nullptr);
+      co_return co_await refuse(std::move(reached.error()));
+    }
     co_await relay_answer();
     sandbox_.watch_abort(nullptr);
     co_await finish_upload();
     settle();
   }
 
-  io::Task<void> refuse(Error error);
+  /// `last`: the connection ends with it.
+  io::Task<void> refuse(Error error, bool last = false);
 
  private:
   void open_record();
   Result<void> judge();
+  std::span<const HeaderField> judged_fields();
   Result<void> judge_authority();
   Result<void> take_credentials();
   io::Task<Result<void>> reach_and_send();
@@ -58,11 +64,14 @@ class Exchange final : io::Stream::IdleWatcher {
   io::Task<void> upload();
   io::Task<void> finish_upload();
   io::Task<void> relay_answer();
+  io::Task<void> give_up();
   io::Task<Result<void>> relay_body();
   io::Task<void> tunnel();
   void settle();
 
   bool may_retry(const Error& error) const;
+  std::string_view authority();
+  bool authenticates_connection(std::span<const HeaderField> fields, std::string_view name) const;
   OutgoingRequest outgoing_request();
   Result<OutgoingAnswer> outgoing_answer(const ResponseHead& head);
   void forwardable(std::span<const HeaderField> fields, bool request);
@@ -83,6 +92,8 @@ class Exchange final : io::Stream::IdleWatcher {
   Host other_host_;            ///< When the request's host is not the connection's.
   const Host* host_ = nullptr;
   std::string path_scratch_;
+  std::string authority_;
+  bool connection_bound_ = false;  ///< A login belongs to the origin's connection: it is not used again.
   std::string target_;         ///< What is sent: canonical where paths are judged.
   std::string method_;         ///< Outlives the head, for the answer's framing.
   policy::Verdict verdict_;
@@ -134,18 +145,29 @@ Result<void> Exchange::judge_authority() {
   return {};
 }
 
+// Rules judge what the origin will see: fields that end at this hop do not count.
+std::span<const HeaderField> Exchange::judged_fields() {
+  const auto fields = sandbox_.request().fields;
+  for (const HeaderField& field : fields)
+    if (wire::same_name(field.name, "connection")) {
+      forwardable(fields, true);
+      return fields_;
+    }
+  return fields;
+}
+
 Result<void> Exchange::judge() {
   const RequestHead& request = sandbox_.request();
   if (auto authority = judge_authority(); !authority) return authority;
 
   const wire::CanonicalPath path = wire::canonical_path(request.target, path_scratch_);
-  recording_->path = path.path;
+  recording_->path = path.path.substr(0, limits::recorded_path_bytes_max);
   verdict_ = policy::decide(*egress_->snapshot, {.host = *host_,
                                                  .port = flow_.port,
                                                  .tls = flow_.tls,
                                                  .method = request.method,
                                                  .path = path.path,
-                                                 .fields = request.fields});
+                                                 .fields = judged_fields()});
   if (path.ambiguity && verdict_.judges_paths) return fail(Reason::ambiguous_path, path.ambiguity, Side::sandbox);
   if (verdict_.rule) recording_->rule = verdict_.rule->name;
   if (verdict_.reason != Reason::allowed) return fail(verdict_.reason, {}, Side::sandbox);
@@ -187,6 +209,7 @@ io::Task<Result<void>> Exchange::reach(origin::Freshness freshness) {
     origin_.reset();
     co_return std::unexpected(std::move(connection.error()));
   }
+  if (failure_) co_return std::unexpected(*failure_);  // The sandbox left meanwhile: nothing is sent for it.
   recording_->origin_address = (*connection)->address;
   origin_ = std::make_unique<Http1OriginSide>(std::move(*connection));
   // Only now, with the origin's identity verified, are credentials put on the request.
@@ -226,13 +249,35 @@ void Exchange::forwardable(std::span<const HeaderField> fields, bool request) {
   }
 }
 
+// The canonical host is the one that was judged, so it is the one that is sent.
+std::string_view Exchange::authority() {
+  const bool default_port = flow_.port == (flow_.tls ? 443 : 80);
+  const bool six = host_->literal && !host_->literal->is_v4();
+  if (default_port && !six) return host_->name;
+  authority_ = six ? "[" + host_->name + "]" : host_->name;
+  if (!default_port) authority_ += ":" + std::to_string(flow_.port);
+  return authority_;
+}
+
+// NTLM and Negotiate log in a connection and not a request (RFC 4559 §6): such a connection serves nobody else.
+bool Exchange::authenticates_connection(std::span<const HeaderField> fields, std::string_view name) const {
+  const auto starts_with = [](std::string_view value, std::string_view scheme) {
+    return value.size() >= scheme.size() && wire::same_name(value.substr(0, scheme.size()), scheme);
+  };
+  for (const HeaderField& field : fields)
+    if (wire::same_name(field.name, name) && (starts_with(field.value, "ntlm") || starts_with(field.value, "negotiate")))
+      return true;
+  return false;
+}
+
 OutgoingRequest Exchange::outgoing_request() {
   const RequestHead& request = sandbox_.request();
   forwardable(request.fields, true);
+  if (authenticates_connection(request.fields, "authorization")) connection_bound_ = true;
   OutgoingRequest outgoing;
   outgoing.method = request.method;
   outgoing.target = target_;
-  outgoing.authority = request.authority.empty() ? std::string_view(host_->name) : request.authority;
+  outgoing.authority = authority();
   outgoing.fields = fields_;
   outgoing.credentials = credentials_;
   outgoing.framing = request.framing;
@@ -300,9 +345,10 @@ io::Task<void> Exchange::finish_upload() {
 
 void Exchange::on_idle_input(io::Stream& stream) {
   // A TLS client that has closed is gone; over plain TCP a half-close is a legitimate end of a request.
-  if (!flow_.tls || !stream.hung_up() || !origin_) return;
+  if (flow_.tls ? !stream.hung_up() : !stream.broken()) return;
   fail_with(Error{Reason::sandbox_closed, Side::sandbox, Retry::never, "the sandbox left before the answer was complete"});
   stream.watch_idle(nullptr);
+  if (!origin_) return;
   origin_->tunnel_stream().reset_on_close();
   origin_->cancel_read();
 }
@@ -320,17 +366,18 @@ Result<OutgoingAnswer> Exchange::outgoing_answer(const ResponseHead& head) {
     for (const HeaderField& field : head.fields)
       if (wire::same_name(field.name, "content-length")) fields_.push_back(field);
   }
+  if (head.status == 401 && authenticates_connection(head.fields, "www-authenticate")) connection_bound_ = true;
   answer.fields = fields_;
   answer.close = !upload_complete_;
   return answer;
 }
 
 io::Task<void> Exchange::relay_answer() {
-  sandbox_.watch_abort(this);
-  const TimePoint asked = worker_.loop.now();
+  const TimePoint asked = worker_.clock.now();
   int informational = 0;
   const ResponseHead* head = nullptr;
   while (true) {
+    if (failure_) co_return co_await give_up();  // Before anybody waited for the answer.
     auto read = co_await origin_->read_head(method_, worker_.loop.now() + limits::answer_time);
     if (!read && may_retry(read.error()) && !upload_ && !failure_) {
       if (auto again = co_await reach(origin::Freshness::new_only); !again) {
@@ -340,29 +387,33 @@ io::Task<void> Exchange::relay_answer() {
       continue;
     }
     if (!read) {
-      sandbox_.watch_abort(nullptr);
-      co_await finish_upload();
-      co_return co_await refuse(failure_ ? *failure_ : std::move(read.error()));
+      fail_with(std::move(read.error()));
+      co_return co_await give_up();
     }
     head = *read;
     if (head->status >= 200 || head->status == 101) break;
-    if (++informational > limits::informational_max)
-      co_return co_await refuse({Reason::origin_malformed_response, Side::origin, Retry::never, "too many informational answers"});
+    if (++informational > limits::informational_max) {
+      Error why{Reason::origin_malformed_response, Side::origin, Retry::never, "too many informational answers"};
+      co_return co_await refuse(std::move(why));
+    }
     if (head->status == 100) continue;  // Ours was sent already.
     forwardable(head->fields, false);
     auto sent = co_await sandbox_.send_informational(
         {.status = head->status, .reason_phrase = head->reason_phrase, .fields = fields_});
     if (!sent) fail_with(std::move(sent.error()));
   }
-  recording_->timings.first_byte = std::chrono::duration_cast<std::chrono::microseconds>(worker_.loop.now() - asked);
+  recording_->timings.first_byte = std::chrono::duration_cast<std::chrono::microseconds>(worker_.clock.now() - asked);
   recording_->status = head->status;
 
   auto answer = outgoing_answer(*head);
   if (head->status == 101) {
     // Only what was asked for may be switched to (threat 34 is the opposite: asked, and answered with 200).
-    const std::string_view wanted = sandbox_.request().upgrade;
-    if (wanted.empty() || wire::has_token(wanted, "h2c") || body_started_ || !wire::same_name(head->upgrade, wanted))
-      co_return co_await refuse({Reason::origin_malformed_response, Side::origin, Retry::never, "an upgrade that nobody asked for"});
+    // After a body the request's views are gone; an upgrade was not asked for then anyway.
+    const std::string_view wanted = body_started_ ? std::string_view() : sandbox_.request().upgrade;
+    if (wanted.empty() || wire::has_token(wanted, "h2c") || !wire::same_name(head->upgrade, wanted)) {
+      Error why{Reason::origin_malformed_response, Side::origin, Retry::never, "an upgrade that nobody asked for"};
+      co_return co_await refuse(std::move(why));
+    }
     answer->upgrade = head->upgrade;
   }
   if (auto started = sandbox_.start_answer(*answer); !started) co_return co_await refuse(std::move(started.error()));
@@ -373,8 +424,17 @@ io::Task<void> Exchange::relay_answer() {
   }
 }
 
+// No answer will come: what failed first is what the sandbox reads.
+io::Task<void> Exchange::give_up() {
+  sandbox_.watch_abort(nullptr);
+  co_await finish_upload();
+  Error why = std::move(*failure_);
+  co_await refuse(std::move(why));
+}
+
 io::Task<Result<void>> Exchange::relay_body() {
   while (true) {
+    if (failure_) co_return std::unexpected(*failure_);  // Came while the sandbox was being written to.
     auto piece = co_await co_await origin_->read_body(body_deadline());
     if (piece.last && origin_->truncated())
       co_return fail(Reason::origin_closed, "the answer was cut short", Side::origin);
@@ -403,11 +463,11 @@ void Exchange::settle() {
     recording_.finish(reason, failure_->detail);
     return;
   }
-  if (auto connection = origin_->take_reusable(upload_complete_)) worker_.pool.give_back(std::move(connection));
+  if (auto connection = origin_->take_reusable(upload_complete_ && !connection_bound_)) worker_.pool.give_back(std::move(connection));
   recording_.finish(Reason::allowed);
 }
 
-io::Task<void> Exchange::refuse(Error error) {
+io::Task<void> Exchange::refuse(Error error, bool last) {
   if (sandbox_.answer_started()) {
     sandbox_.abort();
     recording_.finish(error.reason, error.detail);
@@ -441,7 +501,7 @@ io::Task<void> Exchange::refuse(Error error) {
                         .fields = fields,
                         .framing = BodyFraming::length,
                         .content_length = body.size(),
-                        .close = !short_body || decision_of(error.reason) == Decision::failed ||
+                        .close = last || !short_body || decision_of(error.reason) == Decision::failed ||
                                  error.reason == Reason::malformed_request};
   if (auto started = sandbox_.start_answer(answer); started) {
     const bool to_head = method_ == "HEAD";
@@ -461,7 +521,7 @@ io::Task<void> carry(Worker& worker, const Flow& flow, SandboxSide& sandbox) {
 
 io::Task<void> refuse(Worker& worker, const Flow& flow, SandboxSide& sandbox, Error error) {
   Exchange exchange(worker, flow, sandbox);
-  co_await exchange.refuse(std::move(error));
+  co_await exchange.refuse(std::move(error), true);
 }
 
 }  // namespace postern::proxy

@@ -109,6 +109,7 @@ bool Http1SandboxSide::ready_for_next() const {
 }
 
 io::Task<void> Http1SandboxSide::drain() {
+  if (aborted_) co_return;
   const TimePoint deadline = stream_.loop().now() + limits::drain_time;
   std::size_t drained = 0;
   while (!body_.complete() && drained < limits::drain_bytes_max) {
@@ -151,7 +152,7 @@ bool Http1OriginSide::start_request(const OutgoingRequest& request) {
   std::size_t bytes = 256 + request.method.size() + request.target.size() + request.authority.size() + request.upgrade.size();
   for (const HeaderField& field : request.fields) bytes += field.name.size() + field.value.size() + 4;
   for (const auto& header : request.credentials) bytes += credential::line_size(header);
-  output_.reserve(std::max<std::size_t>(bytes, 1 * KiB));
+  output_.reserve(std::max<std::size_t>(bytes + 1 * KiB, 2 * KiB));  // and for a short body
 
   wire::HeadWriter writer(output_);
   writer.request_line(request.method, request.target);
@@ -173,7 +174,10 @@ bool Http1OriginSide::start_request(const OutgoingRequest& request) {
 
 io::Task<Result<void>> Http1OriginSide::send_body(BodyPiece piece, std::span<const HeaderField> trailers, TimePoint deadline) {
   request_bytes_ += piece.data.size();
-  return request_.send(piece, trailers, deadline);
+  // A buffer that grew around the head would leave the credentials in it behind.
+  if (!output_.empty() && output_.capacity() - output_.size() < piece.data.size() + 64)
+    co_await co_await request_.flush(deadline);
+  co_return co_await request_.send(piece, trailers, deadline);
 }
 
 io::Task<Result<void>> Http1OriginSide::flush(TimePoint deadline) { return request_.flush(deadline); }

@@ -19,6 +19,7 @@ class Http1SandboxSide final : public SandboxSide {
   io::Task<Result<bool>> next_request(TimePoint first_byte_deadline);
   /// The exchange is over: true when another request may follow on this connection.
   bool ready_for_next() const;
+  bool aborted() const { return aborted_; }
   /// Reads off a body that nobody wants, within bounds, so that the answer is not lost to a reset.
   io::Task<void> drain();
 
