@@ -1,0 +1,392 @@
+#pragma once
+// The whole road in one thread, for tests: a real Worker on its loop, and both of its ends in the test's
+// hand. The sandbox's end is a loopback connection that is served as if it had been dialled to any name;
+// origins are found by overrides. Time stands still unless a test moves it; nothing here sleeps, and every
+// wait has a bound.
+
+#include <arpa/inet.h>
+#include <csignal>
+#include <cstdlib>
+#include <deque>
+#include <fcntl.h>
+#include <filesystem>
+#include <fstream>
+#include <functional>
+#include <gtest/gtest.h>
+#include <memory>
+#include <netinet/in.h>
+#include <openssl/err.h>
+#include <openssl/ssl.h>
+#include <openssl/x509v3.h>
+#include <string>
+#include <sys/mman.h>
+#include <sys/socket.h>
+#include <vector>
+
+#include "credential/secret_store.h"
+#include "dns/name_table.h"
+#include "policy/document.h"
+#include "proxy/connection.h"
+#include "proxy/worker.h"
+
+namespace postern::proxy::road {
+
+inline constexpr const char* canary = "canary-5ecret";  ///< The value of API_KEY: must never reach a sandbox.
+
+struct SslFree {
+  void operator()(SSL* connection) const { SSL_free(connection); }
+  void operator()(SSL_CTX* context) const { SSL_CTX_free(context); }
+};
+using SslPtr = std::unique_ptr<SSL, SslFree>;
+using SslContextPtr = std::unique_ptr<SSL_CTX, SslFree>;
+
+/// The certificates of all tests: one CA for the workspace, another for the origins.
+class Certificates {
+ public:
+  static Certificates& shared() {
+    static Certificates all;
+    return all;
+  }
+  const tls::WorkspaceCa& workspace() const { return workspace_; }
+  const tls::TrustStore& trust() const { return trust_; }
+
+  SslPtr client(const std::string& server_name) {
+    SslPtr connection(SSL_new(client_.get()));
+    SSL_set_tlsext_host_name(connection.get(), server_name.c_str());
+    SSL_set1_host(connection.get(), server_name.c_str());
+    SSL_set_connect_state(connection.get());
+    return connection;
+  }
+  SslPtr server(const std::string& name) {
+    SslPtr connection(SSL_new(server_.get()));
+    const auto leaf = origin_leaves_.leaf_for(name, std::chrono::system_clock::now()).value();
+    SSL_use_certificate(connection.get(), leaf.certificate.get());
+    SSL_use_PrivateKey(connection.get(), leaf.key.get());
+    SSL_set_accept_state(connection.get());
+    return connection;
+  }
+
+ private:
+  Certificates()
+      : directory_(make_directory()),
+        workspace_(tls::WorkspaceCa::load_or_create(directory_ + "/workspace").value()),
+        origins_(tls::WorkspaceCa::load_or_create(directory_ + "/origins").value()),
+        origin_leaves_(tls::LeafMinter::create(origins_).value()),
+        trust_(load_trust()),
+        client_(SSL_CTX_new(TLS_client_method())),
+        server_(SSL_CTX_new(TLS_server_method())) {
+    X509_STORE* store = SSL_CTX_get_cert_store(client_.get());
+    X509_STORE_add_cert(store, workspace_.certificate());
+    X509_STORE_add_cert(store, origins_.certificate());
+    SSL_CTX_set_verify(client_.get(), SSL_VERIFY_PEER, nullptr);
+    static constexpr unsigned char protocols[] = "\x08http/1.1";
+    SSL_CTX_set_alpn_protos(client_.get(), protocols, sizeof protocols - 1);
+    std::filesystem::remove_all(directory_);
+  }
+  static std::string make_directory() {
+    std::string pattern = (std::filesystem::temp_directory_path() / "postern-road-XXXXXX").string();
+    return ::mkdtemp(pattern.data());
+  }
+  tls::TrustStore load_trust() {
+    const std::string file = directory_ + "/origins.pem";
+    std::ofstream(file) << origins_.certificate_pem();
+    return tls::TrustStore::load({file}).value();
+  }
+
+  std::string directory_;
+  tls::WorkspaceCa workspace_;
+  tls::WorkspaceCa origins_;
+  tls::LeafMinter origin_leaves_;
+  tls::TrustStore trust_;
+  SslContextPtr client_, server_;
+};
+
+/// One end of a connection in the test's hand.
+class Peer {
+ public:
+  Peer(Fd socket, SslPtr secure) : socket_(std::move(socket)), secure_(std::move(secure)) {
+    if (secure_) SSL_set_fd(secure_.get(), socket_.get());
+  }
+
+  /// One write, and one record of TLS.
+  void send(std::string_view bytes) {
+    if (!bytes.empty()) pending_.emplace_back(bytes);
+  }
+  bool sent() const { return pending_.empty(); }
+  /// The orderly end of our direction (close_notify and FIN), once everything is sent.
+  void half_close() { half_close_ = true; }
+  /// FIN without close_notify.
+  void cut() { ::shutdown(socket_.get(), SHUT_WR); }
+  void close() {
+    half_close();
+    pump();
+    drop();
+  }
+  void reset() {
+    const linger now{.l_onoff = 1, .l_linger = 0};
+    ::setsockopt(socket_.get(), SOL_SOCKET, SO_LINGER, &now, sizeof now);
+    drop();
+  }
+  /// Reads nothing any more, so that the other side's sending comes to a stop.
+  void pause(bool on) { paused_ = on; }
+
+  /// What came since the last take(), with [end], [cut] or [reset] where the other side ended.
+  const std::string& received() const { return received_; }
+  std::string take() { return std::exchange(received_, {}); }
+  bool over() const { return over_ || !socket_; }
+
+  /// Moves what can be moved. True when something was.
+  bool pump() {
+    if (!socket_) return false;
+    if (secure_ && !shaken_ && !over_) {
+      ERR_clear_error();
+      const int result = SSL_do_handshake(secure_.get());
+      if (result != 1) {
+        const int kind = SSL_get_error(secure_.get(), result);
+        if (kind == SSL_ERROR_WANT_READ || kind == SSL_ERROR_WANT_WRITE) return false;
+        return note("[no handshake]\n");
+      }
+      shaken_ = true;
+    }
+    bool moved = read_some();
+    while (!pending_.empty()) {
+      const ssize_t count = write_some();
+      if (count <= 0) break;
+      pending_.front().erase(0, static_cast<std::size_t>(count));
+      if (pending_.front().empty()) pending_.pop_front();
+      moved = true;
+    }
+    if (half_close_ && pending_.empty() && !closed_) {
+      closed_ = moved = true;
+      if (secure_ && shaken_) SSL_shutdown(secure_.get());
+      ::shutdown(socket_.get(), SHUT_WR);
+    }
+    return moved;
+  }
+
+ private:
+  void drop() {
+    secure_.reset();
+    socket_.reset();
+    over_ = true;
+  }
+  bool note(const char* what) {
+    if (over_) return false;
+    over_ = true;
+    received_ += what;
+    return true;
+  }
+  ssize_t write_some() {
+    if (!secure_)
+      return ::send(socket_.get(), pending_.front().data(), pending_.front().size(), MSG_NOSIGNAL);
+    ERR_clear_error();
+    return SSL_write(secure_.get(), pending_.front().data(), static_cast<int>(pending_.front().size()));
+  }
+  bool read_some() {
+    if (over_ || paused_) return false;
+    bool moved = false;
+    char buffer[16384];
+    while (true) {
+      ERR_clear_error();
+      errno = 0;
+      const ssize_t count = secure_ ? SSL_read(secure_.get(), buffer, sizeof buffer)
+                                    : ::recv(socket_.get(), buffer, sizeof buffer, 0);
+      if (count > 0) {
+        received_.append(buffer, static_cast<std::size_t>(count));
+        moved = true;
+        continue;
+      }
+      return moved | ended(static_cast<int>(count));
+    }
+  }
+  bool ended(int count) {
+    const int number = errno;
+    if (secure_) {
+      switch (SSL_get_error(secure_.get(), count)) {
+        case SSL_ERROR_WANT_READ:
+        case SSL_ERROR_WANT_WRITE: return false;
+        case SSL_ERROR_ZERO_RETURN: return note("[end]\n");
+        case SSL_ERROR_SSL: return note("[cut]\n");
+        default: return note(number == ECONNRESET ? "[reset]\n" : "[cut]\n");
+      }
+    }
+    if (count == 0) return note("[end]\n");
+    return number == EAGAIN ? false : note("[reset]\n");
+  }
+
+  Fd socket_;
+  SslPtr secure_;
+  std::deque<std::string> pending_;
+  std::string received_;
+  bool shaken_ = false, half_close_ = false, closed_ = false, over_ = false, paused_ = false;
+};
+
+inline Fd listen_on_loopback(std::uint16_t& port) {
+  Fd listening(::socket(AF_INET, SOCK_STREAM | SOCK_NONBLOCK | SOCK_CLOEXEC, 0));
+  sockaddr_in address{};
+  address.sin_family = AF_INET;
+  address.sin_addr.s_addr = htonl(INADDR_LOOPBACK);
+  socklen_t size = sizeof address;
+  if (::bind(listening.get(), reinterpret_cast<sockaddr*>(&address), size) != 0 ||
+      ::listen(listening.get(), 64) != 0)
+    std::abort();
+  ::getsockname(listening.get(), reinterpret_cast<sockaddr*>(&address), &size);
+  port = ntohs(address.sin_port);
+  return listening;
+}
+
+inline constexpr std::string_view default_policy = R"(
+access_control: {allow_list: [api.example.com, plain.example.com, tls.example.com, "db.example.com:5432", gone.example.com]}
+rules:
+  - name: api
+    match_hosts: [api.example.com]
+    headers: [{name: Authorization, type: workspace_secret, value: "Bearer {API_KEY}"}]
+)";
+
+struct RoadOptions {
+  std::string policy{default_policy};
+  bool origin_tls = true;
+  std::chrono::milliseconds patience{1};  ///< settle() has seen nothing move for several times this.
+  std::string
+      origin_name;  ///< In the origin's certificate; empty: the name that its SNI asks for, or the host.
+};
+
+class Road {
+ public:
+  explicit Road(RoadOptions options) : options_(std::move(options)) {
+    std::signal(SIGPIPE, SIG_IGN);  // OpenSSL's own sockets in Peer write without MSG_NOSIGNAL.
+    sink_ = Fd(::memfd_create("journal", MFD_CLOEXEC));
+    journal_ = std::make_unique<audit::Journal>(Fd(::dup(sink_.get())));
+    listening_ = listen_on_loopback(origin_port_);
+
+    auto document = policy::parse_document(options_.policy, policy::Format::yaml);
+    if (!document) throw std::runtime_error("policy: " + document.error().front().message);
+    policy::CompileOptions compile;
+    compile.default_egress = policy::DefaultEgress::hosts_of_rules;
+    compile.version = 7;
+    auto snapshot = policy::compile(std::move(*document), compile);
+    if (!snapshot) throw std::runtime_error("policy: " + snapshot.error().front().message);
+    credential::SecretStore secrets;
+    (void)secrets.set("API_KEY", Secret(canary));
+    auto injections = credential::resolve(**snapshot, secrets);
+    if (!injections) throw std::runtime_error("policy: " + injections.error().front().message);
+    Egress egress{std::move(*snapshot), std::move(*injections)};
+    tenant_.egress = std::make_shared<const Egress>(std::move(egress));
+    tenant_.identity.name = std::make_shared<const std::string>("box");
+    tenant_.identity.workspace = std::make_shared<const std::string>("home");
+    tenant_.identity.names = &names_;
+
+    auto overrides = std::make_shared<origin::Overrides>();
+    const origin::Override here{IpAddress::v4(INADDR_LOOPBACK), origin_port_};
+    for (const char* host :
+         {"api.example.com", "plain.example.com", "tls.example.com", "db.example.com", "other.example.com"})
+      (*overrides)[host].push_back(here);
+    std::uint16_t closed_port = 0;
+    listen_on_loopback(closed_port);  // closed again at once
+    (*overrides)["gone.example.com"].push_back({IpAddress::v4(INADDR_LOOPBACK), closed_port});
+    const Operator settings{overrides, {}, Certificates::shared().trust()};
+    worker_ = std::make_unique<Worker>(
+        clock_, settings, tls::LeafMinter::create(Certificates::shared().workspace()).value(), *journal_);
+  }
+
+  /// A program in the sandbox connects to host:port; `server_name` makes it speak TLS. Literal addresses stay
+  /// what they are, names get their synthetic address.
+  Peer& connect(const std::string& host, std::uint16_t port, const std::string& server_name = {}) {
+    std::uint16_t own_port = 0;
+    const Fd doorstep = listen_on_loopback(own_port);
+    Fd ours(::socket(AF_INET, SOCK_STREAM | SOCK_CLOEXEC, 0));
+    sockaddr_in address{};
+    address.sin_family = AF_INET;
+    address.sin_addr.s_addr = htonl(INADDR_LOOPBACK);
+    address.sin_port = htons(own_port);
+    if (::connect(ours.get(), reinterpret_cast<sockaddr*>(&address), sizeof address) != 0) std::abort();
+    ::fcntl(ours.get(), F_SETFL, O_NONBLOCK);
+    Fd accepted(::accept4(doorstep.get(), nullptr, nullptr, SOCK_NONBLOCK | SOCK_CLOEXEC));
+    const auto literal = IpAddress::parse(host);
+    const Endpoint dialled{literal ? *literal : names_.address_for(host, dns::NameUse::allowed).value(),
+                           port};
+    host_ = host;
+    SslPtr secure;
+    if (!server_name.empty()) secure = Certificates::shared().client(server_name);
+    sandboxes_.push_back(std::make_unique<Peer>(std::move(ours), std::move(secure)));
+    worker_->loop.spawn(serve_dialled(*worker_, tenant_, dialled, std::move(accepted)));
+    return *sandboxes_.back();
+  }
+
+  /// The newest of each.
+  Peer& sandbox() { return *sandboxes_.back(); }
+  bool has_sandbox() const { return !sandboxes_.empty(); }
+  Peer* origin() { return origins_.empty() ? nullptr : origins_.back().get(); }
+  std::size_t origins() const { return origins_.size(); }
+  Worker& worker() { return *worker_; }
+  ManualClock& clock() { return clock_; }
+  std::uint16_t origin_port() const { return origin_port_; }
+
+  /// One turn of everybody. True when a peer moved.
+  bool turn(Duration longest = Duration::zero()) {
+    worker_->loop.run_once(longest);
+    bool moved = false;
+    Fd accepted(::accept4(listening_.get(), nullptr, nullptr, SOCK_NONBLOCK | SOCK_CLOEXEC));
+    if (accepted) {
+      moved = true;
+      SslPtr secure;
+      if (options_.origin_tls)
+        secure = Certificates::shared().server(options_.origin_name.empty() ? host_ : options_.origin_name);
+      origins_.push_back(std::make_unique<Peer>(std::move(accepted), std::move(secure)));
+    }
+    for (auto& peer : sandboxes_) moved |= peer->pump();
+    for (auto& peer : origins_) moved |= peer->pump();
+    return moved;
+  }
+  /// Turns until nothing has moved for a while.
+  void settle() {
+    for (int quiet = 0; quiet < 6;)
+      quiet = turn(quiet ? options_.patience : std::chrono::milliseconds(0)) ? 0 : quiet + 1;
+  }
+  /// Turns until `done`; false when that takes longer than any machine needs.
+  bool wait_until(const std::function<bool()>& done,
+                  std::chrono::seconds longest = std::chrono::seconds(10)) {
+    const auto end = std::chrono::steady_clock::now() + longest;
+    while (!done()) {
+      if (std::chrono::steady_clock::now() > end) return false;
+      turn(std::chrono::milliseconds(1));
+    }
+    return true;
+  }
+
+  /// Everybody leaves; false when something of the road still runs then.
+  bool leave() {
+    for (auto& peer : sandboxes_) peer->close();
+    for (auto& peer : origins_) peer->close();
+    return wait_until([&] { return worker_->loop.active() == 0; }, std::chrono::seconds(3));
+  }
+  /// Ends it all; the journal's lines.
+  std::vector<std::string> records() {
+    worker_->journal.flush();
+    worker_.reset();
+    journal_->close();
+    std::string text(static_cast<std::size_t>(::lseek(sink_.get(), 0, SEEK_END)), '\0');
+    if (::pread(sink_.get(), text.data(), text.size(), 0) != static_cast<ssize_t>(text.size())) std::abort();
+    std::vector<std::string> lines;
+    for (std::size_t at = 0; at < text.size();) {
+      const std::size_t end = text.find('\n', at);
+      lines.push_back(text.substr(at, end - at));
+      at = end + 1;
+    }
+    return lines;
+  }
+
+ private:
+  RoadOptions options_;
+  ManualClock clock_;
+  dns::NameTable names_;
+  Tenant tenant_;
+  std::uint16_t origin_port_ = 0;
+  Fd listening_, sink_;
+  std::string host_;
+  std::unique_ptr<audit::Journal> journal_;
+  std::unique_ptr<Worker> worker_;
+  std::vector<std::unique_ptr<Peer>> sandboxes_, origins_;
+};
+
+}  // namespace postern::proxy::road
