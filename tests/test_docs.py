@@ -196,6 +196,23 @@ def test_every_package_that_setup_installs_has_its_reason():
     assert not missing
 
 
+def test_the_architecture_names_what_the_code_has():
+    text = (ROOT / "ARCHITECTURE.md").read_text()
+    code = "\n".join(path.read_text() for path in (ROOT / "src").glob("**/*") if path.suffix in (".h", ".cc"))
+    named = re.findall(r"`([A-Za-z_][\w:]*)(?:\(\))?`", text)
+    assert {"serve_connection", "Exchange::judge", "Http1SandboxSide::next_request", "Exchange::settle"} <= set(named)
+    for name in named:
+        last = name.split("::")[-1]
+        if "::" in name or "_" in last or re.fullmatch(r"[A-Z]\w+", last):
+            assert re.search(rf"\b{last}\b", code), name
+    for file in re.findall(r"`([a-z0-9_]+/[a-z0-9_]+\.(?:h|cc))`", text):
+        assert (ROOT / "src" / file).exists(), file
+    # The table of the road has every folder, and no other.
+    folders = {path.name for path in (ROOT / "src").iterdir() if path.is_dir()}
+    table = text.split("## The road")[1].split("##")[0]
+    assert set(re.findall(r"`(\w+)/`", table)) - {"src"} == folders
+
+
 def test_the_changelog_has_the_version():
     version = re.search(r"project\(postern VERSION ([\d.]+)", (ROOT / "CMakeLists.txt").read_text()).group(1)
     assert f"\n## {version} " in (ROOT / "CHANGELOG.md").read_text()
