@@ -2,9 +2,8 @@
 
 import os
 import subprocess
-import sys
 
-BOLD, DIM, PLAIN = ("\033[1m", "\033[2m", "\033[0m") if sys.stdout.isatty() else ("", "", "")
+BOLD, DIM, PLAIN = ("\033[1m", "\033[2m", "\033[0m") if os.environ.get("DEMO_COLOURS") else ("", "", "")
 
 
 def show(title, command):
