@@ -1,8 +1,10 @@
 #include "audit/journal.h"
 
 #include <fmt/format.h>
+#include <poll.h>
 #include <unistd.h>
 
+#include <algorithm>
 #include <cerrno>
 #include <cstdio>
 #include <cstring>
@@ -46,7 +48,7 @@ void Journal::write_all() {
         asleep_ = false;
       } else {
         ++idle_rounds;
-        wake_.wait_for(lock, 5ms, [&] { return closing_; });
+        wake_.wait_for(lock, 5ms, [&] { return closing_.load(); });
       }
       continue;
     }
@@ -82,17 +84,42 @@ void Journal::write_batch(Batch& batch) {
     if (sink_) append_json(*record, line_buffer_);
     record->clear();
   }
+  write_lines();
+}
+
+// Nothing is dropped while there is hope: what could not be written stays here, the queue behind it fills up, and
+// nothing new is accepted meanwhile.
+void Journal::write_lines() {
   std::string_view rest = line_buffer_;
   while (!rest.empty()) {
     const ssize_t written = ::write(sink_.get(), rest.data(), rest.size());
-    if (written < 0 && errno == EINTR) continue;
-    if (written < 0) {
-      if (summary_.lost == 0) std::fprintf(stderr, "postern: the log cannot be written: %s\n", std::strerror(errno));
-      summary_.lost += batch.size();
+    if (written >= 0) {
+      rest.remove_prefix(static_cast<std::size_t>(written));
+      failing_.store(false, std::memory_order_relaxed);
+    } else if (errno != EINTR && !wait_for_sink(errno)) {
+      // A line that was cut in the middle counts as lost too.
+      summary_.lost += static_cast<std::uint64_t>(std::ranges::count(rest, '\n'));
       return;
     }
-    rest.remove_prefix(static_cast<std::size_t>(written));
   }
+}
+
+/// False when Postern is ending and the sink still takes nothing.
+bool Journal::wait_for_sink(int error_number) {
+  const auto patience = std::chrono::milliseconds(closing_ ? 200 : 100);
+  if (error_number == EAGAIN) {
+    // Shared with the program (`--log -`), which may have made it nonblocking and full.
+    pollfd sink{sink_.get(), POLLOUT, 0};
+    const bool writable = ::poll(&sink, 1, static_cast<int>(patience.count())) > 0;
+    return writable || !closing_;
+  }
+  if (!failing_.exchange(true, std::memory_order_relaxed))
+    std::fprintf(stderr, "postern: the log cannot be written (%s); nothing is passed on until it can\n",
+                 std::strerror(error_number));
+  if (closing_) return false;
+  std::unique_lock lock(mutex_);
+  wake_.wait_for(lock, patience, [&] { return closing_.load(); });
+  return true;
 }
 
 Summary Journal::close() {

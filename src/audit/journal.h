@@ -34,7 +34,7 @@ struct Summary {
 
 class Journal {
  public:
-  static constexpr std::size_t queued_records_max = 32768;
+  static constexpr std::size_t queued_records_max = 16384;  // about 40 MB when every path is as long as records take
   static constexpr std::size_t summary_hosts_max = 4096;
 
   /// `sink` receives JSON lines; an invalid Fd means that nothing is written, only summed up.
@@ -42,8 +42,10 @@ class Journal {
   ~Journal();
   Journal(const Journal&) = delete;
 
-  /// False while the writer is so far behind that nothing new may start. Any thread.
-  bool accepting() const { return queued_.load(std::memory_order_relaxed) < queued_records_max; }
+  /// False while the writer is so far behind, or the sink so broken, that nothing new may start. Any thread.
+  bool accepting() const {
+    return queued_.load(std::memory_order_relaxed) < queued_records_max && !failing_.load(std::memory_order_relaxed);
+  }
 
   using Batch = std::vector<std::unique_ptr<Record>>;
   /// Takes the records out of `batch` and leaves used-up ones for reuse in `recycled`. Any thread.
@@ -55,14 +57,17 @@ class Journal {
  private:
   void write_all();
   void write_batch(Batch& batch);
+  void write_lines();
+  bool wait_for_sink(int error_number);
 
   Fd sink_;
   std::atomic<std::size_t> queued_ = 0;
+  std::atomic<bool> failing_ = false;  ///< The sink takes nothing at the moment.
   std::mutex mutex_;
   std::condition_variable wake_;
   Batch incoming_;
   Batch used_;
-  bool closing_ = false;
+  std::atomic<bool> closing_ = false;  ///< Set under the mutex.
   bool asleep_ = false;
   Summary summary_;  ///< Writer's until close().
   std::string line_buffer_;

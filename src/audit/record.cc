@@ -53,6 +53,9 @@ double milliseconds(std::chrono::microseconds duration) { return static_cast<dou
 }  // namespace
 
 void Record::clear() {
+  // Long ones are the exception: records are many, and kept.
+  if (path.capacity() > 512) std::string().swap(path);
+  if (detail.capacity() > 512) std::string().swap(detail);
   sandbox.reset();
   workspace.reset();
   policy.reset();

@@ -1,5 +1,7 @@
 #include "intake/first_flight.h"
 
+#include "wire/http1.h"
+
 namespace postern::intake {
 
 namespace {
@@ -9,10 +11,13 @@ constexpr std::size_t method_bytes_max = 18;
 
 enum class Guess : std::uint8_t { yes, no, unsure };
 
+// Any token and a space (RFC 9112 §3.1), also after an empty line, as lenient origins read it. The strict parser
+// decides what it is worth.
 Guess looks_like_http(std::string_view bytes) {
+  while (!bytes.empty() && (bytes[0] == '\r' || bytes[0] == '\n')) bytes.remove_prefix(1);
   for (std::size_t i = 0; i < bytes.size() && i < method_bytes_max; ++i) {
-    if (bytes[i] == ' ') return i > 2 ? Guess::yes : Guess::no;
-    if (bytes[i] < 'A' || bytes[i] > 'Z') return Guess::no;
+    if (bytes[i] == ' ') return i > 0 ? Guess::yes : Guess::no;
+    if (!wire::is_field_name(bytes.substr(i, 1))) return Guess::no;
   }
   return bytes.size() < method_bytes_max ? Guess::unsure : Guess::no;
 }

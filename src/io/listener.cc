@@ -16,6 +16,7 @@ Listener::Listener(Loop& loop, int socket, OnAccept on_accept)
 Listener::~Listener() { loop_.remove(socket_, *this); }
 
 void Listener::on_ready(std::uint32_t) {
+  if (!spare_) spare_ = Fd(::open("/dev/null", O_RDONLY | O_CLOEXEC));
   for (int i = 0; i < accepts_per_turn; ++i) {
     Fd accepted(::accept4(socket_, nullptr, nullptr, SOCK_NONBLOCK | SOCK_CLOEXEC));
     if (accepted) {

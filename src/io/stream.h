@@ -51,6 +51,8 @@ class Stream : private Pollable {
 
   /// The peer sent FIN or RST. After FIN alone it may still be reading (half-close).
   bool hung_up() const { return hangup_; }
+  /// The connection was reset, or both directions have ended.
+  bool broken() const { return broken_; }
 
   /// Told when something arrives (or the peer goes) while nobody reads: how a pool drops idle connections.
   class IdleWatcher {
@@ -103,6 +105,9 @@ class Stream : private Pollable {
   std::optional<Error> error_;
   bool maybe_readable_ = true;
   bool maybe_writable_ = true;
+  bool unwatched_ = false;  ///< epoll did not take the socket.
+  bool broken_ = false;
+  bool resetting_ = false;  ///< reset_on_close() was called: no orderly end may precede it.
   bool hangup_ = false;  ///< EPOLLRDHUP or worse was seen: a short read no longer means "drained".
 
  private:
@@ -122,6 +127,7 @@ class Stream : private Pollable {
 
   void on_ready(std::uint32_t events) override;
   void on_deadline();
+  Attempt refuse_unwatched();
   bool wake(Waiter*& slot, bool& destroyed);
 
   Loop& loop_;

@@ -76,11 +76,19 @@ bool matches_path(const Rule& rule, const RequestFacts& facts) {
   });
 }
 
+/// With several fields of the name, origins differ in which one counts: an allowing rule wants all of them to have
+/// the value, a denying one is content with any.
 bool matches_headers(const Rule& rule, const RequestFacts& facts) {
   return std::ranges::all_of(rule.match_headers, [&](const HeaderCondition& wanted) {
-    return std::ranges::any_of(facts.fields, [&](const HeaderField& field) {
-      return field.value == wanted.value && wire::same_name(field.name, wanted.name);
-    });
+    bool some = false;
+    bool all = true;
+    for (const HeaderField& field : facts.fields) {
+      if (!wire::same_name(field.name, wanted.name)) continue;
+      const bool equal = field.value == wanted.value;
+      some = some || equal;
+      all = all && equal;
+    }
+    return some && (all || rule.action == Action::deny);
   });
 }
 
@@ -105,7 +113,8 @@ DestinationVerdict judge_destination(const Snapshot& snapshot, const Destination
     return verdict;
   }
   const CoveringRules rules = snapshot.rule_index().covering(destination.host);
-  verdict.intercept = !rules.empty() && destination.transport != Transport::tcp;
+  verdict.intercept = !rules.empty();
+  verdict.denies_some = rules.denies();
   verdict.judges_paths = rules.judges_paths();
   return verdict;
 }

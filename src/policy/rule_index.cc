@@ -19,6 +19,7 @@ void RuleIndex::add(const Rule& rule, std::uint32_t number) {
     List& list = host.pattern.subdomains ? hosts_.below(host.pattern.host) : hosts_.exact(host.pattern.host);
     if (list.rules.empty() || list.rules.back() != number) list.rules.push_back(number);
     list.judges_paths = list.judges_paths || rule.judges_paths();
+    list.denies = list.denies || rule.action == Action::deny;
   }
 }
 
@@ -28,6 +29,7 @@ CoveringRules RuleIndex::covering(const Host& host) const {
     if (out.count_ == out.lists_.size()) return true;
     out.lists_[out.count_++] = {list.rules.data(), list.rules.data() + list.rules.size()};
     out.judges_paths_ = out.judges_paths_ || list.judges_paths;
+    out.denies_ = out.denies_ || list.denies;
     return false;
   };
   if (const List* list = hosts_.find_exact(host.name)) take(*list);

@@ -20,6 +20,8 @@ class CoveringRules {
  public:
   bool empty() const { return count_ == 0; }
   bool judges_paths() const { return judges_paths_; }
+  /// Some rule closes a part of the host.
+  bool denies() const { return denies_; }
   /// The next rule, or no_rule.
   std::uint32_t next();
 
@@ -33,6 +35,7 @@ class CoveringRules {
   std::array<Rest, 128> lists_;  // only the first count_ are set
   std::size_t count_ = 0;
   bool judges_paths_ = false;
+  bool denies_ = false;
 };
 
 class RuleIndex {
@@ -45,6 +48,7 @@ class RuleIndex {
   struct List {
     std::vector<std::uint32_t> rules;
     bool judges_paths = false;
+    bool denies = false;
   };
   HostTable<List> hosts_;
 };

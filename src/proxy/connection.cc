@@ -168,7 +168,7 @@ io::Task<void> Connection::serve_http(io::Stream& stream) {
                                     reason == Reason::sandbox_tls_failed);
       if (!quiet) {
         co_await refuse(worker_, flow_, sandbox, std::move(request.error()));
-        co_await sandbox.drain();
+        co_await sandbox.discard();
       }
       break;
     }

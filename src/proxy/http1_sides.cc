@@ -109,13 +109,28 @@ bool Http1SandboxSide::ready_for_next() const {
 }
 
 io::Task<void> Http1SandboxSide::drain() {
-  if (aborted_) co_return;
-  const TimePoint deadline = stream_.loop().now() + limits::drain_time;
-  std::size_t drained = 0;
-  while (!body_.complete() && drained < limits::drain_bytes_max) {
-    auto piece = co_await read_body(deadline);
+  if (aborted_ || body_.complete()) co_return;
+  // RFC 9112 §9.6: our end first, then what still comes is read off. Closing over unread bytes is a reset, which can
+  // overtake the answer; and many clients look for an answer only after they have sent everything.
+  if (close_) stream_.shutdown_write();
+  const TimePoint end = stream_.loop().now() + limits::linger_time;
+  while (!body_.complete() && stream_.loop().now() < end) {
+    auto piece = co_await read_body(std::min(end, stream_.loop().now() + limits::linger_idle_time));
     if (!piece) co_return;
-    drained += piece->data.size();
+  }
+}
+
+io::Task<void> Http1SandboxSide::discard() {
+  if (aborted_) co_return;
+  stream_.shutdown_write();
+  const TimePoint deadline = stream_.loop().now() + limits::drain_time;
+  release_head();
+  for (std::size_t discarded = 0; discarded < limits::drain_bytes_max;) {
+    input_.consume(input_.size());
+    auto count = co_await stream_.read(input_.room(wire::head_bytes_max), deadline);
+    if (!count || *count == 0) co_return;
+    input_.filled(*count);
+    discarded += *count;
   }
 }
 

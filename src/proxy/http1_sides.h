@@ -22,6 +22,8 @@ class Http1SandboxSide final : public SandboxSide {
   bool aborted() const { return aborted_; }
   /// Reads off a body that nobody wants, within bounds, so that the answer is not lost to a reset.
   io::Task<void> drain();
+  /// The same where no body can be told from what follows: after a malformed head.
+  io::Task<void> discard();
 
   const RequestHead& request() const override { return head_; }
   std::string_view protocol() const override { return head_.minor_version == 0 ? "HTTP/1.0" : "HTTP/1.1"; }

@@ -24,7 +24,8 @@ Worker::~Worker() {
 
 void Worker::serve(Tenant& tenant, int listening) {
   listeners_.push_back(std::make_unique<io::Listener>(loop, listening, [this, &tenant](Fd accepted) {
-    if (loop.active() >= limits::connections_max) return;  // Closed at once; the kernel's queue stays short.
+    // Closed at once; the kernel's queue stays short. What could not be recorded is not begun (threat 98).
+    if (loop.active() >= limits::connections_max || !journal.accepting()) return;
     loop.spawn(serve_connection(*this, tenant, std::move(accepted)));
   }));
 }

@@ -522,8 +522,12 @@ pid_t Sandbox::command_pid() const {
 
 bool Sandbox::signal(int number) {
   if (monitor_ <= 0 || block_) return false;
-  pid_t command = command_pid();
-  return command > 0 && ::kill(command, number) == 0;
+  const pid_t command = command_pid();
+  if (command <= 0) return false;
+  // The id could pass to another process between the look and the signal; a descriptor cannot.
+  const Fd process(static_cast<int>(::syscall(SYS_pidfd_open, command, 0)));
+  if (!process || command_pid() != command) return false;
+  return ::syscall(SYS_pidfd_send_signal, process.get(), number, nullptr, 0) == 0;
 }
 
 }  // namespace postern::sandbox

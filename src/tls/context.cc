@@ -179,7 +179,7 @@ ssl_st* OriginContext::new_connection(std::string_view host, bool host_is_addres
   if (!connection) return nullptr;
   const std::string name(host);
   X509_VERIFY_PARAM* verify = SSL_get0_param(connection);
-  X509_VERIFY_PARAM_set_hostflags(verify, X509_CHECK_FLAG_NO_PARTIAL_WILDCARDS);
+  X509_VERIFY_PARAM_set_hostflags(verify, X509_CHECK_FLAG_NO_PARTIAL_WILDCARDS | X509_CHECK_FLAG_NEVER_CHECK_SUBJECT);
   // RFC 9525: the name that was asked for, in the certificate's subject alternative names.
   const bool bound = host_is_address ? X509_VERIFY_PARAM_set1_ip_asc(verify, name.c_str()) == 1
                                      : X509_VERIFY_PARAM_set1_host(verify, name.data(), name.size()) == 1 &&

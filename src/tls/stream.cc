@@ -132,6 +132,7 @@ io::Task<Result<void>> TlsStream::handshake(TimePoint deadline) {
 
 io::Stream::Attempt TlsStream::try_read(std::span<char> into, std::size_t& count) {
   if (error_) return Attempt::failed;
+  ERR_clear_error();  // Another connection's leftover would be taken for an error of this one.
   const int result = SSL_read_ex(connection_, into.data(), into.size(), &count);
   if (result == 1) return Attempt::done;
   const int kind = SSL_get_error(connection_, result);
@@ -150,6 +151,7 @@ io::Stream::Attempt TlsStream::try_read(std::span<char> into, std::size_t& count
 
 io::Stream::Attempt TlsStream::try_write(std::string_view bytes, std::size_t& count) {
   if (error_) return Attempt::failed;
+  ERR_clear_error();
   const int result = SSL_write_ex(connection_, bytes.data(), bytes.size(), &count);
   return result == 1 ? Attempt::done : interpret(result);
 }
@@ -157,11 +159,12 @@ io::Stream::Attempt TlsStream::try_write(std::string_view bytes, std::size_t& co
 bool TlsStream::has_buffered_input() const { return connection_ && SSL_has_pending(connection_) == 1; }
 
 void TlsStream::shutdown_write() {
+  if (resetting_) return;
   if (established_ && !error_) {
     SSL_shutdown(connection_);
     ERR_clear_error();
   }
-  ::shutdown(fd(), SHUT_WR);
+  Stream::shutdown_write();
 }
 
 bool TlsStream::resumed() const { return SSL_session_reused(connection_) == 1; }
