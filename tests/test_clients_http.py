@@ -384,19 +384,24 @@ get(HOST, "/done")
 
 
 def test_an_upload_that_is_broken_off_never_looks_complete_to_the_origin(caller, scripted):
-    done, ended = Once(), []
+    seen, done, ended = Once(), Once(), []
 
     def script(connection, number):
         data = origin.read_head(connection)
-        if data.startswith(b"GET /done"):
-            done.wait()
-            return connection.sendall(simple_answer())
+        for path, wanted in ((b"GET /seen", seen), (b"GET /done", done)):
+            if data.startswith(path):
+                wanted.wait()
+                return connection.sendall(simple_answer())
+        while b"first" not in data:
+            data += origin.read(connection)
+        seen.happened()
         ended.append(ended_by(connection))
         done.happened()
 
     origin = scripted(script, HOST)
     run = talk(caller, origin, """
 call = Talk(HOST).send(b"POST /up HTTP/1.1\\r\\nHost: api.example.test\\r\\nTransfer-Encoding: chunked\\r\\n\\r\\n5\\r\\nfirst\\r\\n")
+get(HOST, "/seen")
 call.close()
 get(HOST, "/done")
 """)
@@ -416,6 +421,51 @@ def test_an_early_answer_to_a_large_upload_is_read_by_the_client(client, scripte
     run = caller.run("sh", "-c", f"head -c 60000000 /dev/zero > big; curl -sS -w ' %{{http_code}}' -T big https://{HOST}/up", policy=POLICY, secrets=SECRETS)
     assert run.stdout == "too large for me 413", run.stderr
     assert run.record(kind="http", path="/up")["status"] == 413
+
+
+def test_a_client_that_reads_only_after_its_whole_upload_still_finds_the_early_answer(caller, scripted):
+    """As Python's http.client and most others: nothing is read before everything is sent."""
+    def script(connection, number):
+        origin.read_head(connection)
+        connection.sendall(simple_answer(b"too large for me", b"Connection: close\r\n", b"413 Content Too Large"))
+        ended_by(connection)
+
+    origin = scripted(script, HOST)
+    run = talk(caller, origin, """
+call = Talk(HOST).send(b"PUT /up HTTP/1.1\\r\\nHost: api.example.test\\r\\nContent-Length: 50000000\\r\\n\\r\\n" + bytes(50000000))
+head, body = call.answer()
+tell(head=head, body=body, rest=call.rest())
+""")
+    assert run.told[0]["head"].startswith("HTTP/1.1 413 ") and run.told[0]["body"] == "too large for me" and run.told[0]["rest"] == ""
+    assert values(run.told[0]["head"], "connection") == ["close"]
+
+
+def test_a_large_upload_that_is_refused_reads_the_refusal(caller):
+    run = caller.python("""
+import requests
+answer = requests.put("https://elsewhere.example.test/up", data=bytes(20_000_000))
+print(answer.status_code, answer.json()["error"]["reason"])
+""", policy=POLICY, secrets=SECRETS)
+    assert run.stdout == "403 not_in_allow_list\n", run.stderr
+
+
+def test_a_refused_request_with_a_short_body_leaves_the_connection_usable(caller, scripted):
+    def script(connection, number):
+        while origin.read_head(connection):
+            connection.sendall(simple_answer(b"welcome"))
+
+    origin = scripted(script, HOST)
+    policy = kit.header_rule(HOST)
+    policy["rules"].insert(0, {"name": "no orders", "match_hosts": [HOST], "match_methods": ["POST"], "action": "deny"})
+    run = talk(caller, origin, """
+call = Talk(HOST)
+head, body = call.send(b"POST / HTTP/1.1\\r\\nHost: api.example.test\\r\\nContent-Length: 5\\r\\n\\r\\n").answer()
+tell(head=head, body=body)
+head, body = call.send(b"orderGET / HTTP/1.1\\r\\nHost: api.example.test\\r\\n\\r\\n").answer()
+tell(head=head, body=body)
+""", policy=policy)
+    assert run.told[0]["head"].startswith("HTTP/1.1 403 ") and not values(run.told[0]["head"], "connection")
+    assert run.told[1]["body"] == "welcome"
 
 
 # ---- what is inside stays untouched ------------------------------------------------------------------------
