@@ -1,0 +1,273 @@
+#include "io/loop.h"
+
+#include <algorithm>
+#include <gtest/gtest.h>
+#include <functional>
+#include <random>
+#include <sys/epoll.h>
+#include <sys/socket.h>
+#include <thread>
+#include <vector>
+
+namespace postern::io {
+namespace {
+
+using namespace std::chrono_literals;
+
+class LoopTest : public testing::Test {
+ protected:
+  /// Moves the clock and lets the loop see it.
+  void pass(Duration time) {
+    clock_.advance(time);
+    loop_.run_once(0ms);
+  }
+  ManualClock clock_;
+  Loop loop_{clock_};
+};
+
+struct Alarm final : Timer {
+  explicit Alarm(Loop& loop) : Timer(loop), loop_(loop) {}
+  ~Alarm() = default;
+  void on_timer() override {
+    ++rung;
+    at = loop_.now();
+    if (then) then();
+  }
+  Loop& loop_;
+  int rung = 0;
+  TimePoint at{};
+  std::function<void()> then;
+};
+
+TEST_F(LoopTest, ATimerNeverRingsEarlyAndAtMostOneTickLate) {
+  for (const Duration wait : {Duration(1), Duration(1ms), Duration(15ms), Duration(16ms), Duration(17ms),
+                              Duration(1s), Duration(16384ms), Duration(16385ms), Duration(1h)}) {
+    Alarm alarm(loop_);
+    const TimePoint deadline = loop_.now() + wait;
+    alarm.set(deadline);
+    pass(wait - Duration(1));
+    EXPECT_EQ(alarm.rung, 0) << wait.count();
+    pass(Loop::tick + Duration(1));
+    EXPECT_EQ(alarm.rung, 1) << wait.count();
+    pass(1h);
+    EXPECT_EQ(alarm.rung, 1) << "twice";
+  }
+}
+
+TEST_F(LoopTest, ADeadlineInThePastRingsInTheNextTick) {
+  Alarm alarm(loop_);
+  alarm.set(loop_.now() - 1h);
+  pass(Loop::tick);
+  EXPECT_EQ(alarm.rung, 1);
+}
+
+TEST_F(LoopTest, AMovedTimerRingsAtItsLastDeadline) {
+  Alarm later(loop_), earlier(loop_), cleared(loop_);
+  later.set(loop_.now() + 1s);
+  later.set(loop_.now() + 30s);  // beyond one turn of the wheel
+  earlier.set(loop_.now() + 30s);
+  earlier.set(loop_.now() + 1s);
+  cleared.set(loop_.now() + 1s);
+  cleared.clear();
+  pass(1s + Loop::tick);
+  EXPECT_EQ(later.rung, 0);
+  EXPECT_EQ(earlier.rung, 1);
+  EXPECT_EQ(cleared.rung, 0);
+  pass(29s - Loop::tick - Duration(1));
+  EXPECT_EQ(later.rung, 0);
+  pass(Loop::tick + Duration(1));
+  EXPECT_EQ(later.rung, 1);
+  EXPECT_EQ(earlier.rung, 1);
+}
+
+TEST_F(LoopTest, TheWheelTurnsAsOftenAsALongWaitNeeds) {
+  Alarm alarm(loop_);
+  alarm.set(loop_.now() + 10min);
+  for (int step = 0; step < 599; ++step) pass(1s);
+  EXPECT_EQ(alarm.rung, 0);
+  pass(1s + Loop::tick);
+  EXPECT_EQ(alarm.rung, 1);
+}
+
+TEST_F(LoopTest, AfterALongSleepEveryTimerThatIsDueRingsOnceAndNoOther) {
+  std::mt19937 random(7);
+  std::vector<std::unique_ptr<Alarm>> alarms;
+  for (int i = 0; i < 5000; ++i) {
+    alarms.push_back(std::make_unique<Alarm>(loop_));
+    alarms.back()->set(loop_.now() + std::chrono::microseconds(random() % 60'000'000));
+  }
+  const TimePoint half = loop_.now() + 30s;
+  pass(30s);
+  for (const auto& alarm : alarms) {
+    if (alarm->deadline() + Loop::tick <= half) {
+      EXPECT_EQ(alarm->rung, 1);
+    }
+    if (alarm->deadline() > half) {
+      EXPECT_EQ(alarm->rung, 0);
+    }
+  }
+  pass(31s);
+  for (const auto& alarm : alarms) EXPECT_EQ(alarm->rung, 1);
+}
+
+TEST_F(LoopTest, ThousandsOfMovedTimersAgreeWithASimpleModel) {
+  std::mt19937 random(11);
+  std::vector<std::unique_ptr<Alarm>> alarms;
+  std::vector<std::optional<TimePoint>> model(500);
+  for (std::size_t i = 0; i < model.size(); ++i) alarms.push_back(std::make_unique<Alarm>(loop_));
+  for (int round = 0; round < 3000; ++round) {
+    const std::size_t i = random() % model.size();
+    switch (random() % 4) {
+      case 0:
+        alarms[i]->clear();
+        model[i].reset();
+        break;
+      default: {
+        model[i] = loop_.now() + std::chrono::milliseconds(random() % 40'000);
+        alarms[i]->set(*model[i]);
+      }
+    }
+    if (round % 3 == 0) {
+      for (auto& alarm : alarms) alarm->rung = 0;
+      pass(std::chrono::milliseconds(random() % 300));
+      for (std::size_t k = 0; k < model.size(); ++k) {
+        if (alarms[k]->rung == 0) {
+          ASSERT_TRUE(!model[k] || *model[k] + Loop::tick > loop_.now()) << "too late";
+          continue;
+        }
+        ASSERT_TRUE(model[k]) << "was cleared, or rang already";
+        ASSERT_LE(*model[k], loop_.now()) << "too early";
+        ASSERT_EQ(alarms[k]->rung, 1);
+        model[k].reset();
+      }
+    }
+  }
+}
+
+TEST_F(LoopTest, ATimerMaySetAndEndItselfAndOthersOfItsSlot) {
+  Alarm first(loop_), again(loop_);
+  auto victim = std::make_unique<Alarm>(loop_);
+  const TimePoint together = loop_.now() + 1s;
+  int gone = 0;
+  first.then = [&] {
+    victim.reset();
+    ++gone;
+  };
+  again.then = [&] {
+    if (again.rung < 3) again.set(loop_.now());
+  };
+  victim->set(together);
+  first.set(together);  // in front of the victim in its slot
+  again.set(together);
+  pass(1s + Loop::tick);
+  EXPECT_EQ(gone, 1);
+  for (int turn = 0; turn < 3; ++turn) pass(Loop::tick);
+  EXPECT_EQ(again.rung, 3);
+}
+
+TEST_F(LoopTest, ASleepingTaskWakesAtItsTime) {
+  bool awake = false;
+  const auto sleeper = [](Loop& loop, TimePoint until, bool& done) -> Task<void> {
+    co_await loop.sleep_until(until);
+    done = true;
+  };
+  loop_.spawn(sleeper(loop_, loop_.now() + 5s, awake));
+  EXPECT_EQ(loop_.active(), 1u);
+  pass(5s - Duration(1));
+  EXPECT_FALSE(awake);
+  pass(Loop::tick);
+  EXPECT_TRUE(awake);
+  EXPECT_EQ(loop_.active(), 0u);
+}
+
+TEST_F(LoopTest, AbandonEndsWhatStillRuns) {
+  struct Witness {
+    int& count;
+    ~Witness() { ++count; }
+  };
+  int ended = 0;
+  const auto sleeper = [](Loop& loop, int& count) -> Task<void> {
+    const Witness witness{count};
+    co_await loop.sleep_until(loop.now() + 1h);
+  };
+  for (int i = 0; i < 3; ++i) loop_.spawn(sleeper(loop_, ended));
+  loop_.abandon();
+  EXPECT_EQ(ended, 3);
+  EXPECT_EQ(loop_.active(), 0u);
+  pass(2h);
+}
+
+TEST_F(LoopTest, WorkFromOtherThreadsAllRunsOnTheLoopsThreadInEachThreadsOrder) {
+  constexpr std::size_t threads = 4;
+  static constexpr int each = 2000;
+  std::vector<std::vector<int>> seen(threads);
+  const auto here = std::this_thread::get_id();
+  std::vector<std::thread> posters;
+  for (std::size_t t = 0; t < threads; ++t)
+    posters.emplace_back([&, t] {
+      for (int i = 0; i < each; ++i)
+        loop_.post([&, t, i] {
+          EXPECT_EQ(std::this_thread::get_id(), here);
+          seen[t].push_back(i);
+          if (i + 1 == each)
+            loop_.post([this, &seen] {
+              for (const auto& list : seen)
+                if (list.size() < static_cast<std::size_t>(each)) return;
+              loop_.stop();
+            });
+        });
+    });
+  loop_.run();
+  for (auto& poster : posters) poster.join();
+  for (const auto& list : seen) {
+    ASSERT_EQ(list.size(), static_cast<std::size_t>(each));
+    EXPECT_TRUE(std::ranges::is_sorted(list));
+  }
+}
+
+TEST_F(LoopTest, WorkPostedByWorkRunsInTheNextTurn) {
+  int turns = 0;
+  loop_.at_turn_end([&] { ++turns; });
+  int second = 0;
+  loop_.post([&] { loop_.post([&] { second = turns; }); });
+  loop_.run_once(0ms);
+  EXPECT_EQ(second, 0);
+  loop_.run_once(0ms);
+  EXPECT_EQ(second, 1);
+}
+
+struct Ears final : Pollable {
+  std::function<void()> hear;
+  int heard = 0;
+  void on_ready(std::uint32_t) override {
+    ++heard;
+    if (hear) hear();
+  }
+};
+
+TEST_F(LoopTest, OneThatIsRemovedWhileItsEventWaitsIsNotCalled) {
+  int a[2], b[2];
+  ASSERT_EQ(::socketpair(AF_UNIX, SOCK_STREAM | SOCK_NONBLOCK, 0, a), 0);
+  ASSERT_EQ(::socketpair(AF_UNIX, SOCK_STREAM | SOCK_NONBLOCK, 0, b), 0);
+  const Fd keep[] = {Fd(a[0]), Fd(a[1]), Fd(b[0]), Fd(b[1])};
+  Ears one, two;
+  ASSERT_TRUE(loop_.add(a[0], one, EPOLLIN));
+  ASSERT_TRUE(loop_.add(b[0], two, EPOLLIN));
+  one.hear = [&] { loop_.remove(b[0], two); };
+  two.hear = [&] { loop_.remove(a[0], one); };
+  ASSERT_EQ(::write(a[1], "x", 1), 1);
+  ASSERT_EQ(::write(b[1], "x", 1), 1);
+  loop_.run_once(0ms);
+  loop_.run_once(0ms);
+  EXPECT_EQ(one.heard + two.heard, 2) << "one of them is heard in both turns, the other never";
+  EXPECT_TRUE(one.heard == 0 || two.heard == 0);
+}
+
+TEST_F(LoopTest, WhatEpollDoesNotTakeIsSaid) {
+  Ears ears;
+  EXPECT_FALSE(loop_.add(-1, ears));
+  EXPECT_EQ(errno, EBADF);
+}
+
+}  // namespace
+}  // namespace postern::io
