@@ -475,7 +475,8 @@ io::Task<void> Exchange::refuse(Error error, bool last) {
   }
   const int status = http_status_of(error.reason);
   recording_->status = status;
-  if (recording_->path.empty() && !body_started_)  // Refused before its path was judged.
+  // Refused before its path was judged.
+  if (recording_->path.empty() && !body_started_ && sandbox_.request().target.starts_with('/'))
     recording_->path = wire::canonical_path(sandbox_.request().target, path_scratch_).path.substr(0, limits::recorded_path_bytes_max);
   if (origin_) recording_->request_bytes = origin_->request_bytes();
   if (error.reason == Reason::sandbox_closed || error.reason == Reason::cancelled) {
