@@ -206,15 +206,17 @@ def dns(order):
         if order.get("tcp"):
             with socket.create_connection(server, LIMIT) as connection:
                 connection.sendall(len(query).to_bytes(2, "big") + query)
-                answer = connection.makefile("rb").read(2)
-                answer = connection.recv(4096) if len(answer) == 2 else b""
+                stream = connection.makefile("rb")
+                answer = stream.read(int.from_bytes(stream.read(2), "big"))
         else:
             with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as udp:
                 udp.settimeout(order.get("timeout", LIMIT))
                 udp.sendto(query, server)
                 answer = udp.recv(4096)
     except OSError as error:
-        return {"code": "none", "why": str(error)}
+        return {"code": "none", "answers": 0, "why": str(error)}
+    if len(answer) < 12:
+        return {"code": "none", "answers": 0, "why": "closed"}
     return {"code": answer[3] & 15, "answers": int.from_bytes(answer[6:8], "big"), "bytes": answer.decode("latin-1")}
 
 
