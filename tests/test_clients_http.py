@@ -424,17 +424,22 @@ def test_an_early_answer_to_a_large_upload_is_read_by_the_client(client, scripte
 
 
 def test_a_client_that_reads_only_after_its_whole_upload_still_finds_the_early_answer(caller, scripted):
-    """As Python's http.client and most others: nothing is read before everything is sent."""
+    """As Python's http.client and most others: nothing is read before everything is sent. The origin takes none of it."""
+    read = Once()
+
     def script(connection, number):
-        origin.read_head(connection)
+        if origin.read_head(connection).startswith(b"GET /read"):
+            read.happened()
+            return connection.sendall(simple_answer())
         connection.sendall(simple_answer(b"too large for me", b"Connection: close\r\n", b"413 Content Too Large"))
-        ended_by(connection)
+        read.wait()
 
     origin = scripted(script, HOST)
     run = talk(caller, origin, """
 call = Talk(HOST).send(b"PUT /up HTTP/1.1\\r\\nHost: api.example.test\\r\\nContent-Length: 50000000\\r\\n\\r\\n" + bytes(50000000))
 head, body = call.answer()
 tell(head=head, body=body, rest=call.rest())
+get(HOST, "/read")
 """)
     assert run.told[0]["head"].startswith("HTTP/1.1 413 ") and run.told[0]["body"] == "too large for me" and run.told[0]["rest"] == ""
     assert values(run.told[0]["head"], "connection") == ["close"]

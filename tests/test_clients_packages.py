@@ -126,7 +126,7 @@ def test_pip_of_a_virtual_environment_does_too(caller, index):
 
 
 def test_pip_stops_at_once_on_a_denied_index_and_says_why(client):
-    run = client.run(PYTHON, "-m", "pip", "-v", "install", "--no-cache-dir", "--disable-pip-version-check", "--index-url",
+    run = client.run(PYTHON, "-m", "pip", "-vv", "install", "--no-cache-dir", "--disable-pip-version-check", "--index-url",
                      "https://elsewhere.example.test/simple/", "--target", "site", "rightish",
                      policy=kit.header_rule(PYPI), secrets={"KEY": CANARY}, timeout=60)
     assert run.status != 0
