@@ -332,3 +332,17 @@ def test_a_state_directory_that_cannot_be_used_is_named(place, command):
     done = call(place, *command, env={"POSTERN_STATE_DIR": str(place / "file" / "state")})
     assert done.returncode == (125 if command[0] == "run" else 1)
     assert "POSTERN_STATE_DIR" in done.stderr and str(place / "file") in done.stderr
+
+
+def test_a_signal_sent_to_postern_reaches_the_program_that_handles_it(postern):
+    process, _ = postern.start("/usr/bin/python3", "-c", """
+import signal, sys
+def handle(*_): print('handled', flush=True); sys.exit(7)
+signal.signal(signal.SIGTERM, handle)
+print([line.split()[1] for line in open('/proc/self/status') if line.startswith('SigBlk')], flush=True)
+while True: signal.pause()
+""")
+    assert process.stdout.readline() == "['0000000000000000']\n"
+    process.terminate()
+    assert process.communicate(timeout=30)[0] == "handled\n"
+    assert process.returncode == 7

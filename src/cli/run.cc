@@ -177,13 +177,18 @@ void add_variables(const RunOptions& options, const credential::SecretStore& sec
   }
 }
 
-/// Passes on what is sent to this process alone. What the terminal sends reaches the program by itself.
-int supervise(sandbox::Sandbox& program) {
+/// The signals that are the program's, as a descriptor. Before any thread starts: one that does not block
+/// them would take them, and end us. After the sandbox's processes started: they would inherit the mask.
+Fd take_signals() {
   sigset_t passed;
   sigemptyset(&passed);
   for (const int number : {SIGTERM, SIGHUP, SIGINT, SIGQUIT, SIGUSR1, SIGUSR2}) sigaddset(&passed, number);
   ::pthread_sigmask(SIG_BLOCK, &passed, nullptr);
-  const Fd signals(::signalfd(-1, &passed, SFD_CLOEXEC | SFD_NONBLOCK));
+  return Fd(::signalfd(-1, &passed, SFD_CLOEXEC | SFD_NONBLOCK));
+}
+
+/// Passes on what is sent to this process alone. What the terminal sends reaches the program by itself.
+int supervise(sandbox::Sandbox& program, const Fd& signals) {
   must(program.release());
   std::vector<int> undelivered;  // Came while the program was being started.
   while (true) {
@@ -224,6 +229,7 @@ int run_checked(const RunOptions& options) {
   must(preflight());
   sandbox::Sandbox program = must(sandbox::start(spec));
   auto captured = must(sandbox::capture_network(program.init_pid()));
+  const Fd signals = take_signals();
   audit::Journal journal(std::move(log));
   int status = 0;
   {
@@ -237,7 +243,7 @@ int run_checked(const RunOptions& options) {
         ca, journal,
         {std::move(captured.tcp4), std::move(captured.tcp6), std::move(captured.dns_udp4),
          std::move(captured.dns_udp6), std::move(captured.dns_tcp4), std::move(captured.dns_tcp6)});
-    status = supervise(program);
+    status = supervise(program, signals);
     data_plane.drain(std::chrono::milliseconds(300));
   }
   const audit::Summary summary = journal.close();
