@@ -158,7 +158,7 @@ def git_origin(place, nginx):
             fastcgi_request_buffering off; gzip off;
         }}""")
     environment = {**os.environ, "GIT_CONFIG_COUNT": "1", "GIT_CONFIG_KEY_0": "safe.directory", "GIT_CONFIG_VALUE_0": "*"}
-    with running(["/usr/sbin/fcgiwrap", "-c", "2", "-s", f"unix:{listener}"], env=environment):
+    with running(["/usr/sbin/fcgiwrap", "-s", f"unix:{listener}"], env=environment):
         nginx.start()
         yield port, repositories / "story.git"
 
