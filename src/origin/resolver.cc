@@ -55,7 +55,7 @@ struct Resolver::Channel {
   std::vector<std::unique_ptr<Socket>> gone;  ///< Freed outside of their own callbacks.
   Alarm alarm;
 
-  explicit Channel(io::Loop& l) : loop(l), alarm(l, *this) {
+  Channel(io::Loop& l, const std::string& servers) : loop(l), alarm(l, *this) {
     ares_library_init(ARES_LIB_INIT_ALL);
     ares_options options{};
     options.timeout = 2000;
@@ -66,6 +66,7 @@ struct Resolver::Channel {
     options.sock_state_cb_data = this;
     if (ares_init_options(&ares, &options, ARES_OPT_SOCK_STATE_CB | ARES_OPT_TIMEOUTMS | ARES_OPT_TRIES) != ARES_SUCCESS)
       ares = nullptr;
+    if (ares && !servers.empty()) ares_set_servers_ports_csv(ares, servers.c_str());
   }
   ~Channel() {
     if (ares) ares_destroy(ares);
@@ -99,8 +100,8 @@ struct Resolver::Channel {
   }
 };
 
-Resolver::Resolver(io::Loop& loop, std::shared_ptr<const Overrides> overrides)
-    : loop_(loop), overrides_(std::move(overrides)), channel_(std::make_unique<Channel>(loop)) {}
+Resolver::Resolver(io::Loop& loop, std::shared_ptr<const Overrides> overrides, const std::string& servers)
+    : loop_(loop), overrides_(std::move(overrides)), channel_(std::make_unique<Channel>(loop, servers)) {}
 
 Resolver::~Resolver() {
   for (auto& [name, question] : asking_) question->resolver = nullptr;

@@ -27,7 +27,8 @@ class Resolver final : public io::NameLookup {
   static constexpr std::chrono::seconds ttl_min{1};    // a TTL of 0 still serves the burst that asked
   static constexpr std::chrono::seconds ttl_max{300};  // a moved origin is found again within minutes
 
-  Resolver(io::Loop& loop, std::shared_ptr<const Overrides> overrides);
+  /// `servers`: addresses (with ports) to ask instead of the system's, separated by commas.
+  Resolver(io::Loop& loop, std::shared_ptr<const Overrides> overrides, const std::string& servers = {});
   ~Resolver() override;
   Resolver(const Resolver&) = delete;
 
