@@ -2,6 +2,7 @@
 
 #include <array>
 #include <cerrno>
+#include <charconv>
 #include <cstring>
 #include <fcntl.h>
 #include <filesystem>
@@ -516,8 +517,10 @@ int Sandbox::recorded_exit_code() {
 
 pid_t Sandbox::command_pid() const {
   // The program is the first child of the sandbox's process 1; orphans that it adopts come behind.
-  std::string children = read_all(fmt::format("/proc/{0}/task/{0}/children", init_).c_str());
-  return static_cast<pid_t>(std::strtol(children.c_str(), nullptr, 10));
+  const std::string children = read_all(fmt::format("/proc/{0}/task/{0}/children", init_).c_str());
+  pid_t first = 0;
+  std::from_chars(children.data(), children.data() + children.size(), first);
+  return first;
 }
 
 bool Sandbox::signal(int number) {
