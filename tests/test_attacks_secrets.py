@@ -117,6 +117,7 @@ def test_another_process_of_the_same_user_cannot_look_into_postern(as_user):
         assert eventually(lambda: b"python3" in pathlib.Path(f"/proc/{open_process.pid}/cmdline").read_bytes().split(b"\0")[0])
         control = peek(open_process.pid, key, prefix)
     finally:
+        open_process.kill()  # It may still be stopped from having been attached to.
         open_process.communicate()
     assert (control["environ"], control["mem"], control["fd"], control["ptrace"]) == ("canary", "canary", "listed", "attached"), control
     assert set(peek(sandbox.process.pid, key, prefix).values()) == {"PermissionError"}

@@ -106,7 +106,7 @@ void Journal::write_lines() {
 
 /// False when Postern is ending and the sink still takes nothing.
 bool Journal::wait_for_sink(int error_number) {
-  const auto patience = std::chrono::milliseconds(closing_ ? 200 : 100);
+  const auto patience = std::chrono::milliseconds(closing_ ? 5000 : 100);  // at the end: a last chance
   if (error_number == EAGAIN) {
     // Shared with the program (`--log -`), which may have made it nonblocking and full.
     pollfd sink{sink_.get(), POLLOUT, 0};

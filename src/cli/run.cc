@@ -153,6 +153,14 @@ sandbox::LaunchSpec describe_program(const RunOptions& options, const credential
   return spec;
 }
 
+/// The home is read-only: tools that insist on a cache below it get one in the sandbox's own /tmp, unless the caller chose.
+void add_writable_caches(sandbox::LaunchSpec& spec) {
+  constexpr std::pair<const char*, const char*> caches[] = {
+      {"npm_config_cache", "/tmp/.npm"}, {"GOCACHE", "/tmp/.cache/go-build"}, {"XDG_CACHE_HOME", "/tmp/.cache"}};
+  for (const auto& [name, place] : caches)
+    if (!std::getenv(name)) spec.environment.set.emplace(spec.environment.set.begin(), name, place);
+}
+
 void add_variables(const RunOptions& options, const credential::SecretStore& secrets,
                    sandbox::LaunchSpec& spec) {
   for (const std::string& option : options.env) {
@@ -224,6 +232,7 @@ int run_checked(const RunOptions& options) {
   // The program's own settings win over a rule's placeholders, and both over what trust needs.
   spec.environment.set.insert(spec.environment.set.begin(), trust.environment.begin(),
                               trust.environment.end());
+  add_writable_caches(spec);
   add_variables(options, secrets, spec);
 
   must(preflight());

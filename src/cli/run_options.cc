@@ -16,6 +16,8 @@ std::optional<origin::Override> parse_target(std::string_view text) {
   if (const auto whole = IpAddress::parse(text)) return origin::Override{*whole, std::nullopt};
   const auto authority = wire::parse_authority(text);
   if (!authority || !authority->host.literal) return std::nullopt;
+  // "1.2.3" is 1.2.0.3 to a browser; an operator who writes it has forgotten a part.
+  if (authority->host.literal->is_v4() && !text.starts_with(authority->host.name)) return std::nullopt;
   return origin::Override{*authority->host.literal, authority->port};
 }
 

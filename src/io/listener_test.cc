@@ -59,6 +59,11 @@ int survive_without_descriptors() {
   const Door door;
   std::vector<Fd> accepted, clients;
   const Listener listener(loop, door.socket.get(), [&](Fd fd) { accepted.push_back(std::move(fd)); });
+  // One while there are descriptors: sanitizers need some the first time that a virtual function is called.
+  const Fd early = door.knock();
+  for (int turn = 0; turn < 50 && accepted.empty(); ++turn) loop.run_once(10ms);
+  if (accepted.size() != 1) return 4;
+  accepted.clear();
   for (int i = 0; i < 10; ++i) clients.push_back(door.knock());
   std::vector<Fd> eaten;
   const rlimit few{.rlim_cur = 64, .rlim_max = 64};
