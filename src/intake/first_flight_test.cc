@@ -57,7 +57,7 @@ class FirstFlightTest : public testing::Test {
     ASSERT_EQ(::send(program_.get(), bytes.data(), bytes.size(), MSG_NOSIGNAL), std::ssize(bytes));
   }
   void turn() {
-    for (int i = 0; i < 4; ++i) loop_.run_once(2ms);
+    for (int i = 0; i < 10; ++i) loop_.run_once(3ms);
   }
   static io::Task<void> run(io::TcpStream& stream, io::BufferPool& buffers, TimePoint deadline,
                             std::optional<Result<FirstFlight>>& out) {
