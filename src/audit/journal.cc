@@ -1,13 +1,12 @@
 #include "audit/journal.h"
 
-#include <fmt/format.h>
-#include <poll.h>
-#include <unistd.h>
-
 #include <algorithm>
 #include <cerrno>
 #include <cstdio>
 #include <cstring>
+#include <fmt/format.h>
+#include <poll.h>
+#include <unistd.h>
 
 namespace postern::audit {
 
@@ -87,8 +86,8 @@ void Journal::write_batch(Batch& batch) {
   write_lines();
 }
 
-// Nothing is dropped while there is hope: what could not be written stays here, the queue behind it fills up, and
-// nothing new is accepted meanwhile.
+// Nothing is dropped while there is hope: what could not be written stays here, the queue behind it fills up,
+// and nothing new is accepted meanwhile.
 void Journal::write_lines() {
   std::string_view rest = line_buffer_;
   while (!rest.empty()) {

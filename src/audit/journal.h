@@ -1,7 +1,7 @@
 #pragma once
 // From the loops to the log. A loop collects the records of a turn and hands them over at its end; one thread
-// formats and writes. The queue is bounded: while it is full no new exchange is accepted (audit_unavailable), so
-// nothing happens that is not recorded.
+// formats and writes. The queue is bounded: while it is full no new exchange is accepted (audit_unavailable),
+// so nothing happens that is not recorded.
 
 #include <atomic>
 #include <condition_variable>
@@ -34,7 +34,8 @@ struct Summary {
 
 class Journal {
  public:
-  static constexpr std::size_t queued_records_max = 16384;  // about 40 MB when every path is as long as records take
+  static constexpr std::size_t queued_records_max =
+      16384;  // about 40 MB when every path is as long as records take
   static constexpr std::size_t summary_hosts_max = 4096;
 
   /// `sink` receives JSON lines; an invalid Fd means that nothing is written, only summed up.
@@ -44,7 +45,8 @@ class Journal {
 
   /// False while the writer is so far behind, or the sink so broken, that nothing new may start. Any thread.
   bool accepting() const {
-    return queued_.load(std::memory_order_relaxed) < queued_records_max && !failing_.load(std::memory_order_relaxed);
+    return queued_.load(std::memory_order_relaxed) < queued_records_max &&
+           !failing_.load(std::memory_order_relaxed);
   }
 
   using Batch = std::vector<std::unique_ptr<Record>>;
@@ -90,8 +92,8 @@ class LoopJournal {
   void flush() {
     if (!turn_.empty()) journal_.submit(turn_, recycled_);
   }
-  /// When the loop has ended for good: what is still open is recorded as cut off, for whoever it belongs to will not
-  /// run again.
+  /// When the loop has ended for good: what is still open is recorded as cut off, for whoever it belongs to
+  /// will not run again.
   void finish_open(Reason reason);
 
  private:
@@ -102,8 +104,8 @@ class LoopJournal {
   Journal::Batch recycled_;
 };
 
-/// Owns the record of one exchange. Whatever path the code takes, exactly one record is put: an unfinished one says
-/// `abandoned`.
+/// Owns the record of one exchange. Whatever path the code takes, exactly one record is put: an unfinished
+/// one says `abandoned`.
 class Recording {
  public:
   Recording(LoopJournal& journal, const Clock& clock)

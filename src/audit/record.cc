@@ -2,7 +2,6 @@
 
 #include <fmt/chrono.h>
 #include <fmt/format.h>
-
 #include <iterator>
 
 namespace postern::audit {
@@ -19,8 +18,8 @@ std::string_view token(Kind kind) {
   return "http";
 }
 
-// RFC 8259 §7. Bytes that are not UTF-8 cannot come here: hosts and paths are canonical ASCII, the rest is ours;
-// a method or path that is not is escaped byte by byte all the same.
+// RFC 8259 §7. Bytes that are not UTF-8 cannot come here: hosts and paths are canonical ASCII, the rest is
+// ours; a method or path that is not is escaped byte by byte all the same.
 void append_string(std::string_view text, std::string& out) {
   out += '"';
   for (const char c : text) {
@@ -48,7 +47,9 @@ void append_number(std::string_view name, std::uint64_t value, std::string& out)
   fmt::format_to(std::back_inserter(out), ",\"{}\":{}", name, value);
 }
 
-double milliseconds(std::chrono::microseconds duration) { return static_cast<double>(duration.count()) / 1000.0; }
+double milliseconds(std::chrono::microseconds duration) {
+  return static_cast<double>(duration.count()) / 1000.0;
+}
 
 }  // namespace
 
@@ -109,8 +110,9 @@ void append_json(const Record& record, std::string& out) {
   fmt::format_to(std::back_inserter(out),
                  ",\"duration_ms\":{:.3f},\"timings\":{{\"dns\":{:.3f},\"connect\":{:.3f},\"tls\":{:.3f},"
                  "\"first_byte\":{:.3f}}}",
-                 milliseconds(record.duration), milliseconds(record.timings.dns), milliseconds(record.timings.connect),
-                 milliseconds(record.timings.tls), milliseconds(record.timings.first_byte));
+                 milliseconds(record.duration), milliseconds(record.timings.dns),
+                 milliseconds(record.timings.connect), milliseconds(record.timings.tls),
+                 milliseconds(record.timings.first_byte));
   append_number("policy_version", record.policy_version, out);
   if (!record.detail.empty()) append_field("detail", record.detail, out);
   out += "}\n";

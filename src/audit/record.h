@@ -1,11 +1,11 @@
 #pragma once
-// What became of one exchange, connection or denied name: exactly one record each. Never holds a secret, a query
-// value or a header value.
+// What became of one exchange, connection or denied name: exactly one record each. Never holds a secret, a
+// query value or a header value.
 
 #include <chrono>
 #include <cstdint>
-#include <string>
 #include <memory>
+#include <string>
 #include <string_view>
 #include <vector>
 
@@ -30,19 +30,19 @@ struct Timings {
 
 struct Record {
   std::chrono::system_clock::time_point time;
-  std::shared_ptr<const std::string> sandbox;    ///< Its name.
+  std::shared_ptr<const std::string> sandbox;  ///< Its name.
   std::shared_ptr<const std::string> workspace;
-  std::shared_ptr<const void> policy;            ///< Keeps `rule` and `credentials` valid.
+  std::shared_ptr<const void> policy;  ///< Keeps `rule` and `credentials` valid.
   Kind kind = Kind::http;
   Reason reason = Reason::abandoned;
-  std::string_view rule;                         ///< Empty when none matched.
+  std::string_view rule;  ///< Empty when none matched.
   std::string method;
-  std::string_view scheme;                       ///< Static: "https", "http", or empty.
+  std::string_view scheme;  ///< Static: "https", "http", or empty.
   std::string host;
   std::uint16_t port = 0;
-  std::string path;                              ///< Without the query.
-  int status = 0;                                ///< What the sandbox read; 0 when there was no HTTP answer.
-  std::string_view protocol;                     ///< Static: "HTTP/1.1".
+  std::string path;           ///< Without the query.
+  int status = 0;             ///< What the sandbox read; 0 when there was no HTTP answer.
+  std::string_view protocol;  ///< Static: "HTTP/1.1".
   bool intercepted = false;
   std::string origin_address;
   std::vector<Credential> credentials;
@@ -51,7 +51,7 @@ struct Record {
   std::chrono::microseconds duration{0};
   Timings timings;
   std::uint64_t policy_version = 0;
-  std::string detail;                            ///< A sentence about a failure; may be empty.
+  std::string detail;  ///< A sentence about a failure; may be empty.
 
   /// Back to its first state; strings keep their memory.
   void clear();

@@ -2,7 +2,6 @@
 // A file descriptor that is closed exactly once.
 
 #include <unistd.h>
-
 #include <utility>
 
 namespace postern {

@@ -17,8 +17,8 @@ enum class Side : unsigned char { sandbox, origin, self };
 enum class Retry : unsigned char { never, fresh_connection };
 
 struct Error {
-  // Not an aggregate: g++ 12 copies an aggregate temporary bit by bit when it is an argument inside a co_await
-  // expression, and a short string that points at itself does not survive that.
+  // Not an aggregate: g++ 12 copies an aggregate temporary bit by bit when it is an argument inside a
+  // co_await expression, and a short string that points at itself does not survive that.
   Error(Reason reason_in, Side side_in, Retry retry_in, std::string detail_in)
       : reason(reason_in), side(side_in), retry(retry_in), detail(std::move(detail_in)) {}
 

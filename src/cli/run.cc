@@ -153,10 +153,12 @@ sandbox::LaunchSpec describe_program(const RunOptions& options, const credential
   return spec;
 }
 
-/// The home is read-only: tools that insist on a cache below it get one in the sandbox's own /tmp, unless the caller chose.
+/// The home is read-only: tools that insist on a cache below it get one in the sandbox's own /tmp, unless the
+/// caller chose.
 void add_writable_caches(sandbox::LaunchSpec& spec) {
-  constexpr std::pair<const char*, const char*> caches[] = {
-      {"npm_config_cache", "/tmp/.npm"}, {"GOCACHE", "/tmp/.cache/go-build"}, {"XDG_CACHE_HOME", "/tmp/.cache"}};
+  constexpr std::pair<const char*, const char*> caches[] = {{"npm_config_cache", "/tmp/.npm"},
+                                                            {"GOCACHE", "/tmp/.cache/go-build"},
+                                                            {"XDG_CACHE_HOME", "/tmp/.cache"}};
   for (const auto& [name, place] : caches)
     if (!std::getenv(name)) spec.environment.set.emplace(spec.environment.set.begin(), name, place);
 }

@@ -1,12 +1,11 @@
 #include "cli/state_directory.h"
 
+#include <cstdlib>
+#include <filesystem>
 #include <fmt/format.h>
 #include <pwd.h>
 #include <sys/stat.h>
 #include <unistd.h>
-
-#include <cstdlib>
-#include <filesystem>
 
 namespace postern::cli {
 
@@ -14,7 +13,8 @@ namespace {
 
 std::string chosen() {
   if (const char* own = std::getenv("POSTERN_STATE_DIR"); own && *own) return own;
-  if (const char* xdg = std::getenv("XDG_STATE_HOME"); xdg && *xdg == '/') return std::string(xdg) + "/postern";
+  if (const char* xdg = std::getenv("XDG_STATE_HOME"); xdg && *xdg == '/')
+    return std::string(xdg) + "/postern";
   const char* home = std::getenv("HOME");
   if (!home || *home != '/') {
     const passwd* entry = ::getpwuid(::geteuid());
@@ -35,9 +35,11 @@ Result<std::string> state_directory() {
     const std::string real = std::filesystem::canonical(path, error);
     if (!error && ::access(real.c_str(), W_OK) == 0) return real;
   }
-  return fail(Reason::invalid_configuration,
-              fmt::format("the state directory '{}' cannot be used{}; set POSTERN_STATE_DIR to one that you may write", path,
-                          error ? ": " + error.message() : ""));
+  return fail(
+      Reason::invalid_configuration,
+      fmt::format(
+          "the state directory '{}' cannot be used{}; set POSTERN_STATE_DIR to one that you may write", path,
+          error ? ": " + error.message() : ""));
 }
 
 }  // namespace postern::cli

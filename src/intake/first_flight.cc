@@ -11,8 +11,8 @@ constexpr std::size_t method_bytes_max = 18;
 
 enum class Guess : std::uint8_t { yes, no, unsure };
 
-// Any token and a space (RFC 9112 §3.1), also after an empty line, as lenient origins read it. The strict parser
-// decides what it is worth.
+// Any token and a space (RFC 9112 §3.1), also after an empty line, as lenient origins read it. The strict
+// parser decides what it is worth.
 Guess looks_like_http(std::string_view bytes) {
   while (!bytes.empty() && (bytes[0] == '\r' || bytes[0] == '\n')) bytes.remove_prefix(1);
   for (std::size_t i = 0; i < bytes.size() && i < method_bytes_max; ++i) {
@@ -25,18 +25,24 @@ Guess looks_like_http(std::string_view bytes) {
 /// Holds a block for as long as bytes are looked at.
 class Glimpse {
  public:
-  explicit Glimpse(io::BufferPool& buffers) : buffer_(buffers) { buffer_.reserve(wire::client_hello_bytes_max * 2); }
+  explicit Glimpse(io::BufferPool& buffers) : buffer_(buffers) {
+    buffer_.reserve(wire::client_hello_bytes_max * 2);
+  }
   std::span<char> room() { return buffer_.room(wire::client_hello_bytes_max * 2); }
 
  private:
   io::Buffer buffer_;
 };
 
-Error ended() { return Error{Reason::sandbox_closed, Side::sandbox, Retry::never, "the connection ended before it said anything"}; }
+Error ended() {
+  return Error{Reason::sandbox_closed, Side::sandbox, Retry::never,
+               "the connection ended before it said anything"};
+}
 
 }  // namespace
 
-io::Task<Result<wire::ClientHello>> client_hello(io::TcpStream& sandbox, io::BufferPool& buffers, TimePoint deadline) {
+io::Task<Result<wire::ClientHello>> client_hello(io::TcpStream& sandbox, io::BufferPool& buffers,
+                                                 TimePoint deadline) {
   co_await co_await sandbox.wait_readable(deadline);
   Glimpse glimpse(buffers);
   std::size_t known = 0;
@@ -49,7 +55,8 @@ io::Task<Result<wire::ClientHello>> client_hello(io::TcpStream& sandbox, io::Buf
   }
 }
 
-io::Task<Result<FirstFlight>> first_flight(io::TcpStream& sandbox, io::BufferPool& buffers, TimePoint deadline) {
+io::Task<Result<FirstFlight>> first_flight(io::TcpStream& sandbox, io::BufferPool& buffers,
+                                           TimePoint deadline) {
   co_await co_await sandbox.wait_readable(deadline);
   Glimpse glimpse(buffers);
   std::size_t known = 0;

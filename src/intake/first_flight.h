@@ -1,6 +1,6 @@
 #pragma once
-// What speaks on a new connection, told from its first bytes without consuming them: whoever serves it reads them
-// again from the socket.
+// What speaks on a new connection, told from its first bytes without consuming them: whoever serves it reads
+// them again from the socket.
 
 #include <optional>
 
@@ -23,9 +23,11 @@ struct FirstFlight {
 
 /// Waits for a whole ClientHello, over segments and records. Errors: protocol_not_allowed (not TLS),
 /// malformed_client_hello, sandbox_timeout, sandbox_closed.
-io::Task<Result<wire::ClientHello>> client_hello(io::TcpStream& sandbox, io::BufferPool& buffers, TimePoint deadline);
+io::Task<Result<wire::ClientHello>> client_hello(io::TcpStream& sandbox, io::BufferPool& buffers,
+                                                 TimePoint deadline);
 
 /// Waits for the first bytes and tells what they are. Errors: sandbox_timeout, sandbox_closed, cancelled.
-io::Task<Result<FirstFlight>> first_flight(io::TcpStream& sandbox, io::BufferPool& buffers, TimePoint deadline);
+io::Task<Result<FirstFlight>> first_flight(io::TcpStream& sandbox, io::BufferPool& buffers,
+                                           TimePoint deadline);
 
 }  // namespace postern::intake

@@ -16,8 +16,8 @@ namespace postern::io {
 
 class BufferPool;
 
-/// A window of unread bytes in a block: filled at the back, consumed at the front. Grows by doubling up to a limit
-/// that the caller names.
+/// A window of unread bytes in a block: filled at the back, consumed at the front. Grows by doubling up to a
+/// limit that the caller names.
 class Buffer {
  public:
   explicit Buffer(BufferPool& pool) : pool_(&pool) {}
@@ -29,8 +29,8 @@ class Buffer {
   bool empty() const { return begin_ == end_; }
   std::size_t size() const { return end_ - begin_; }
 
-  /// Room to read into, at least one byte unless the buffer holds `limit` bytes already. Takes a block if there is
-  /// none; views into the buffer are invalid afterwards.
+  /// Room to read into, at least one byte unless the buffer holds `limit` bytes already. Takes a block if
+  /// there is none; views into the buffer are invalid afterwards.
   std::span<char> room(std::size_t limit);
   void filled(std::size_t count) { end_ += count; }
   /// Forgets bytes at the front. Views stay valid until room() or release().

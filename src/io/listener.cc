@@ -1,15 +1,17 @@
 #include "io/listener.h"
 
+#include <cerrno>
 #include <fcntl.h>
 #include <sys/epoll.h>
 #include <sys/socket.h>
 
-#include <cerrno>
-
 namespace postern::io {
 
 Listener::Listener(Loop& loop, int socket, OnAccept on_accept)
-    : loop_(loop), socket_(socket), on_accept_(std::move(on_accept)), spare_(::open("/dev/null", O_RDONLY | O_CLOEXEC)) {
+    : loop_(loop),
+      socket_(socket),
+      on_accept_(std::move(on_accept)),
+      spare_(::open("/dev/null", O_RDONLY | O_CLOEXEC)) {
   loop_.add(socket_, *this, EPOLLIN | EPOLLEXCLUSIVE);
 }
 

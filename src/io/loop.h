@@ -1,6 +1,7 @@
 #pragma once
 // One loop per core: epoll, edge-triggered, each descriptor registered once; coarse timers on a wheel; work
-// handed in from other threads. Everything a loop owns is touched by its thread only, except post() and stop().
+// handed in from other threads. Everything a loop owns is touched by its thread only, except post() and
+// stop().
 
 #include <array>
 #include <atomic>

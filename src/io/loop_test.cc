@@ -1,8 +1,8 @@
 #include "io/loop.h"
 
 #include <algorithm>
-#include <gtest/gtest.h>
 #include <functional>
+#include <gtest/gtest.h>
 #include <random>
 #include <sys/epoll.h>
 #include <sys/socket.h>

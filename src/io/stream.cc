@@ -1,12 +1,11 @@
 #include "io/stream.h"
 
+#include <cerrno>
+#include <cstring>
 #include <netinet/in.h>
 #include <netinet/tcp.h>
 #include <sys/epoll.h>
 #include <sys/socket.h>
-
-#include <cerrno>
-#include <cstring>
 
 #include "io/fault_plan.h"
 
@@ -45,7 +44,8 @@ void Stream::reset_on_close() {
 }
 
 Error Stream::error(Reason sandbox_reason, Reason origin_reason, std::string detail) const {
-  return Error{side_ == Side::sandbox ? sandbox_reason : origin_reason, side_, Retry::never, std::move(detail)};
+  return Error{side_ == Side::sandbox ? sandbox_reason : origin_reason, side_, Retry::never,
+               std::move(detail)};
 }
 
 Error Stream::closed_error(int error_number) const {
@@ -68,7 +68,8 @@ ssize_t Stream::receive(void* into, std::size_t size, int flags) {
   if (count > 0 && !(flags & MSG_PEEK)) bytes_read_ += static_cast<std::size_t>(count);
   // Edge-triggered: less than asked for means drained, and new bytes bring a new event. After a hang-up there
   // will be no more events, so keep reading until the end shows itself.
-  const bool drained = (count < 0 && errno == EAGAIN) || (count > 0 && static_cast<std::size_t>(count) < size);
+  const bool drained =
+      (count < 0 && errno == EAGAIN) || (count > 0 && static_cast<std::size_t>(count) < size);
   if (drained && !hangup_) maybe_readable_ = false;
   return count;
 }
@@ -178,7 +179,8 @@ void Stream::on_deadline() {
   destroyed_ = &destroyed;
   for (Waiter** slot : {&reader_, &writer_}) {
     if (!*slot || (*slot)->deadline > now) continue;
-    (*slot)->give_up(error(Reason::sandbox_timeout, Reason::origin_timeout, "nothing happened within the time limit"));
+    (*slot)->give_up(
+        error(Reason::sandbox_timeout, Reason::origin_timeout, "nothing happened within the time limit"));
     if (!wake(*slot, destroyed)) {
       if (outer) *outer = true;
       return;
@@ -205,7 +207,8 @@ void Stream::cancel_write() {
   waiter->handle.resume();
 }
 
-Task<Result<std::size_t>> TcpStream::peek_beyond(std::size_t known, std::span<char> into, TimePoint deadline) {
+Task<Result<std::size_t>> TcpStream::peek_beyond(std::size_t known, std::span<char> into,
+                                                 TimePoint deadline) {
   while (true) {
     co_await co_await wait_readable(deadline);
     const ssize_t got = receive(into.data(), into.size(), MSG_PEEK);
@@ -221,12 +224,14 @@ Task<Result<std::size_t>> TcpStream::peek_beyond(std::size_t known, std::span<ch
   }
 }
 
-Task<Result<std::unique_ptr<TcpStream>>> connect(Loop& loop, Endpoint endpoint, Side side, TimePoint deadline) {
+Task<Result<std::unique_ptr<TcpStream>>> connect(Loop& loop, Endpoint endpoint, Side side,
+                                                 TimePoint deadline) {
   const auto refuse = [&](int error_number) {
     return fail(Reason::connect_failed, std::string("cannot connect: ") + std::strerror(error_number), side,
                 Retry::fresh_connection);
   };
-  Fd socket(::socket(endpoint.address.is_v4() ? AF_INET : AF_INET6, SOCK_STREAM | SOCK_NONBLOCK | SOCK_CLOEXEC, 0));
+  Fd socket(
+      ::socket(endpoint.address.is_v4() ? AF_INET : AF_INET6, SOCK_STREAM | SOCK_NONBLOCK | SOCK_CLOEXEC, 0));
   if (!socket) co_return refuse(errno);
   const int on = 1;
   ::setsockopt(socket.get(), IPPROTO_TCP, TCP_NODELAY, &on, sizeof on);
@@ -254,7 +259,8 @@ Task<Result<std::unique_ptr<TcpStream>>> connect(Loop& loop, Endpoint endpoint, 
     TimePoint deadline;
     Connecting connecting;
     bool watched = true;
-    Awaiter(Loop& l, int descriptor, TimePoint until) : loop(l), fd(descriptor), deadline(until), connecting(l) {}
+    Awaiter(Loop& l, int descriptor, TimePoint until)
+        : loop(l), fd(descriptor), deadline(until), connecting(l) {}
     Awaiter(const Awaiter&) = delete;
     bool await_ready() const { return false; }
     bool await_suspend(std::coroutine_handle<> h) {
@@ -271,7 +277,8 @@ Task<Result<std::unique_ptr<TcpStream>>> connect(Loop& loop, Endpoint endpoint, 
   const Outcome outcome = co_await Awaiter(loop, raw, deadline);
   if (outcome == Outcome::unwatched) co_return fail(Reason::overloaded, "cannot watch another connection");
   if (outcome == Outcome::expired)
-    co_return fail(Reason::connect_timeout, "no answer to the connection attempt", side, Retry::fresh_connection);
+    co_return fail(Reason::connect_timeout, "no answer to the connection attempt", side,
+                   Retry::fresh_connection);
   int error_number = 0;
   socklen_t length = sizeof error_number;
   ::getsockopt(raw, SOL_SOCKET, SO_ERROR, &error_number, &length);

@@ -1,7 +1,7 @@
 #pragma once
-// A byte stream to one side: plain TCP here, TLS in tls/stream.h. Reads and writes are attempted first and only
-// wait when the kernel has nothing; the readiness that epoll reported is remembered, so no call is made that
-// could only answer EAGAIN. One reader and one writer at a time. Lives and dies on its loop.
+// A byte stream to one side: plain TCP here, TLS in tls/stream.h. Reads and writes are attempted first and
+// only wait when the kernel has nothing; the readiness that epoll reported is remembered, so no call is made
+// that could only answer EAGAIN. One reader and one writer at a time. Lives and dies on its loop.
 
 #include <coroutine>
 #include <cstdint>
@@ -108,7 +108,7 @@ class Stream : private Pollable {
   bool unwatched_ = false;  ///< epoll did not take the socket.
   bool broken_ = false;
   bool resetting_ = false;  ///< reset_on_close() was called: no orderly end may precede it.
-  bool hangup_ = false;  ///< EPOLLRDHUP or worse was seen: a short read no longer means "drained".
+  bool hangup_ = false;     ///< EPOLLRDHUP or worse was seen: a short read no longer means "drained".
 
  private:
   friend class ReadAwaiter;
@@ -142,9 +142,13 @@ class Stream : private Pollable {
  public:
   class ReadAwaiter final : Waiter {
    public:
-    ReadAwaiter(Stream& stream, std::span<char> into, TimePoint until) : stream_(stream), into_(into) { deadline = until; }
+    ReadAwaiter(Stream& stream, std::span<char> into, TimePoint until) : stream_(stream), into_(into) {
+      deadline = until;
+    }
     ReadAwaiter(const ReadAwaiter&) = delete;
-    ~ReadAwaiter() { if (stream_.reader_ == this) stream_.reader_ = nullptr; }
+    ~ReadAwaiter() {
+      if (stream_.reader_ == this) stream_.reader_ = nullptr;
+    }
     bool await_ready() { return retry(stream_); }
     void await_suspend(std::coroutine_handle<> h) {
       handle = h;
@@ -163,9 +167,13 @@ class Stream : private Pollable {
 
   class WriteAwaiter final : Waiter {
    public:
-    WriteAwaiter(Stream& stream, std::string_view bytes, TimePoint until) : stream_(stream), bytes_(bytes) { deadline = until; }
+    WriteAwaiter(Stream& stream, std::string_view bytes, TimePoint until) : stream_(stream), bytes_(bytes) {
+      deadline = until;
+    }
     WriteAwaiter(const WriteAwaiter&) = delete;
-    ~WriteAwaiter() { if (stream_.writer_ == this) stream_.writer_ = nullptr; }
+    ~WriteAwaiter() {
+      if (stream_.writer_ == this) stream_.writer_ = nullptr;
+    }
     bool await_ready() { return retry(stream_); }
     void await_suspend(std::coroutine_handle<> h) {
       handle = h;
@@ -186,7 +194,9 @@ class Stream : private Pollable {
    public:
     ReadyAwaiter(Stream& stream, TimePoint until) : stream_(stream) { deadline = until; }
     ReadyAwaiter(const ReadyAwaiter&) = delete;
-    ~ReadyAwaiter() { if (stream_.reader_ == this) stream_.reader_ = nullptr; }
+    ~ReadyAwaiter() {
+      if (stream_.reader_ == this) stream_.reader_ = nullptr;
+    }
     bool await_ready() { return retry(stream_); }
     void await_suspend(std::coroutine_handle<> h) {
       handle = h;
@@ -203,8 +213,12 @@ class Stream : private Pollable {
   };
 };
 
-inline Stream::ReadAwaiter Stream::read(std::span<char> into, TimePoint deadline) { return {*this, into, deadline}; }
-inline Stream::WriteAwaiter Stream::write_all(std::string_view bytes, TimePoint deadline) { return {*this, bytes, deadline}; }
+inline Stream::ReadAwaiter Stream::read(std::span<char> into, TimePoint deadline) {
+  return {*this, into, deadline};
+}
+inline Stream::WriteAwaiter Stream::write_all(std::string_view bytes, TimePoint deadline) {
+  return {*this, bytes, deadline};
+}
 inline Stream::ReadyAwaiter Stream::wait_readable(TimePoint deadline) { return {*this, deadline}; }
 
 /// Plain TCP (or any stream socket).
@@ -212,13 +226,14 @@ class TcpStream final : public Stream {
  public:
   using Stream::Stream;
 
-  /// Waits for more than `known` bytes to have arrived and copies what is there, without consuming it: how the
-  /// first bytes are judged and then left for whoever speaks the protocol. Returns the count (≥ known), which
-  /// is `known` only at the end of the stream. `into` is filled from its start.
+  /// Waits for more than `known` bytes to have arrived and copies what is there, without consuming it: how
+  /// the first bytes are judged and then left for whoever speaks the protocol. Returns the count (≥ known),
+  /// which is `known` only at the end of the stream. `into` is filled from its start.
   Task<Result<std::size_t>> peek_beyond(std::size_t known, std::span<char> into, TimePoint deadline);
 };
 
 /// Connects without blocking. Errors: connect_failed, connect_timeout.
-Task<Result<std::unique_ptr<TcpStream>>> connect(Loop& loop, Endpoint endpoint, Side side, TimePoint deadline);
+Task<Result<std::unique_ptr<TcpStream>>> connect(Loop& loop, Endpoint endpoint, Side side,
+                                                 TimePoint deadline);
 
 }  // namespace postern::io

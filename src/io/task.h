@@ -29,9 +29,9 @@ struct PromiseBase {
   bool in_start = false;  ///< The awaiting coroutine's await_suspend() is still on the stack below us.
   bool finished = false;
 
-  /// The task is complete: whom to resume. A task that completes while it is being started hands control back by
-  /// returning: otherwise a loop over tasks that never wait would nest one resumption in the other without end
-  /// (only optimised code turns symmetric transfer into a jump).
+  /// The task is complete: whom to resume. A task that completes while it is being started hands control back
+  /// by returning: otherwise a loop over tasks that never wait would nest one resumption in the other without
+  /// end (only optimised code turns symmetric transfer into a jump).
   std::coroutine_handle<> complete() noexcept {
     finished = true;
     return in_start ? std::noop_coroutine() : continuation;
@@ -227,7 +227,9 @@ class Child {
   struct Driver {
     struct promise_type {
       static void* operator new(std::size_t bytes) { return FramePool::allocate(bytes); }
-      static void operator delete(void* frame, std::size_t bytes) noexcept { FramePool::release(frame, bytes); }
+      static void operator delete(void* frame, std::size_t bytes) noexcept {
+        FramePool::release(frame, bytes);
+      }
       Driver get_return_object() { return {std::coroutine_handle<promise_type>::from_promise(*this)}; }
       std::suspend_never initial_suspend() noexcept { return {}; }
       // Suspended at its end: the frame belongs to the Child.

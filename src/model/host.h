@@ -9,7 +9,8 @@
 namespace postern {
 
 struct Host {
-  /// Lower-case A-labels without a trailing dot ("xn--bcher-kva.example"), or the address's text without brackets.
+  /// Lower-case A-labels without a trailing dot ("xn--bcher-kva.example"), or the address's text without
+  /// brackets.
   std::string name;
   /// Set when the host is an address and not a name.
   std::optional<IpAddress> literal;

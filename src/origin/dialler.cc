@@ -75,7 +75,8 @@ io::Task<Result<std::vector<Endpoint>>> Dialler::checked_endpoints(const Host& h
   co_return interleave(std::move(endpoints));
 }
 
-io::Task<Result<Dialled>> Dialler::dial(const Host& host, std::uint16_t port, TimePoint deadline, DialTimings& timings) {
+io::Task<Result<Dialled>> Dialler::dial(const Host& host, std::uint16_t port, TimePoint deadline,
+                                        DialTimings& timings) {
   const TimePoint asked = loop_.now();
   auto endpoints = co_await checked_endpoints(host, port);
   timings.dns = since(asked, loop_.now());

@@ -1,9 +1,8 @@
 #include "origin/pool.h"
 
+#include <algorithm>
 #include <fmt/format.h>
 #include <sys/socket.h>
-
-#include <algorithm>
 
 #include "tls/stream.h"
 
@@ -17,7 +16,11 @@ struct Pool::Sweep final : io::Timer {
 };
 
 Pool::Pool(io::Loop& loop, io::BufferPool& buffers, Dialler& dialler, tls::OriginContext& tls)
-    : loop_(loop), buffers_(buffers), dialler_(dialler), tls_(tls), sweep_(std::make_unique<Sweep>(loop, *this)) {}
+    : loop_(loop),
+      buffers_(buffers),
+      dialler_(dialler),
+      tls_(tls),
+      sweep_(std::make_unique<Sweep>(loop, *this)) {}
 
 Pool::~Pool() = default;
 
@@ -42,7 +45,8 @@ std::unique_ptr<Connection> Pool::take(const std::string& key, bool must_be_aliv
 }
 
 io::Task<Result<std::unique_ptr<Connection>>> Pool::reach(const Host& host, std::uint16_t port, bool use_tls,
-                                                          Freshness freshness, bool must_be_alive, ReachTimings& timings) {
+                                                          Freshness freshness, bool must_be_alive,
+                                                          ReachTimings& timings) {
   std::string key = fmt::format("{}:{}:{}", use_tls ? "https" : "http", host.name, port);
   if (freshness == Freshness::pooled_or_new)
     if (auto pooled = take(key, must_be_alive)) co_return pooled;
@@ -53,8 +57,8 @@ io::Task<Result<std::unique_ptr<Connection>>> Pool::reach(const Host& host, std:
   connection->tls = use_tls;
   if (use_tls) {
     const TimePoint started = loop_.now();
-    auto stream = std::make_unique<tls::TlsStream>(std::move(dialled.stream),
-                                                   tls_.new_connection(host.name, host.literal.has_value(), key));
+    auto stream = std::make_unique<tls::TlsStream>(
+        std::move(dialled.stream), tls_.new_connection(host.name, host.literal.has_value(), key));
     auto verified = co_await stream->handshake(loop_.now() + handshake_timeout);
     timings.tls = std::chrono::duration_cast<std::chrono::microseconds>(loop_.now() - started);
     if (!verified) co_return std::unexpected(std::move(verified.error()));

@@ -1,8 +1,8 @@
 #pragma once
-// Verified connections to origins, kept while they are idle. Per loop. A connection is interchangeable for every
-// request to the same scheme, host and port: it carries no credential of its own, since a credential is on each
-// request and never on the connection. A connection on which a client authenticated itself at connection level
-// (NTLM, Negotiate) is never given back.
+// Verified connections to origins, kept while they are idle. Per loop. A connection is interchangeable for
+// every request to the same scheme, host and port: it carries no credential of its own, since a credential is
+// on each request and never on the connection. A connection on which a client authenticated itself at
+// connection level (NTLM, Negotiate) is never given back.
 
 #include <cstdint>
 #include <deque>
@@ -20,12 +20,12 @@ namespace postern::origin {
 /// One connection to an origin, in use or idle.
 struct Connection {
   std::unique_ptr<io::Stream> stream;
-  io::Buffer input;          ///< Bytes of the answer that were read ahead.
+  io::Buffer input;  ///< Bytes of the answer that were read ahead.
   std::string key;
-  std::string address;       ///< "1.2.3.4:443", for the record.
+  std::string address;  ///< "1.2.3.4:443", for the record.
   TimePoint idle_since{};
   bool tls = false;
-  bool reused = false;       ///< It has served a request before this one.
+  bool reused = false;  ///< It has served a request before this one.
 
   explicit Connection(io::BufferPool& buffers) : input(buffers) {}
 };
@@ -41,7 +41,7 @@ class Pool final : io::Stream::IdleWatcher {
  public:
   static constexpr std::size_t idle_per_origin_max = 64;
   static constexpr std::size_t idle_total_max = 512;
-  static constexpr std::chrono::seconds idle_max{20};       // below the 60–75 s of common servers
+  static constexpr std::chrono::seconds idle_max{20};  // below the 60–75 s of common servers
   static constexpr std::chrono::seconds dial_timeout{15};
   static constexpr std::chrono::seconds handshake_timeout{15};
 
@@ -49,10 +49,12 @@ class Pool final : io::Stream::IdleWatcher {
   ~Pool();
   Pool(const Pool&) = delete;
 
-  /// A connection to `host`, verified when `use_tls`. `must_be_alive`: the request cannot be repeated, so a pooled
-  /// connection is asked once more whether its origin has gone. Errors as Dialler::dial and TlsStream::handshake.
-  io::Task<Result<std::unique_ptr<Connection>>> reach(const Host& host, std::uint16_t port, bool use_tls, Freshness freshness,
-                                                      bool must_be_alive, ReachTimings& timings);
+  /// A connection to `host`, verified when `use_tls`. `must_be_alive`: the request cannot be repeated, so a
+  /// pooled connection is asked once more whether its origin has gone. Errors as Dialler::dial and
+  /// TlsStream::handshake.
+  io::Task<Result<std::unique_ptr<Connection>>> reach(const Host& host, std::uint16_t port, bool use_tls,
+                                                      Freshness freshness, bool must_be_alive,
+                                                      ReachTimings& timings);
 
   /// After a complete exchange that left the connection clean.
   void give_back(std::unique_ptr<Connection> connection);

@@ -1,11 +1,10 @@
 #include "origin/resolver.h"
 
+#include <algorithm>
 #include <ares.h>
 #include <netinet/in.h>
 #include <sys/epoll.h>
 #include <sys/socket.h>
-
-#include <algorithm>
 
 namespace postern::origin {
 
@@ -64,7 +63,8 @@ struct Resolver::Channel {
       static_cast<Channel*>(self)->watch(fd, readable, writable);
     };
     options.sock_state_cb_data = this;
-    if (ares_init_options(&ares, &options, ARES_OPT_SOCK_STATE_CB | ARES_OPT_TIMEOUTMS | ARES_OPT_TRIES) != ARES_SUCCESS)
+    if (ares_init_options(&ares, &options, ARES_OPT_SOCK_STATE_CB | ARES_OPT_TIMEOUTMS | ARES_OPT_TRIES) !=
+        ARES_SUCCESS)
       ares = nullptr;
     if (ares && !servers.empty()) ares_set_servers_ports_csv(ares, servers.c_str());
   }
@@ -95,7 +95,8 @@ struct Resolver::Channel {
   void plan() {
     timeval soonest{};
     if (ares && ares_timeout(ares, nullptr, &soonest))
-      alarm.set(loop.now() + std::chrono::seconds(soonest.tv_sec) + std::chrono::microseconds(soonest.tv_usec));
+      alarm.set(loop.now() + std::chrono::seconds(soonest.tv_sec) +
+                std::chrono::microseconds(soonest.tv_usec));
     if (gone.size() > 16) loop.post([this] { gone.clear(); });
   }
 };
@@ -136,13 +137,15 @@ io::Task<Result<std::vector<IpAddress>>> Resolver::addresses_of(std::string name
     hints.ai_family = AF_UNSPEC;
     hints.ai_socktype = SOCK_STREAM;
     hints.ai_flags = ARES_AI_NOSORT;
-    // c-ares calls back exactly once, also when the channel is destroyed; the extra reference is for that call.
+    // c-ares calls back exactly once, also when the channel is destroyed; the extra reference is for that
+    // call.
     auto* reference = new std::shared_ptr<Question>(question);
     // A trailing dot: the name is complete, the host's search list is not for sandboxes.
     ares_getaddrinfo(
         channel_->ares, (name + ".").c_str(), nullptr, &hints,
         [](void* argument, int status, int, ares_addrinfo* result) {
-          const std::unique_ptr<std::shared_ptr<Question>> held(static_cast<std::shared_ptr<Question>*>(argument));
+          const std::unique_ptr<std::shared_ptr<Question>> held(
+              static_cast<std::shared_ptr<Question>*>(argument));
           if ((*held)->resolver) (*held)->resolver->answered(**held, status, result);
           if (result) ares_freeaddrinfo(result);
         },
@@ -173,7 +176,8 @@ void Resolver::answered(Question& question, int status, void* addrinfo) {
     question.answer = fail(Reason::name_not_found, "the name does not exist", Side::origin);
   } else {
     question.answer =
-        fail(Reason::resolve_failed, std::string("the name could not be resolved: ") + ares_strerror(status), Side::origin);
+        fail(Reason::resolve_failed, std::string("the name could not be resolved: ") + ares_strerror(status),
+             Side::origin);
   }
   question.answered = true;
   const auto keep = asking_.extract(question.name);

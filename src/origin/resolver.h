@@ -1,6 +1,6 @@
 #pragma once
-// Names to addresses with c-ares on the loop. Answers are cached for their TTL, questions for the same name are
-// asked once. One per loop.
+// Names to addresses with c-ares on the loop. Answers are cached for their TTL, questions for the same name
+// are asked once. One per loop.
 
 #include <cstdint>
 #include <memory>

@@ -76,8 +76,8 @@ bool matches_path(const Rule& rule, const RequestFacts& facts) {
   });
 }
 
-/// With several fields of the name, origins differ in which one counts: an allowing rule wants all of them to have
-/// the value, a denying one is content with any.
+/// With several fields of the name, origins differ in which one counts: an allowing rule wants all of them to
+/// have the value, a denying one is content with any.
 bool matches_headers(const Rule& rule, const RequestFacts& facts) {
   return std::ranges::all_of(rule.match_headers, [&](const HeaderCondition& wanted) {
     bool some = false;

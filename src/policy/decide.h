@@ -25,7 +25,8 @@ struct Destination {
 
 struct DestinationVerdict {
   Reason reason = Reason::internal;
-  /// An enabled rule covers the host: HTTP and TLS to it are looked into, on every port. Only set when allowed.
+  /// An enabled rule covers the host: HTTP and TLS to it are looked into, on every port. Only set when
+  /// allowed.
   bool intercept = false;
   /// A rule closes a part of the host, so nothing that cannot be looked into may go there.
   bool denies_some = false;

@@ -323,7 +323,8 @@ rules:
 )");
   const std::vector<HeaderField> both = {{"X-Stage", "dev"}, {"X-TEAM", "Blue"}, {"x-team", "Blue"}};
   const std::vector<HeaderField> split = {{"X-Stage", "dev"}, {"X-TEAM", "Red"}, {"x-team", "Blue"}};
-  EXPECT_EQ(rule_of(*policy, {.path = "/v1/x", .fields = split}), "none, allowed") << "origins differ in which one counts";
+  EXPECT_EQ(rule_of(*policy, {.path = "/v1/x", .fields = split}), "none, allowed")
+      << "origins differ in which one counts";
   EXPECT_EQ(rule_of(*policy, {.path = "/v1/x", .fields = both}), "r, allowed");
   EXPECT_EQ(rule_of(*policy, {.method = "POST", .path = "/exact", .fields = both}), "r, allowed");
   EXPECT_EQ(rule_of(*policy, {.path = "/v10", .fields = both}), "none, allowed");

@@ -1,10 +1,9 @@
 #include "proxy/connection.h"
 
+#include <cerrno>
 #include <netinet/in.h>
 #include <netinet/tcp.h>
 #include <sys/socket.h>
-
-#include <cerrno>
 
 #include "dns/name_table.h"
 #include "intake/first_flight.h"
@@ -52,8 +51,8 @@ class Connection {
   io::Task<void> serve_http(io::Stream& stream);
   io::Task<void> serve_other();
   io::Task<void> serve_covered(bool denies_some);
-  io::Task<void> pass_through(audit::Kind kind, std::unique_ptr<io::TcpStream> origin, std::string origin_address,
-                              origin::DialTimings timings);
+  io::Task<void> pass_through(audit::Kind kind, std::unique_ptr<io::TcpStream> origin,
+                              std::string origin_address, origin::DialTimings timings);
   io::Task<void> dial_and_pass(audit::Kind kind);
   io::Task<Result<void>> handshake(tls::LeafUse use, std::unique_ptr<tls::TlsStream>& stream);
 
@@ -86,10 +85,12 @@ void Connection::record_failure(audit::Kind kind, const Error& error) {
   recording.finish(error.reason, error.detail);
 }
 
-// ---- port 443 ----------------------------------------------------------------------------------------------
+// ---- port 443
+// ----------------------------------------------------------------------------------------------
 
 io::Task<void> Connection::serve_tls() {
-  auto hello = co_await intake::client_hello(*sandbox_, worker_.buffers, worker_.loop.now() + limits::first_bytes_time);
+  auto hello = co_await intake::client_hello(*sandbox_, worker_.buffers,
+                                             worker_.loop.now() + limits::first_bytes_time);
   if (!hello) {
     reset();
     co_return record_failure(audit::Kind::tls, hello.error());
@@ -114,7 +115,8 @@ Result<void> Connection::take_server_name(const std::string& raw) {
 
 io::Task<void> Connection::judge_hello(wire::ClientHello hello) {
   flow_.tls = true;
-  if (auto named = take_server_name(hello.server_name); !named) co_return co_await refuse_readably(std::move(named.error()));
+  if (auto named = take_server_name(hello.server_name); !named)
+    co_return co_await refuse_readably(std::move(named.error()));
   const policy::DestinationVerdict verdict = judge(policy::Transport::tls);
   if (verdict.reason != Reason::allowed)
     co_return co_await refuse_readably({verdict.reason, Side::sandbox, Retry::never, {}});
@@ -124,7 +126,8 @@ io::Task<void> Connection::judge_hello(wire::ClientHello hello) {
 
 io::Task<Result<void>> Connection::handshake(tls::LeafUse use, std::unique_ptr<tls::TlsStream>& stream) {
   auto leaf = co_await worker_.leaves.leaf_for(flow_.host.name, std::chrono::system_clock::now(), use);
-  const std::string scope = *flow_.tenant.identity.workspace + "/" + *flow_.tenant.identity.name + "/" + flow_.host.name;
+  const std::string scope =
+      *flow_.tenant.identity.workspace + "/" + *flow_.tenant.identity.name + "/" + flow_.host.name;
   stream = std::make_unique<tls::TlsStream>(
       std::move(sandbox_), worker_.sandbox_tls.new_connection(leaf.certificate.get(), leaf.key.get(), scope));
   co_return co_await stream->handshake(worker_.loop.now() + limits::handshake_time);
@@ -137,8 +140,8 @@ io::Task<void> Connection::intercept() {
   co_await serve_http(*stream);
 }
 
-// The destination is refused, but the program reads why: a completed handshake and a real HTTP answer. Errors of a
-// handshake look like a broken network, and package managers then try for minutes.
+// The destination is refused, but the program reads why: a completed handshake and a real HTTP answer. Errors
+// of a handshake look like a broken network, and package managers then try for minutes.
 io::Task<void> Connection::refuse_readably(Error error) {
   std::unique_ptr<tls::TlsStream> stream;
   if (auto shaken = co_await handshake(tls::LeafUse::refusal, stream); !shaken)
@@ -154,7 +157,8 @@ io::Task<void> Connection::refuse_readably(Error error) {
   if (!sandbox.aborted()) stream->shutdown_write();
 }
 
-// ---- HTTP --------------------------------------------------------------------------------------------------
+// ---- HTTP
+// --------------------------------------------------------------------------------------------------
 
 io::Task<void> Connection::serve_http(io::Stream& stream) {
   Http1SandboxSide sandbox(stream, worker_.buffers);
@@ -174,8 +178,9 @@ io::Task<void> Connection::serve_http(io::Stream& stream) {
     }
     if (!*request) {
       if (first)
-        record_failure(flow_.tls ? audit::Kind::tls : audit::Kind::tcp,
-                       {Reason::sandbox_closed, Side::sandbox, Retry::never, "the connection ended without a request"});
+        record_failure(
+            flow_.tls ? audit::Kind::tls : audit::Kind::tcp,
+            {Reason::sandbox_closed, Side::sandbox, Retry::never, "the connection ended without a request"});
       break;
     }
     if (!worker_.journal.accepting() && !first) {
@@ -193,7 +198,8 @@ io::Task<void> Connection::serve_http(io::Stream& stream) {
   if (!sandbox.aborted()) stream.shutdown_write();
 }
 
-// ---- every other port --------------------------------------------------------------------------------------
+// ---- every other port
+// --------------------------------------------------------------------------------------
 
 io::Task<void> Connection::serve_other() {
   const policy::DestinationVerdict verdict = judge(policy::Transport::tcp);
@@ -205,11 +211,12 @@ io::Task<void> Connection::serve_other() {
   co_await dial_and_pass(audit::Kind::tcp);
 }
 
-// A rule covers the host, so HTTP and TLS are looked into on this port too; but the protocol may be one in which the
-// server speaks first, so the origin is dialled before the sandbox has said anything.
+// A rule covers the host, so HTTP and TLS are looked into on this port too; but the protocol may be one in
+// which the server speaks first, so the origin is dialled before the sandbox has said anything.
 io::Task<void> Connection::serve_covered(bool denies_some) {
   origin::DialTimings timings;
-  auto dialled = co_await worker_.dialler.dial(flow_.host, flow_.port, worker_.loop.now() + origin::Pool::dial_timeout, timings);
+  auto dialled = co_await worker_.dialler.dial(flow_.host, flow_.port,
+                                               worker_.loop.now() + origin::Pool::dial_timeout, timings);
   if (!dialled) {
     reset();
     co_return record_failure(audit::Kind::tcp, dialled.error());
@@ -226,7 +233,8 @@ io::Task<void> Connection::serve_covered(bool denies_some) {
     }
   } origin_speaks(*sandbox_);
   dialled->stream->watch_idle(&origin_speaks);
-  auto flight = co_await intake::first_flight(*sandbox_, worker_.buffers, worker_.loop.now() + limits::tunnel_idle_time);
+  auto flight = co_await intake::first_flight(*sandbox_, worker_.buffers,
+                                              worker_.loop.now() + limits::tunnel_idle_time);
   dialled->stream->watch_idle(nullptr);
   if (!flight && flight.error().reason != Reason::cancelled) {
     reset();
@@ -243,16 +251,19 @@ io::Task<void> Connection::serve_covered(bool denies_some) {
   if (denies_some) {
     // A rule closes a part of this host: what cannot be looked into might be just that part.
     reset();
-    co_return record_failure(audit::Kind::tcp, {Reason::protocol_not_allowed, Side::sandbox, Retry::never, {}});
+    co_return record_failure(audit::Kind::tcp,
+                             {Reason::protocol_not_allowed, Side::sandbox, Retry::never, {}});
   }
   co_await pass_through(audit::Kind::tcp, std::move(dialled->stream), dialled->endpoint.to_string(), timings);
 }
 
 io::Task<void> Connection::dial_and_pass(audit::Kind kind) {
   origin::DialTimings timings;
-  auto dialled = co_await worker_.dialler.dial(flow_.host, flow_.port, worker_.loop.now() + origin::Pool::dial_timeout, timings);
+  auto dialled = co_await worker_.dialler.dial(flow_.host, flow_.port,
+                                               worker_.loop.now() + origin::Pool::dial_timeout, timings);
   if (!dialled) {
-    // Nothing of the handshake was consumed: a refusal can still be read. Other failures look as they would anywhere.
+    // Nothing of the handshake was consumed: a refusal can still be read. Other failures look as they would
+    // anywhere.
     if (kind == audit::Kind::tls && decision_of(dialled.error().reason) == Decision::denied)
       co_return co_await refuse_readably(std::move(dialled.error()));
     reset();
@@ -261,8 +272,8 @@ io::Task<void> Connection::dial_and_pass(audit::Kind kind) {
   co_await pass_through(kind, std::move(dialled->stream), dialled->endpoint.to_string(), timings);
 }
 
-io::Task<void> Connection::pass_through(audit::Kind kind, std::unique_ptr<io::TcpStream> origin, std::string origin_address,
-                                        origin::DialTimings timings) {
+io::Task<void> Connection::pass_through(audit::Kind kind, std::unique_ptr<io::TcpStream> origin,
+                                        std::string origin_address, origin::DialTimings timings) {
   audit::Recording recording(worker_.journal, worker_.clock);
   describe(*recording, kind);
   recording->origin_address = std::move(origin_address);
@@ -274,7 +285,8 @@ io::Task<void> Connection::pass_through(audit::Kind kind, std::unique_ptr<io::Tc
   }
   io::Buffer from_sandbox(worker_.buffers);
   io::Buffer from_origin(worker_.buffers);
-  const RelayOutcome outcome = co_await relay(*sandbox_, from_sandbox, *origin, from_origin, limits::tunnel_idle_time);
+  const RelayOutcome outcome =
+      co_await relay(*sandbox_, from_sandbox, *origin, from_origin, limits::tunnel_idle_time);
   recording->request_bytes = outcome.to_origin;
   recording->response_bytes = outcome.to_sandbox;
   // A reset at the end of a relay is an end like any other; the detail says that it was one.
@@ -289,14 +301,16 @@ io::Task<void> serve_connection(Worker& worker, const Tenant& tenant, Fd accepte
   sockaddr_storage address{};
   socklen_t size = sizeof address;
   const bool known = ::getsockname(accepted.get(), reinterpret_cast<sockaddr*>(&address), &size) == 0;
-  const auto dialled = known ? Endpoint::from_sockaddr(reinterpret_cast<const sockaddr&>(address)) : std::nullopt;
+  const auto dialled =
+      known ? Endpoint::from_sockaddr(reinterpret_cast<const sockaddr&>(address)) : std::nullopt;
   return dialled ? serve_dialled(worker, tenant, *dialled, std::move(accepted)) : close_unserved();
 }
 
 io::Task<void> serve_dialled(Worker& worker, const Tenant& tenant, Endpoint dialled, Fd accepted) {
   const int on = 1;
   ::setsockopt(accepted.get(), IPPROTO_TCP, TCP_NODELAY, &on, sizeof on);
-  Connection connection(worker, tenant, dialled, std::make_unique<io::TcpStream>(worker.loop, std::move(accepted), Side::sandbox));
+  Connection connection(worker, tenant, dialled,
+                        std::make_unique<io::TcpStream>(worker.loop, std::move(accepted), Side::sandbox));
   co_await connection.serve();
 }
 

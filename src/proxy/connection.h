@@ -1,6 +1,7 @@
 #pragma once
-// One connection of a sandbox, from accept to close: told what it is, judged, and sent down one of three roads:
-// exchanges (HTTP, decrypted where a rule covers the host), a relay (TLS passed through, raw TCP), or a refusal.
+// One connection of a sandbox, from accept to close: told what it is, judged, and sent down one of three
+// roads: exchanges (HTTP, decrypted where a rule covers the host), a relay (TLS passed through, raw TCP), or
+// a refusal.
 
 #include "base/fd.h"
 #include "io/task.h"

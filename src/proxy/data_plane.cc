@@ -19,7 +19,8 @@ struct DataPlane::Lane {
   std::thread thread;
 };
 
-DataPlane::DataPlane(DataPlaneConfig config, const tls::WorkspaceCa& ca, audit::Journal& journal, SandboxSockets sockets)
+DataPlane::DataPlane(DataPlaneConfig config, const tls::WorkspaceCa& ca, audit::Journal& journal,
+                     SandboxSockets sockets)
     : config_(std::move(config)), ca_(ca), journal_(journal), sockets_(std::move(sockets)) {
   tenant_.identity.name = std::make_shared<const std::string>(config_.sandbox_name);
   tenant_.identity.workspace = std::make_shared<const std::string>(config_.workspace_name);
@@ -38,7 +39,8 @@ void DataPlane::run_lane(Lane& lane, bool first) {
     std::fprintf(stderr, "postern: the proxy could not start\n");
     std::abort();
   }
-  const Operator settings{std::make_shared<const origin::Overrides>(config_.overrides), config_.allow_private, *trust};
+  const Operator settings{std::make_shared<const origin::Overrides>(config_.overrides), config_.allow_private,
+                          *trust};
   lane.worker = std::make_unique<Worker>(clock_, settings, std::move(*minter), journal_);
   Worker& worker = *lane.worker;
   for (const Fd* listening : {&sockets_.tcp4, &sockets_.tcp6})
@@ -68,7 +70,8 @@ std::unique_ptr<dns::Responder> DataPlane::start_responder(Worker& worker) {
     const policy::Snapshot& snapshot = *tenant_.egress->snapshot;
     if (policy::may_resolve(snapshot, name)) return Reason::allowed;
     const Reason reason =
-        policy::judge_destination(snapshot, {.host = name, .port = 443, .transport = policy::Transport::tls}).reason;
+        policy::judge_destination(snapshot, {.host = name, .port = 443, .transport = policy::Transport::tls})
+            .reason;
     return reason == Reason::allowed ? Reason::not_in_allow_list : reason;
   };
   auto record_denied = [this, &worker](std::string_view name, Reason reason) {
@@ -81,10 +84,11 @@ std::unique_ptr<dns::Responder> DataPlane::start_responder(Worker& worker) {
     recording->port = 53;
     recording.finish(reason);
   };
-  return std::make_unique<dns::Responder>(worker.loop,
-                                          dns::Sockets{std::move(sockets_.dns_udp4), std::move(sockets_.dns_udp6),
-                                                       std::move(sockets_.dns_tcp4), std::move(sockets_.dns_tcp6)},
-                                          names_, worker.resolver, std::move(judge), std::move(record_denied));
+  return std::make_unique<dns::Responder>(
+      worker.loop,
+      dns::Sockets{std::move(sockets_.dns_udp4), std::move(sockets_.dns_udp6), std::move(sockets_.dns_tcp4),
+                   std::move(sockets_.dns_tcp6)},
+      names_, worker.resolver, std::move(judge), std::move(record_denied));
 }
 
 void DataPlane::drain(std::chrono::milliseconds longest) {

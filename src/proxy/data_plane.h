@@ -41,9 +41,10 @@ struct DataPlaneConfig {
 
 class DataPlane {
  public:
-  /// Starts the threads. What takes long (the system's roots, about 17 ms) is loaded on them; connections wait in
-  /// the listening queues meanwhile. `ca` and `journal` outlive the data plane.
-  DataPlane(DataPlaneConfig config, const tls::WorkspaceCa& ca, audit::Journal& journal, SandboxSockets sockets);
+  /// Starts the threads. What takes long (the system's roots, about 17 ms) is loaded on them; connections
+  /// wait in the listening queues meanwhile. `ca` and `journal` outlive the data plane.
+  DataPlane(DataPlaneConfig config, const tls::WorkspaceCa& ca, audit::Journal& journal,
+            SandboxSockets sockets);
   /// Ends the threads; what is still open is cut off.
   ~DataPlane();
   DataPlane(const DataPlane&) = delete;

@@ -36,10 +36,10 @@ struct Tenant {
 /// Where a connection is going, as it was dialled and as TLS named it.
 struct Flow {
   const Tenant& tenant;
-  Host host;                ///< From SNI or the synthetic address; a literal when there is no name.
+  Host host;  ///< From SNI or the synthetic address; a literal when there is no name.
   std::uint16_t port = 0;
   bool tls = false;
-  bool named = false;       ///< `host` is binding: requests for another host are misdirected.
+  bool named = false;  ///< `host` is binding: requests for another host are misdirected.
 };
 
 }  // namespace postern::proxy

@@ -21,7 +21,8 @@ bool is_idempotent(std::string_view method) {
 }
 
 bool names_framing(std::string_view name) {
-  return wire::same_name(name, "content-length") || wire::same_name(name, "host") || wire::same_name(name, "expect");
+  return wire::same_name(name, "content-length") || wire::same_name(name, "host") ||
+         wire::same_name(name, "expect");
 }
 
 class Exchange final : io::Stream::IdleWatcher {
@@ -89,13 +90,13 @@ class Exchange final : io::Stream::IdleWatcher {
   const std::shared_ptr<const Egress> egress_;
   audit::Recording recording_;
 
-  Host other_host_;            ///< When the request's host is not the connection's.
+  Host other_host_;  ///< When the request's host is not the connection's.
   const Host* host_ = nullptr;
   std::string path_scratch_;
   std::string authority_;
   bool connection_bound_ = false;  ///< A login belongs to the origin's connection: it is not used again.
-  std::string target_;         ///< What is sent: canonical where paths are judged.
-  std::string method_;         ///< Outlives the head, for the answer's framing.
+  std::string target_;             ///< What is sent: canonical where paths are judged.
+  std::string method_;             ///< Outlives the head, for the answer's framing.
   policy::Verdict verdict_;
   std::span<const credential::InjectedHeader> credentials_;
   std::vector<HeaderField> fields_;
@@ -168,7 +169,8 @@ Result<void> Exchange::judge() {
                                                  .method = request.method,
                                                  .path = path.path,
                                                  .fields = judged_fields()});
-  if (path.ambiguity && verdict_.judges_paths) return fail(Reason::ambiguous_path, path.ambiguity, Side::sandbox);
+  if (path.ambiguity && verdict_.judges_paths)
+    return fail(Reason::ambiguous_path, path.ambiguity, Side::sandbox);
   if (verdict_.rule) recording_->rule = verdict_.rule->name;
   if (verdict_.reason != Reason::allowed) return fail(verdict_.reason, {}, Side::sandbox);
   // The path that was matched is the path that is sent. Where no rule looks at paths, it goes as it came.
@@ -193,7 +195,8 @@ io::Task<Result<void>> Exchange::reach_and_send() {
 }
 
 bool Exchange::may_retry(const Error& error) const {
-  // A pooled connection that its origin had already closed: nothing was answered, and nothing is lost by asking again.
+  // A pooled connection that its origin had already closed: nothing was answered, and nothing is lost by
+  // asking again.
   return origin_ && origin_->connection().reused && !origin_->anything_received() && !body_started_ &&
          is_idempotent(method_) && error.side == Side::origin && error.reason != Reason::origin_timeout;
 }
@@ -216,7 +219,8 @@ io::Task<Result<void>> Exchange::reach(origin::Freshness freshness) {
   if (!origin_->start_request(outgoing_request()))
     co_return fail(Reason::malformed_request, "a header cannot be forwarded", Side::sandbox);
   if (recording_->credentials.empty())
-    for (const auto& header : credentials_) recording_->credentials.push_back({header.name, credential::source_of(header)});
+    for (const auto& header : credentials_)
+      recording_->credentials.push_back({header.name, credential::source_of(header)});
   co_return co_await send_request();
 }
 
@@ -259,13 +263,15 @@ std::string_view Exchange::authority() {
   return authority_;
 }
 
-// NTLM and Negotiate log in a connection and not a request (RFC 4559 §6): such a connection serves nobody else.
+// NTLM and Negotiate log in a connection and not a request (RFC 4559 §6): such a connection serves nobody
+// else.
 bool Exchange::authenticates_connection(std::span<const HeaderField> fields, std::string_view name) const {
   const auto starts_with = [](std::string_view value, std::string_view scheme) {
     return value.size() >= scheme.size() && wire::same_name(value.substr(0, scheme.size()), scheme);
   };
   for (const HeaderField& field : fields)
-    if (wire::same_name(field.name, name) && (starts_with(field.value, "ntlm") || starts_with(field.value, "negotiate")))
+    if (wire::same_name(field.name, name) &&
+        (starts_with(field.value, "ntlm") || starts_with(field.value, "negotiate")))
       return true;
   return false;
 }
@@ -283,7 +289,8 @@ OutgoingRequest Exchange::outgoing_request() {
   outgoing.framing = request.framing;
   outgoing.content_length = request.content_length;
   // h2c would be a second protocol inside, beyond our judgement (threat 35).
-  if (request.framing == BodyFraming::none && !wire::has_token(request.upgrade, "h2c")) outgoing.upgrade = request.upgrade;
+  if (request.framing == BodyFraming::none && !wire::has_token(request.upgrade, "h2c"))
+    outgoing.upgrade = request.upgrade;
   return outgoing;
 }
 
@@ -346,7 +353,8 @@ io::Task<void> Exchange::finish_upload() {
 void Exchange::on_idle_input(io::Stream& stream) {
   // A TLS client that has closed is gone; over plain TCP a half-close is a legitimate end of a request.
   if (flow_.tls ? !stream.hung_up() : !stream.broken()) return;
-  fail_with(Error{Reason::sandbox_closed, Side::sandbox, Retry::never, "the sandbox left before the answer was complete"});
+  fail_with(Error{Reason::sandbox_closed, Side::sandbox, Retry::never,
+                  "the sandbox left before the answer was complete"});
   stream.watch_idle(nullptr);
   if (!origin_) return;
   origin_->tunnel_stream().reset_on_close();
@@ -366,7 +374,8 @@ Result<OutgoingAnswer> Exchange::outgoing_answer(const ResponseHead& head) {
     for (const HeaderField& field : head.fields)
       if (wire::same_name(field.name, "content-length")) fields_.push_back(field);
   }
-  if (head.status == 401 && authenticates_connection(head.fields, "www-authenticate")) connection_bound_ = true;
+  if (head.status == 401 && authenticates_connection(head.fields, "www-authenticate"))
+    connection_bound_ = true;
   answer.fields = fields_;
   answer.close = !upload_complete_;
   return answer;
@@ -393,7 +402,8 @@ io::Task<void> Exchange::relay_answer() {
     head = *read;
     if (head->status >= 200 || head->status == 101) break;
     if (++informational > limits::informational_max) {
-      Error why{Reason::origin_malformed_response, Side::origin, Retry::never, "too many informational answers"};
+      Error why{Reason::origin_malformed_response, Side::origin, Retry::never,
+                "too many informational answers"};
       co_return co_await refuse(std::move(why));
     }
     if (head->status == 100) continue;  // Ours was sent already.
@@ -402,7 +412,8 @@ io::Task<void> Exchange::relay_answer() {
         {.status = head->status, .reason_phrase = head->reason_phrase, .fields = fields_});
     if (!sent) fail_with(std::move(sent.error()));
   }
-  recording_->timings.first_byte = std::chrono::duration_cast<std::chrono::microseconds>(worker_.clock.now() - asked);
+  recording_->timings.first_byte =
+      std::chrono::duration_cast<std::chrono::microseconds>(worker_.clock.now() - asked);
   recording_->status = head->status;
 
   auto answer = outgoing_answer(*head);
@@ -411,12 +422,14 @@ io::Task<void> Exchange::relay_answer() {
     // After a body the request's views are gone; an upgrade was not asked for then anyway.
     const std::string_view wanted = body_started_ ? std::string_view() : sandbox_.request().upgrade;
     if (wanted.empty() || wire::has_token(wanted, "h2c") || !wire::same_name(head->upgrade, wanted)) {
-      Error why{Reason::origin_malformed_response, Side::origin, Retry::never, "an upgrade that nobody asked for"};
+      Error why{Reason::origin_malformed_response, Side::origin, Retry::never,
+                "an upgrade that nobody asked for"};
       co_return co_await refuse(std::move(why));
     }
     answer->upgrade = head->upgrade;
   }
-  if (auto started = sandbox_.start_answer(*answer); !started) co_return co_await refuse(std::move(started.error()));
+  if (auto started = sandbox_.start_answer(*answer); !started)
+    co_return co_await refuse(std::move(started.error()));
   if (head->status == 101) co_return co_await tunnel();
   if (auto relayed = co_await relay_body(); !relayed) {
     sandbox_.abort();
@@ -445,9 +458,11 @@ io::Task<Result<void>> Exchange::relay_body() {
 
 io::Task<void> Exchange::tunnel() {
   sandbox_.watch_abort(nullptr);
-  if (auto sent = co_await sandbox_.send_body({{}, false, false}, {}); !sent) co_return fail_with(std::move(sent.error()));
-  const RelayOutcome outcome = co_await relay(sandbox_.tunnel_stream(), sandbox_.tunnel_input(), origin_->tunnel_stream(),
-                                              origin_->tunnel_input(), limits::tunnel_idle_time);
+  if (auto sent = co_await sandbox_.send_body({{}, false, false}, {}); !sent)
+    co_return fail_with(std::move(sent.error()));
+  const RelayOutcome outcome =
+      co_await relay(sandbox_.tunnel_stream(), sandbox_.tunnel_input(), origin_->tunnel_stream(),
+                     origin_->tunnel_input(), limits::tunnel_idle_time);
   recording_->request_bytes += outcome.to_origin;
   recording_->response_bytes += outcome.to_sandbox;
   upload_complete_ = false;  // Neither connection speaks HTTP any more.
@@ -463,7 +478,8 @@ void Exchange::settle() {
     recording_.finish(reason, failure_->detail);
     return;
   }
-  if (auto connection = origin_->take_reusable(upload_complete_ && !connection_bound_)) worker_.pool.give_back(std::move(connection));
+  if (auto connection = origin_->take_reusable(upload_complete_ && !connection_bound_))
+    worker_.pool.give_back(std::move(connection));
   recording_.finish(Reason::allowed);
 }
 
@@ -477,7 +493,8 @@ io::Task<void> Exchange::refuse(Error error, bool last) {
   recording_->status = status;
   // Refused before its path was judged.
   if (recording_->path.empty() && !body_started_ && sandbox_.request().target.starts_with('/'))
-    recording_->path = wire::canonical_path(sandbox_.request().target, path_scratch_).path.substr(0, limits::recorded_path_bytes_max);
+    recording_->path = wire::canonical_path(sandbox_.request().target, path_scratch_)
+                           .path.substr(0, limits::recorded_path_bytes_max);
   if (origin_) recording_->request_bytes = origin_->request_bytes();
   if (error.reason == Reason::sandbox_closed || error.reason == Reason::cancelled) {
     sandbox_.abort();  // Nobody is there to read it.
@@ -496,9 +513,10 @@ io::Task<void> Exchange::refuse(Error error, bool last) {
                                 {"Cache-Control", "no-store"}};
   const RequestHead& request = sandbox_.request();
   // A short body is read off and the connection kept; before a long one it is cheaper to part.
-  const bool short_body = !body_started_ && !request.expects_continue &&
-                          (request.framing == BodyFraming::none ||
-                           (request.framing == BodyFraming::length && request.content_length <= limits::refused_body_bytes_max));
+  const bool short_body =
+      !body_started_ && !request.expects_continue &&
+      (request.framing == BodyFraming::none ||
+       (request.framing == BodyFraming::length && request.content_length <= limits::refused_body_bytes_max));
   OutgoingAnswer answer{.status = status,
                         .reason_phrase = reason_phrase(status),
                         .fields = fields,
@@ -508,7 +526,8 @@ io::Task<void> Exchange::refuse(Error error, bool last) {
                                  error.reason == Reason::malformed_request};
   if (auto started = sandbox_.start_answer(answer); started) {
     const bool to_head = method_ == "HEAD";
-    auto sent = co_await sandbox_.send_body({to_head ? std::string_view() : std::string_view(body), true, false}, {});
+    auto sent =
+        co_await sandbox_.send_body({to_head ? std::string_view() : std::string_view(body), true, false}, {});
     recording_->response_bytes = sandbox_.answer_bytes();
     if (!sent) sandbox_.abort();
   }

@@ -13,7 +13,8 @@ class Worker;
 /// Afterwards the side knows whether its connection can carry another.
 io::Task<void> carry(Worker& worker, const Flow& flow, SandboxSide& sandbox);
 
-/// Answers a request that is not carried at all, and records it. `error` says why. The connection is to end with it.
+/// Answers a request that is not carried at all, and records it. `error` says why. The connection is to end
+/// with it.
 io::Task<void> refuse(Worker& worker, const Flow& flow, SandboxSide& sandbox, Error error);
 
 }  // namespace postern::proxy

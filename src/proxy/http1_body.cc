@@ -43,7 +43,8 @@ Result<void> BodyReader::step(std::string_view& data) {
   if (!step) {
     Error error = std::move(step.error());
     error.side = stream_->side();
-    error.reason = error.side == Side::sandbox ? Reason::malformed_request : Reason::origin_malformed_response;
+    error.reason =
+        error.side == Side::sandbox ? Reason::malformed_request : Reason::origin_malformed_response;
     return std::unexpected(std::move(error));
   }
   taken_ += step->consumed;
@@ -120,7 +121,8 @@ void BodyWriter::append(BodyPiece piece, std::span<const HeaderField> trailers) 
   }
 }
 
-io::Task<Result<void>> BodyWriter::send(BodyPiece piece, std::span<const HeaderField> trailers, TimePoint deadline) {
+io::Task<Result<void>> BodyWriter::send(BodyPiece piece, std::span<const HeaderField> trailers,
+                                        TimePoint deadline) {
   if (framing_ == BodyFraming::none) co_return co_await flush(deadline);
   if (out_->empty() && framing_ != BodyFraming::chunked) {
     if (!piece.data.empty()) co_return co_await stream_->write_all(piece.data, deadline);

@@ -1,6 +1,6 @@
 #pragma once
-// A message body of HTTP/1.1 as a sequence of pieces, read from one side and written to the other. Pieces point into
-// the reader's buffer; nothing is copied unless several small ones are ready and go out together.
+// A message body of HTTP/1.1 as a sequence of pieces, read from one side and written to the other. Pieces
+// point into the reader's buffer; nothing is copied unless several small ones are ready and go out together.
 
 #include <cstdint>
 #include <optional>
@@ -26,8 +26,8 @@ class BodyReader {
   BodyReader(io::Stream& stream, io::Buffer& input) : stream_(&stream), input_(&input) {}
 
   void start(BodyFraming framing, std::uint64_t length);
-  /// Errors: those of the stream; malformed_request or origin_malformed_response; <side>_closed when the body ends
-  /// before its length.
+  /// Errors: those of the stream; malformed_request or origin_malformed_response; <side>_closed when the body
+  /// ends before its length.
   io::Task<Result<BodyPiece>> next(TimePoint deadline);
   bool complete() const { return complete_; }
   /// Something of the body is in the buffer already.

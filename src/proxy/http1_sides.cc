@@ -8,14 +8,13 @@
 
 namespace postern::proxy {
 
-// ---- toward the sandbox ------------------------------------------------------------------------------------
+// ---- toward the sandbox
+// ------------------------------------------------------------------------------------
 
 Http1SandboxSide::Http1SandboxSide(io::Stream& stream, io::BufferPool& buffers)
     : stream_(stream), input_(buffers), body_(stream, input_), answer_(stream, output_) {}
 
-void Http1SandboxSide::release_head() {
-  input_.consume(std::exchange(head_bytes_, 0));
-}
+void Http1SandboxSide::release_head() { input_.consume(std::exchange(head_bytes_, 0)); }
 
 io::Task<Result<bool>> Http1SandboxSide::next_request(TimePoint first_byte_deadline) {
   release_head();
@@ -37,9 +36,11 @@ io::Task<Result<bool>> Http1SandboxSide::next_request(TimePoint first_byte_deadl
       if (head_bytes_ > 0) break;
       deadline = std::min(deadline, stream_.loop().now() + limits::head_time);
     }
-    const std::size_t count = co_await co_await stream_.read(input_.room(wire::head_bytes_max + KiB), deadline);
+    const std::size_t count =
+        co_await co_await stream_.read(input_.room(wire::head_bytes_max + KiB), deadline);
     if (count == 0 && input_.empty()) co_return false;
-    if (count == 0) co_return fail(Reason::sandbox_closed, "the connection ended within a request head", Side::sandbox);
+    if (count == 0)
+      co_return fail(Reason::sandbox_closed, "the connection ended within a request head", Side::sandbox);
     input_.filled(count);
   }
   co_await wire::parse_request_head(input_.bytes().substr(0, head_bytes_), storage_, head_);
@@ -48,9 +49,7 @@ io::Task<Result<bool>> Http1SandboxSide::next_request(TimePoint first_byte_deadl
   co_return true;
 }
 
-bool Http1SandboxSide::body_ready() const {
-  return !body_.complete() && input_.size() > head_bytes_;
-}
+bool Http1SandboxSide::body_ready() const { return !body_.complete() && input_.size() > head_bytes_; }
 
 io::Task<Result<BodyPiece>> Http1SandboxSide::read_body(TimePoint deadline) {
   release_head();
@@ -75,7 +74,8 @@ Result<void> Http1SandboxSide::write_head(const OutgoingAnswer& answer, bool inf
     }
   }
   if (!writer.end())
-    return fail(Reason::origin_malformed_response, "the origin's answer has a header that cannot be forwarded", Side::origin);
+    return fail(Reason::origin_malformed_response,
+                "the origin's answer has a header that cannot be forwarded", Side::origin);
   answer_bytes_ += output_.size() - before;
   return {};
 }
@@ -89,7 +89,8 @@ io::Task<Result<void>> Http1SandboxSide::send_informational(const OutgoingAnswer
 Result<void> Http1SandboxSide::start_answer(const OutgoingAnswer& answer) {
   OutgoingAnswer sent = answer;
   // A client of HTTP/1.0 knows no chunks: its answer ends with the connection.
-  if (sent.framing == BodyFraming::chunked && head_.minor_version == 0) sent.framing = BodyFraming::until_close;
+  if (sent.framing == BodyFraming::chunked && head_.minor_version == 0)
+    sent.framing = BodyFraming::until_close;
   close_ = answer.close || sent.framing == BodyFraming::until_close || !head_.keep_alive;
   answer_.start(sent.framing);
   if (auto written = write_head(sent, false); !written) return written;
@@ -110,8 +111,8 @@ bool Http1SandboxSide::ready_for_next() const {
 
 io::Task<void> Http1SandboxSide::drain() {
   if (aborted_ || body_.complete()) co_return;
-  // RFC 9112 §9.6: our end first, then what still comes is read off. Closing over unread bytes is a reset, which can
-  // overtake the answer; and many clients look for an answer only after they have sent everything.
+  // RFC 9112 §9.6: our end first, then what still comes is read off. Closing over unread bytes is a reset,
+  // which can overtake the answer; and many clients look for an answer only after they have sent everything.
   if (close_) stream_.shutdown_write();
   const TimePoint end = stream_.loop().now() + limits::linger_time;
   while (!body_.complete() && stream_.loop().now() < end) {
@@ -145,7 +146,8 @@ io::Buffer& Http1SandboxSide::tunnel_input() {
   return input_;
 }
 
-// ---- toward the origin -------------------------------------------------------------------------------------
+// ---- toward the origin
+// -------------------------------------------------------------------------------------
 
 Http1OriginSide::Http1OriginSide(std::unique_ptr<origin::Connection> connection)
     : connection_(std::move(connection)),
@@ -164,7 +166,8 @@ void Http1OriginSide::release_head() { connection_->input.consume(std::exchange(
 
 bool Http1OriginSide::start_request(const OutgoingRequest& request) {
   // Room for all of it at once: a buffer that grows would leave credentials behind in freed memory.
-  std::size_t bytes = 256 + request.method.size() + request.target.size() + request.authority.size() + request.upgrade.size();
+  std::size_t bytes =
+      256 + request.method.size() + request.target.size() + request.authority.size() + request.upgrade.size();
   for (const HeaderField& field : request.fields) bytes += field.name.size() + field.value.size() + 4;
   for (const auto& header : request.credentials) bytes += credential::line_size(header);
   output_.reserve(std::max<std::size_t>(bytes + 1 * KiB, 2 * KiB));  // and for a short body
@@ -187,7 +190,8 @@ bool Http1OriginSide::start_request(const OutgoingRequest& request) {
   return true;
 }
 
-io::Task<Result<void>> Http1OriginSide::send_body(BodyPiece piece, std::span<const HeaderField> trailers, TimePoint deadline) {
+io::Task<Result<void>> Http1OriginSide::send_body(BodyPiece piece, std::span<const HeaderField> trailers,
+                                                  TimePoint deadline) {
   request_bytes_ += piece.data.size();
   // A buffer that grew around the head would leave the credentials in it behind.
   if (!output_.empty() && output_.capacity() - output_.size() < piece.data.size() + 64)
@@ -197,7 +201,8 @@ io::Task<Result<void>> Http1OriginSide::send_body(BodyPiece piece, std::span<con
 
 io::Task<Result<void>> Http1OriginSide::flush(TimePoint deadline) { return request_.flush(deadline); }
 
-io::Task<Result<const ResponseHead*>> Http1OriginSide::read_head(std::string_view method, TimePoint deadline) {
+io::Task<Result<const ResponseHead*>> Http1OriginSide::read_head(std::string_view method,
+                                                                 TimePoint deadline) {
   release_head();
   io::Buffer& input = connection_->input;
   wire::HeadScanner scanner;
@@ -205,15 +210,19 @@ io::Task<Result<const ResponseHead*>> Http1OriginSide::read_head(std::string_vie
     if (!input.empty()) {
       anything_received_ = true;
       auto scanned = scanner.scan(input.bytes());
-      if (!scanned) co_return fail(Reason::origin_malformed_response, std::move(scanned.error().detail), Side::origin);
+      if (!scanned)
+        co_return fail(Reason::origin_malformed_response, std::move(scanned.error().detail), Side::origin);
       head_bytes_ = *scanned;
       if (head_bytes_ > 0) break;
     } else {
       input.release();
       co_await co_await connection_->stream->wait_readable(deadline);
     }
-    const std::size_t count = co_await co_await connection_->stream->read(input.room(wire::head_bytes_max + KiB), deadline);
-    if (count == 0) co_return fail(Reason::origin_closed, "the origin closed the connection without an answer", Side::origin);
+    const std::size_t count =
+        co_await co_await connection_->stream->read(input.room(wire::head_bytes_max + KiB), deadline);
+    if (count == 0)
+      co_return fail(Reason::origin_closed, "the origin closed the connection without an answer",
+                     Side::origin);
     input.filled(count);
   }
   co_await wire::parse_response_head(input.bytes().substr(0, head_bytes_), method, storage_, head_);
@@ -238,7 +247,9 @@ io::Buffer& Http1OriginSide::tunnel_input() {
 }
 
 std::unique_ptr<origin::Connection> Http1OriginSide::take_reusable(bool request_complete) {
-  if (!request_complete || !body_.complete() || !head_.keep_alive || head_.framing == BodyFraming::until_close) return nullptr;
+  if (!request_complete || !body_.complete() || !head_.keep_alive ||
+      head_.framing == BodyFraming::until_close)
+    return nullptr;
   release_head();
   body_.release_piece();
   return std::move(connection_);

@@ -69,7 +69,8 @@ class Http1OriginSide final : public OriginSide {
   ~Http1OriginSide() override;
 
   bool start_request(const OutgoingRequest& request) override;
-  io::Task<Result<void>> send_body(BodyPiece piece, std::span<const HeaderField> trailers, TimePoint deadline) override;
+  io::Task<Result<void>> send_body(BodyPiece piece, std::span<const HeaderField> trailers,
+                                   TimePoint deadline) override;
   io::Task<Result<void>> flush(TimePoint deadline) override;
   void cancel_send() override { connection_->stream->cancel_write(); }
   std::uint64_t request_bytes() const override { return request_bytes_; }

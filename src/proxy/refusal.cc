@@ -1,7 +1,6 @@
 #include "proxy/refusal.h"
 
 #include <fmt/format.h>
-
 #include <nlohmann/json.hpp>
 
 namespace postern::proxy {
@@ -9,30 +8,40 @@ namespace postern::proxy {
 namespace {
 
 std::string message_for(const Refusal& refusal) {
-  const std::string where = refusal.port ? fmt::format("{}:{}", refusal.host, refusal.port) : std::string(refusal.host);
+  const std::string where =
+      refusal.port ? fmt::format("{}:{}", refusal.host, refusal.port) : std::string(refusal.host);
   switch (refusal.reason) {
     case Reason::not_in_allow_list:
       return fmt::format("This sandbox may not reach {}: it is not on its allow list. Allowed: {}.", where,
                          refusal.allowed.empty() ? "nothing" : refusal.allowed);
-    case Reason::in_deny_list: return fmt::format("This sandbox may not reach {}: it is on its deny list.", where);
+    case Reason::in_deny_list:
+      return fmt::format("This sandbox may not reach {}: it is on its deny list.", where);
     case Reason::denied_by_rule:
-      return fmt::format("The rule '{}' of this sandbox's policy denies this request to {}.", refusal.rule, where);
+      return fmt::format("The rule '{}' of this sandbox's policy denies this request to {}.", refusal.rule,
+                         where);
     case Reason::literal_address:
-      return fmt::format("This sandbox reaches hosts by name, not by address. Use a host name instead of {}.", where);
+      return fmt::format("This sandbox reaches hosts by name, not by address. Use a host name instead of {}.",
+                         where);
     case Reason::private_address:
-      return fmt::format("{} leads to a private, local or metadata address, which sandboxes never reach.", where);
+      return fmt::format("{} leads to a private, local or metadata address, which sandboxes never reach.",
+                         where);
     case Reason::no_server_name:
       return "The TLS connection did not say which host it wants (no SNI). Connect by host name.";
-    case Reason::protocol_not_allowed: return fmt::format("Only HTTP and TLS are spoken on this port of {}.", where);
+    case Reason::protocol_not_allowed:
+      return fmt::format("Only HTTP and TLS are spoken on this port of {}.", where);
     case Reason::plaintext_credential:
-      return fmt::format("The rule '{}' puts a credential on this request, which is only done over HTTPS. Use https://{}/.",
-                         refusal.rule, refusal.host);
+      return fmt::format(
+          "The rule '{}' puts a credential on this request, which is only done over HTTPS. Use https://{}/.",
+          refusal.rule, refusal.host);
     case Reason::method_not_allowed: return "This method is not passed on.";
     case Reason::misdirected_request:
-      return fmt::format("The request names another host than the connection was made for ({}). Use one connection per host.",
-                         where);
+      return fmt::format(
+          "The request names another host than the connection was made for ({}). Use one connection per "
+          "host.",
+          where);
     case Reason::ambiguous_path:
-      return fmt::format("Servers may disagree about what this path means ({}), so it is not passed on.", refusal.detail);
+      return fmt::format("Servers may disagree about what this path means ({}), so it is not passed on.",
+                         refusal.detail);
     case Reason::malformed_request:
     case Reason::malformed_host:
     case Reason::head_too_large:
@@ -40,17 +49,22 @@ std::string message_for(const Refusal& refusal) {
     case Reason::expectation_failed: return "Only 'Expect: 100-continue' is understood.";
     case Reason::sandbox_timeout: return "The request did not arrive in time.";
     case Reason::name_not_found: return fmt::format("The host {} does not exist.", refusal.host);
-    case Reason::resolve_failed: return fmt::format("The host {} could not be resolved right now. Try again later.", refusal.host);
+    case Reason::resolve_failed:
+      return fmt::format("The host {} could not be resolved right now. Try again later.", refusal.host);
     case Reason::connect_failed: return fmt::format("{} did not accept the connection.", where);
-    case Reason::connect_timeout: return fmt::format("{} did not answer the connection attempt in time.", where);
+    case Reason::connect_timeout:
+      return fmt::format("{} did not answer the connection attempt in time.", where);
     case Reason::origin_certificate_invalid:
       return fmt::format("The certificate of {} could not be verified, so nothing was sent to it.", where);
     case Reason::origin_tls_failed: return fmt::format("No TLS connection could be made with {}.", where);
-    case Reason::origin_malformed_response: return fmt::format("The answer of {} was not acceptable HTTP.", where);
+    case Reason::origin_malformed_response:
+      return fmt::format("The answer of {} was not acceptable HTTP.", where);
     case Reason::origin_closed: return fmt::format("{} closed the connection before it answered.", where);
     case Reason::origin_timeout: return fmt::format("{} did not answer in time.", where);
-    case Reason::credential_unavailable: return "The credential for this request could not be had, so it was not sent.";
-    case Reason::audit_unavailable: return "Requests cannot be recorded right now, so none are passed on. Try again later.";
+    case Reason::credential_unavailable:
+      return "The credential for this request could not be had, so it was not sent.";
+    case Reason::audit_unavailable:
+      return "Requests cannot be recorded right now, so none are passed on. Try again later.";
     case Reason::overloaded: return "Postern is at its limit. Try again later.";
     case Reason::shutting_down: return "Postern is shutting down.";
     default: return "The request could not be carried out.";
@@ -67,7 +81,9 @@ std::string refusal_body(const Refusal& refusal) {
   if (!refusal.rule.empty()) error["rule"] = refusal.rule;
   error["docs"] = fmt::format("docs/refusals.md#{}", token(refusal.reason));
   // `replace`: a host name that is not UTF-8 must not end in an exception.
-  return nlohmann::ordered_json{{"error", std::move(error)}}.dump(-1, ' ', true, nlohmann::json::error_handler_t::replace) + "\n";
+  return nlohmann::ordered_json{{"error", std::move(error)}}.dump(-1, ' ', true,
+                                                                  nlohmann::json::error_handler_t::replace) +
+         "\n";
 }
 
 std::string_view reason_phrase(int status) {

@@ -11,7 +11,8 @@ struct Shared {
 };
 
 /// One direction, until its end or an error of either.
-io::Task<void> pump(io::Stream& from, io::Buffer& buffer, io::Stream& to, std::uint64_t& count, Shared& shared) {
+io::Task<void> pump(io::Stream& from, io::Buffer& buffer, io::Stream& to, std::uint64_t& count,
+                    Shared& shared) {
   io::Loop& loop = from.loop();
   bool bulk = false;  // A full block was read: fewer, longer system calls from now on.
   while (true) {
@@ -19,15 +20,18 @@ io::Task<void> pump(io::Stream& from, io::Buffer& buffer, io::Stream& to, std::u
       buffer.release();
       if (auto ready = co_await from.wait_readable(shared.last_activity + shared.idle); !ready) {
         // Quiet on this side only: the other direction keeps the tunnel open.
-        const bool timed_out = ready.error().reason == Reason::sandbox_timeout || ready.error().reason == Reason::origin_timeout;
+        const bool timed_out =
+            ready.error().reason == Reason::sandbox_timeout || ready.error().reason == Reason::origin_timeout;
         if (timed_out && loop.now() < shared.last_activity + shared.idle) continue;
         if (!shared.error) shared.error = std::move(ready.error());
         break;
       }
       if (bulk) buffer.reserve(io::BufferPool::large_bytes);
-      auto got = co_await from.read(buffer.room(io::BufferPool::large_bytes), shared.last_activity + shared.idle);
+      auto got =
+          co_await from.read(buffer.room(io::BufferPool::large_bytes), shared.last_activity + shared.idle);
       if (!got) {
-        const bool timed_out = got.error().reason == Reason::sandbox_timeout || got.error().reason == Reason::origin_timeout;
+        const bool timed_out =
+            got.error().reason == Reason::sandbox_timeout || got.error().reason == Reason::origin_timeout;
         if (timed_out && loop.now() < shared.last_activity + shared.idle) continue;
         if (!shared.error) shared.error = std::move(got.error());
         break;
@@ -57,8 +61,8 @@ io::Task<void> pump(io::Stream& from, io::Buffer& buffer, io::Stream& to, std::u
 
 }  // namespace
 
-io::Task<RelayOutcome> relay(io::Stream& sandbox, io::Buffer& from_sandbox, io::Stream& origin, io::Buffer& from_origin,
-                             Duration idle) {
+io::Task<RelayOutcome> relay(io::Stream& sandbox, io::Buffer& from_sandbox, io::Stream& origin,
+                             io::Buffer& from_origin, Duration idle) {
   RelayOutcome outcome;
   Shared shared{sandbox.loop().now(), idle, {}};
   io::Child outward(pump(sandbox, from_sandbox, origin, outcome.to_origin, shared));

@@ -1,6 +1,7 @@
 #pragma once
-// The two halves of an exchange, whatever version of HTTP carries them. An exchange reads a request and writes an
-// answer through SandboxSide, and does the opposite through OriginSide; it never sees a byte of framing.
+// The two halves of an exchange, whatever version of HTTP carries them. An exchange reads a request and
+// writes an answer through SandboxSide, and does the opposite through OriginSide; it never sees a byte of
+// framing.
 
 #include <cstdint>
 #include <span>
@@ -51,7 +52,7 @@ class SandboxSide {
   virtual bool body_complete() const = 0;
   virtual bool body_ready() const = 0;  ///< A piece is there without waiting.
   virtual std::span<const HeaderField> trailers() const = 0;
-  virtual void cancel_body() = 0;       ///< Ends a wait in read_body().
+  virtual void cancel_body() = 0;  ///< Ends a wait in read_body().
 
   virtual io::Task<Result<void>> send_informational(const OutgoingAnswer& answer) = 0;
   /// Kept until the first piece of the body (or finish) is sent with it.
@@ -75,7 +76,8 @@ class OriginSide {
 
   /// Kept until flush() or the first piece of the body. False when a part of it may not be written at all.
   virtual bool start_request(const OutgoingRequest& request) = 0;
-  virtual io::Task<Result<void>> send_body(BodyPiece piece, std::span<const HeaderField> trailers, TimePoint deadline) = 0;
+  virtual io::Task<Result<void>> send_body(BodyPiece piece, std::span<const HeaderField> trailers,
+                                           TimePoint deadline) = 0;
   virtual io::Task<Result<void>> flush(TimePoint deadline) = 0;
   virtual void cancel_send() = 0;
   virtual std::uint64_t request_bytes() const = 0;

@@ -5,7 +5,8 @@
 
 namespace postern::proxy {
 
-Worker::Worker(const Clock& clock_in, const Operator& settings, tls::LeafMinter minter, audit::Journal& journal_queue)
+Worker::Worker(const Clock& clock_in, const Operator& settings, tls::LeafMinter minter,
+               audit::Journal& journal_queue)
     : clock(clock_in),
       loop(clock_in),
       journal(journal_queue),

@@ -25,7 +25,8 @@ struct Operator {
 
 class Worker {
  public:
-  Worker(const Clock& clock_in, const Operator& settings, tls::LeafMinter minter, audit::Journal& journal_queue);
+  Worker(const Clock& clock_in, const Operator& settings, tls::LeafMinter minter,
+         audit::Journal& journal_queue);
   ~Worker();
   Worker(const Worker&) = delete;
 

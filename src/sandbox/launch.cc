@@ -393,8 +393,9 @@ std::optional<int> number_in(std::string_view line, const char* key) {
 }
 
 std::unexpected<Error> could_not_start() {
-  return fail(Reason::internal,
-              "bubblewrap could not make the sandbox (its message is above); `postern doctor` says what is missing");
+  return fail(
+      Reason::internal,
+      "bubblewrap could not make the sandbox (its message is above); `postern doctor` says what is missing");
 }
 
 }  // namespace

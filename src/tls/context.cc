@@ -1,12 +1,11 @@
 #include "tls/context.h"
 
+#include <cstdlib>
+#include <filesystem>
 #include <openssl/err.h>
 #include <openssl/sha.h>
 #include <openssl/ssl.h>
 #include <openssl/x509v3.h>
-
-#include <cstdlib>
-#include <filesystem>
 #include <unordered_map>
 
 namespace postern::tls {
@@ -22,7 +21,8 @@ SSL_CTX* must(SSL_CTX* context) {
 
 void configure(SSL_CTX* context) {
   SSL_CTX_set_min_proto_version(context, TLS1_2_VERSION);
-  SSL_CTX_set_mode(context, SSL_MODE_RELEASE_BUFFERS | SSL_MODE_ENABLE_PARTIAL_WRITE | SSL_MODE_ACCEPT_MOVING_WRITE_BUFFER);
+  SSL_CTX_set_mode(context, SSL_MODE_RELEASE_BUFFERS | SSL_MODE_ENABLE_PARTIAL_WRITE |
+                                SSL_MODE_ACCEPT_MOVING_WRITE_BUFFER);
   SSL_CTX_set_options(context, SSL_OP_NO_COMPRESSION | SSL_OP_NO_RENEGOTIATION);
   SSL_CTX_set_read_ahead(context, 1);
 }
@@ -32,7 +32,8 @@ int select_alpn(SSL*, const unsigned char** out, unsigned char* out_length, cons
                 unsigned in_length, void*) {
   static constexpr unsigned char ours[] = "\x08http/1.1";
   unsigned char* chosen = nullptr;
-  if (SSL_select_next_proto(&chosen, out_length, ours, sizeof ours - 1, in, in_length) != OPENSSL_NPN_NEGOTIATED)
+  if (SSL_select_next_proto(&chosen, out_length, ours, sizeof ours - 1, in, in_length) !=
+      OPENSSL_NPN_NEGOTIATED)
     return SSL_TLSEXT_ERR_ALERT_FATAL;
   *out = chosen;
   return SSL_TLSEXT_ERR_OK;
@@ -52,8 +53,8 @@ Result<void> load_files(X509_STORE* store, const std::vector<std::string>& files
   return {};
 }
 
-// The directory form of the system's roots (<hash>.0) is read certificate by certificate when one is needed; the
-// bundle file takes 17 ms to parse, whoever is asked for.
+// The directory form of the system's roots (<hash>.0) is read certificate by certificate when one is needed;
+// the bundle file takes 17 ms to parse, whoever is asked for.
 bool is_default(const char* variable, const char* standard) {
   const char* value = std::getenv(variable);
   std::error_code error;
@@ -82,7 +83,8 @@ Result<TrustStore> TrustStore::load(const std::vector<std::string>& extra_files)
   if (!trust.store_) return fail(Reason::internal, "out of memory");
   if (!use_hashed_directory(trust.store_.get())) X509_STORE_set_default_paths(trust.store_.get());
   ERR_clear_error();
-  if (auto loaded = load_files(trust.store_.get(), extra_files); !loaded) return std::unexpected(std::move(loaded.error()));
+  if (auto loaded = load_files(trust.store_.get(), extra_files); !loaded)
+    return std::unexpected(std::move(loaded.error()));
   return trust;
 }
 
@@ -170,16 +172,15 @@ OriginContext::OriginContext(const TrustStore& trust)
   SSL_CTX_set_alpn_protos(context_, protocols, sizeof protocols - 1);
 }
 
-OriginContext::~OriginContext() {
-  SSL_CTX_free(context_);
-}
+OriginContext::~OriginContext() { SSL_CTX_free(context_); }
 
 ssl_st* OriginContext::new_connection(std::string_view host, bool host_is_address, const std::string& key) {
   SSL* connection = SSL_new(context_);
   if (!connection) return nullptr;
   const std::string name(host);
   X509_VERIFY_PARAM* verify = SSL_get0_param(connection);
-  X509_VERIFY_PARAM_set_hostflags(verify, X509_CHECK_FLAG_NO_PARTIAL_WILDCARDS | X509_CHECK_FLAG_NEVER_CHECK_SUBJECT);
+  X509_VERIFY_PARAM_set_hostflags(verify,
+                                  X509_CHECK_FLAG_NO_PARTIAL_WILDCARDS | X509_CHECK_FLAG_NEVER_CHECK_SUBJECT);
   // RFC 9525: the name that was asked for, in the certificate's subject alternative names.
   const bool bound = host_is_address ? X509_VERIFY_PARAM_set1_ip_asc(verify, name.c_str()) == 1
                                      : X509_VERIFY_PARAM_set1_host(verify, name.data(), name.size()) == 1 &&

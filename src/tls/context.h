@@ -1,6 +1,6 @@
 #pragma once
-// What TLS connections of one loop share. Toward the sandbox: a server context without certificates of its own
-// (each connection brings its leaf). Toward origins: a verifying client context and a cache of sessions.
+// What TLS connections of one loop share. Toward the sandbox: a server context without certificates of its
+// own (each connection brings its leaf). Toward origins: a verifying client context and a cache of sessions.
 // Not thread-safe; one of each per loop. The trust store is loaded once and shared.
 
 #include <memory>
@@ -39,8 +39,8 @@ class SandboxContext {
   SandboxContext(const SandboxContext&) = delete;
   SandboxContext& operator=(const SandboxContext&) = delete;
 
-  /// A server-side connection that shows `leaf`. Tickets are bound to `session_scope` (sandbox and host), so a
-  /// session of one sandbox is nothing to another. The caller owns the result (SSL_free).
+  /// A server-side connection that shows `leaf`. Tickets are bound to `session_scope` (sandbox and host), so
+  /// a session of one sandbox is nothing to another. The caller owns the result (SSL_free).
   ssl_st* new_connection(x509_st* leaf, evp_pkey_st* key, std::string_view session_scope);
 
  private:
@@ -54,8 +54,8 @@ class OriginContext {
   OriginContext(const OriginContext&) = delete;
   OriginContext& operator=(const OriginContext&) = delete;
 
-  /// A client-side connection that will verify the origin's certificate for `host` (a name or an address), and
-  /// resumes the last session with `key` ("host:port") when there is one.
+  /// A client-side connection that will verify the origin's certificate for `host` (a name or an address),
+  /// and resumes the last session with `key` ("host:port") when there is one.
   ssl_st* new_connection(std::string_view host, bool host_is_address, const std::string& key);
 
  private:

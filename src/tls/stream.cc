@@ -1,12 +1,11 @@
 #include "tls/stream.h"
 
+#include <cerrno>
+#include <cstdlib>
 #include <openssl/err.h>
 #include <openssl/ssl.h>
 #include <openssl/x509_vfy.h>
 #include <sys/socket.h>
-
-#include <cerrno>
-#include <cstdlib>
 
 namespace postern::tls {
 
@@ -58,8 +57,8 @@ TlsStream::TlsStream(std::unique_ptr<io::TcpStream> plain, ssl_st* connection)
 }
 
 TlsStream::~TlsStream() {
-  // OpenSSL takes a connection that was closed without alerts for a broken one, and its session with it. Closing an
-  // idle pooled connection is no reason to shake hands in full next time.
+  // OpenSSL takes a connection that was closed without alerts for a broken one, and its session with it.
+  // Closing an idle pooled connection is no reason to shake hands in full next time.
   if (established_ && !error_) SSL_set_shutdown(connection_, SSL_SENT_SHUTDOWN | SSL_RECEIVED_SHUTDOWN);
   SSL_free(connection_);
 }
@@ -71,8 +70,9 @@ Error TlsStream::handshake_error() {
   ERR_clear_error();
   const long verified = SSL_get_verify_result(connection_);
   if (side() == Side::origin && verified != X509_V_OK)
-    return Error{Reason::origin_certificate_invalid, Side::origin, Retry::never,
-                 std::string("the origin's certificate is not valid: ") + X509_verify_cert_error_string(verified)};
+    return Error{
+        Reason::origin_certificate_invalid, Side::origin, Retry::never,
+        std::string("the origin's certificate is not valid: ") + X509_verify_cert_error_string(verified)};
   return error(Reason::sandbox_tls_failed, Reason::origin_tls_failed, std::move(detail));
 }
 

@@ -1,6 +1,6 @@
 #pragma once
-// TLS on a socket. OpenSSL calls receive() and transmit() of the stream itself, so the readiness flags hold for
-// encrypted bytes as they do for plain ones. Renegotiation and early data are off.
+// TLS on a socket. OpenSSL calls receive() and transmit() of the stream itself, so the readiness flags hold
+// for encrypted bytes as they do for plain ones. Renegotiation and early data are off.
 
 #include "io/stream.h"
 
@@ -14,8 +14,8 @@ class TlsStream final : public io::Stream {
   TlsStream(std::unique_ptr<io::TcpStream> plain, ssl_st* connection);
   ~TlsStream() override;
 
-  /// Completes the handshake; on the origin side that includes verification of its name, so nothing may be written
-  /// before. Errors: sandbox_tls_failed; origin_certificate_invalid, origin_tls_failed; timeouts.
+  /// Completes the handshake; on the origin side that includes verification of its name, so nothing may be
+  /// written before. Errors: sandbox_tls_failed; origin_certificate_invalid, origin_tls_failed; timeouts.
   io::Task<Result<void>> handshake(TimePoint deadline);
 
   void shutdown_write() override;  ///< close_notify, then FIN.
