@@ -126,10 +126,11 @@ class Recording {
   bool open() const { return record_ != nullptr; }
 
   void finish(Reason reason, std::string_view detail = {}) {
-    record_->reason = reason;
-    record_->detail = detail;
-    record_->duration = std::chrono::duration_cast<std::chrono::microseconds>(clock_.now() - started_);
-    journal_.put(std::move(record_));
+    std::unique_ptr<Record> record = std::move(record_);
+    record->reason = reason;
+    record->detail = detail;
+    record->duration = std::chrono::duration_cast<std::chrono::microseconds>(clock_.now() - started_);
+    journal_.put(std::move(record));
     (previous_ ? previous_->next_ : journal_.open_) = next_;
     if (next_) next_->previous_ = previous_;
   }
