@@ -131,7 +131,7 @@ io::Task<Result<void>> TlsStream::handshake(TimePoint deadline) {
 }
 
 io::Stream::Attempt TlsStream::try_read(std::span<char> into, std::size_t& count) {
-  if (error_) return Attempt::failed;
+  if (error_ && !only_writing_failed_) return Attempt::failed;
   ERR_clear_error();  // Another connection's leftover would be taken for an error of this one.
   const int result = SSL_read_ex(connection_, into.data(), into.size(), &count);
   if (result == 1) return Attempt::done;
@@ -146,14 +146,18 @@ io::Stream::Attempt TlsStream::try_read(std::span<char> into, std::size_t& count
     count = 0;
     return Attempt::done;
   }
-  return interpret(result);
+  const Attempt attempt = interpret(result);
+  if (attempt == Attempt::failed) only_writing_failed_ = false;
+  return attempt;
 }
 
 io::Stream::Attempt TlsStream::try_write(std::string_view bytes, std::size_t& count) {
   if (error_) return Attempt::failed;
   ERR_clear_error();
   const int result = SSL_write_ex(connection_, bytes.data(), bytes.size(), &count);
-  return result == 1 ? Attempt::done : interpret(result);
+  if (result == 1) return Attempt::done;
+  only_writing_failed_ = SSL_get_error(connection_, result) == SSL_ERROR_SYSCALL;
+  return interpret(result);
 }
 
 bool TlsStream::has_buffered_input() const { return connection_ && SSL_has_pending(connection_) == 1; }

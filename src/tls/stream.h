@@ -38,6 +38,7 @@ class TlsStream final : public io::Stream {
 
   ssl_st* connection_;
   bool truncated_ = false;
+  bool only_writing_failed_ = false;  ///< What the peer said before can still be read: an early answer.
   bool established_ = false;
 };
 
