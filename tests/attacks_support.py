@@ -186,8 +186,15 @@ class Sandbox:
     def get(self, host, path="/", *lines, **more):
         return self.talk(host, "\r\n".join([f"GET {path} HTTP/1.1", f"Host: {host}", "Connection: close", *lines, "", ""]), **more)
 
+    def honest(self, host):
+        """A call that must work; when its record is there, so are those of everything before it."""
+        path = "/honest-" + secrets.token_hex(6)
+        answer = self.get(host, path)
+        assert answer.statuses == [200], answer
+        assert eventually(lambda: any(record.get("path") == path for record in self.records()))
+
     def records(self):
-        return [json.loads(line) for line in self.log.read_text().splitlines()]
+        return [json.loads(line) for line in self.log.read_text().rpartition("\n")[0].splitlines()]  # Whole lines.
 
     def fresh_records(self, since, count=1):
         """Exactly `count` records came after the first `since`; another would show while an honest call is made."""

@@ -57,8 +57,7 @@ def world(shared):
     shared.pid = shared.sandbox.process.pid
     before = len(shared.api.requests)
     yield shared
-    honest = shared.sandbox.get(API, "/honest")
-    assert honest.statuses == [200], honest
+    shared.sandbox.honest(API)
     assert shared.api.requests[-1].fields["authorization"] == [f"Bearer {shared.key}"]
     assert len(shared.api.requests) > before
     shared.sandbox.check_alive(slack=12)

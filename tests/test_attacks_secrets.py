@@ -76,8 +76,8 @@ def memory():
     return 'read'
 def attach():
     libc = ctypes.CDLL(None, use_errno=True)
-    if libc.ptrace(16, pid, 0, 0) == -1: raise OSError(ctypes.get_errno(), 'ptrace')
-    libc.ptrace(17, pid, 0, 0)
+    # PTRACE_SEIZE needs the same right as PTRACE_ATTACH, and does not leave the other stopped.
+    if libc.ptrace(0x4206, pid, None, None) == -1: raise OSError(ctypes.get_errno(), 'ptrace')
     return 'attached'
 def steal():
     libc = ctypes.CDLL(None, use_errno=True)

@@ -46,8 +46,7 @@ def shared(authority):
 @pytest.fixture
 def world(shared):
     yield shared
-    honest = shared.sandbox.get(API, "/honest")
-    assert honest.statuses == [200], honest
+    shared.sandbox.honest(API)
     assert shared.api.requests[-1].fields["authorization"] == [f"Bearer {shared.key}"]
     shared.sandbox.check_alive(slack=12)
     shared.sandbox.check_secrecy()
