@@ -20,7 +20,7 @@ using testing::Not;
 using testing::StartsWith;
 
 std::string example(const std::string& name) {
-  return std::filesystem::path(__FILE__).parent_path().parent_path().parent_path() / "examples" / name;
+  return std::filesystem::path(POSTERN_SOURCE_DIR) / "examples" / name;
 }
 
 struct Outcome {

@@ -547,7 +547,7 @@ TEST(Document, AFileThatCannotBeReadSaysSo) {
 }
 
 TEST(Document, EveryExampleIsAccepted) {
-  const auto folder = std::filesystem::path(__FILE__).parent_path().parent_path().parent_path() / "examples";
+  const auto folder = std::filesystem::path(POSTERN_SOURCE_DIR) / "examples";
   int count = 0;
   for (const auto& file : std::filesystem::directory_iterator(folder)) {
     if (file.path().extension() != ".yaml") continue;

@@ -312,7 +312,7 @@ class Player {
   std::string sandbox_seen_, origin_seen_;
 };
 
-fs::path folder() { return fs::path(__FILE__).parent_path() / "road_cases"; }
+fs::path folder() { return fs::path(POSTERN_SOURCE_DIR) / "src/proxy/road_cases"; }
 
 std::vector<std::string> all_cases() {
   std::vector<std::string> names;
