@@ -20,6 +20,11 @@ POSTERN = os.environ.get("POSTERN", str(ROOT / "build/release/src/postern"))
 NGINX = shutil.which("nginx") or "/usr/sbin/nginx"
 
 
+def visible_tree():
+    """Options that show this tree in a sandbox even when it lies in a place that every sandbox has of its own."""
+    return ["--ro-bind", str(ROOT)] if str(ROOT).startswith(("/tmp/", "/var/tmp/", "/run/")) else []
+
+
 def free_port():
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
@@ -207,7 +212,7 @@ class Postern:
     def arguments(self, *command, policy=None, secrets=None, options=()):
         self.serial += 1
         log = self.directory / f"log-{self.serial}.jsonl"
-        words = [POSTERN, "run", "--quiet", "--log", str(log)]
+        words = [POSTERN, "run", "--quiet", "--log", str(log), *visible_tree()]
         if self.authority:
             words += ["--origin-ca", str(self.authority.file)]
         for entry in self.resolve:
