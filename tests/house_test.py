@@ -162,6 +162,18 @@ def test_what_is_not_done_here(pattern, instead, right_in, in_tests):
     )
 
 
+def test_no_argument_of_a_co_await_is_chosen_in_place():
+    """g++ 12 copies a conditional temporary inside a co_await expression bit by bit and destroys both copies: a
+    double free that a sandbox could trigger. Name the value first."""
+    problems = []
+    for path in sources(".cc", ".h", folders=("src",)):
+        text = "\n".join(line for _, line in code_lines(path))
+        for statement in re.findall(r"[^;{}]*\bco_await\b[^;]*;", text):
+            if re.search(r"\bco_await\b[^;]*\([^;]*\?[^;]*:", statement):
+                problems.append(f"{name(path)}: {' '.join(statement.split())[:120]}")
+    complain(problems)
+
+
 def test_secrets_are_unwrapped_in_credential_only():
     complain(
         [

@@ -526,8 +526,8 @@ io::Task<void> Exchange::refuse(Error error, bool last) {
                                  error.reason == Reason::malformed_request};
   if (auto started = sandbox_.start_answer(answer); started) {
     const bool to_head = method_ == "HEAD";
-    auto sent =
-        co_await sandbox_.send_body({to_head ? std::string_view() : std::string_view(body), true, false}, {});
+    const BodyPiece piece{to_head ? std::string_view() : std::string_view(body), true, false};
+    auto sent = co_await sandbox_.send_body(piece, {});
     recording_->response_bytes = sandbox_.answer_bytes();
     if (!sent) sandbox_.abort();
   }
