@@ -36,7 +36,10 @@ Loop::Loop(const Clock& clock)
   if (::epoll_ctl(epoll_.get(), EPOLL_CTL_ADD, wake_.get(), &event) != 0) std::abort();
 }
 
-Loop::~Loop() { abandon(); }
+Loop::~Loop() {
+  abandon();
+  while (deferred_.deferred()) deferred_.next_->unlink();
+}
 
 void Loop::run() {
   while (!stopping_.load(std::memory_order_acquire)) run_once(std::chrono::hours(1));
@@ -59,6 +62,7 @@ void Loop::run_once(Duration longest) {
   batch_size_ = 0;
   run_timers();
   run_posted();
+  run_deferred();
   if (turn_end_) turn_end_();
 }
 
@@ -85,6 +89,19 @@ void Loop::run_posted() {
     work.swap(posted_);
   }
   for (auto& piece : work) piece();
+}
+
+void Loop::run_deferred() {
+  for (int pass = 0; pass < deferred_passes_max && deferred_.deferred(); ++pass) {
+    // Up to here; what is added behind is the next pass.
+    DeferredList now;
+    now.link_before(deferred_);
+    while (deferred_.next_ != &now) {
+      Deferred& work = *deferred_.next_;
+      work.unlink();
+      work.on_turn_end();
+    }
+  }
 }
 
 /// The frame around a spawned task: in the loop's list until it ends, then it frees itself.
@@ -171,6 +188,7 @@ void Loop::unlink(Timer& timer) {
 }
 
 int Loop::wait_milliseconds(Duration longest) const {
+  if (deferred_.deferred()) return 0;
   Duration wait = longest;
   // The next slot with a timer, at most one turn of the wheel away.
   for (std::size_t ahead = 1; ahead <= wheel_slots;) {

@@ -56,6 +56,36 @@ class Timer {
   std::uint64_t tick_ = 0;  ///< Where on the wheel we are.
 };
 
+/// Work for the end of the turn in which it was asked for, e.g. writing at once what a connection gathered.
+/// A node of the loop's list: nothing is allocated, and whoever goes leaves the list.
+class Deferred {
+ public:
+  Deferred(const Deferred&) = delete;
+  Deferred& operator=(const Deferred&) = delete;
+  bool deferred() const { return next_ != this; }
+
+ protected:
+  Deferred() = default;
+  ~Deferred() { unlink(); }
+  /// No longer in the list when called, so it may be deferred again. May destroy the object.
+  virtual void on_turn_end() = 0;
+
+ private:
+  friend class Loop;
+  void unlink() {
+    previous_->next_ = next_;
+    next_->previous_ = previous_;
+    previous_ = next_ = this;
+  }
+  void link_before(Deferred& other) {
+    next_ = &other;
+    previous_ = other.previous_;
+    previous_->next_ = other.previous_ = this;
+  }
+  Deferred* previous_ = this;
+  Deferred* next_ = this;
+};
+
 class Loop {
  public:
   static constexpr Duration tick = std::chrono::milliseconds(16);
@@ -90,6 +120,13 @@ class Loop {
   bool modify(int fd, Pollable& pollable, std::uint32_t events);
   void remove(int fd, Pollable& pollable);
 
+  /// Runs `work` at the end of this turn: after events, timers and posted work, before the hook of
+  /// at_turn_end() and before anything is waited for. Once, however often it is asked for. What is deferred
+  /// meanwhile runs in the same turn, within bounds; the rest in the next, which then does not wait.
+  void defer(Deferred& work) {
+    if (!work.deferred()) work.link_before(deferred_);
+  }
+
   /// Called at the end of each turn (e.g. hand the turn's records to the journal).
   void at_turn_end(std::move_only_function<void()> hook) { turn_end_ = std::move(hook); }
 
@@ -120,6 +157,13 @@ class Loop {
   friend class Timer;
   static constexpr std::size_t wheel_slots = 1024;
   static constexpr int batch_max = 256;
+  static constexpr int deferred_passes_max = 4;  // so that work that defers itself does not starve epoll
+
+  struct DeferredList final : Deferred {
+    DeferredList() = default;
+    ~DeferredList() = default;
+    void on_turn_end() override {}
+  };
 
   struct Spawned {
     struct promise_type;
@@ -131,6 +175,7 @@ class Loop {
   int wait_milliseconds(Duration longest) const;
   void run_timers();
   void run_posted();
+  void run_deferred();
 
   const Clock& clock_;
   TimePoint start_;
@@ -144,6 +189,7 @@ class Loop {
   std::array<Timer*, wheel_slots> wheel_{};
   std::array<std::uint64_t, wheel_slots / 64> occupied_{};
   std::uint64_t current_tick_ = 0;
+  DeferredList deferred_;
   Timer* due_ = nullptr;  ///< The slot being run, so that timers may unlink each other.
 
   std::array<std::uint64_t, 3 * batch_max> batch_storage_{};  // epoll_event[batch_max], packed

@@ -269,5 +269,88 @@ TEST_F(LoopTest, WhatEpollDoesNotTakeIsSaid) {
   EXPECT_EQ(errno, EBADF);
 }
 
+struct Chore final : Deferred {
+  explicit Chore(std::function<void()> work = {}) : then(std::move(work)) {}
+  ~Chore() = default;
+  void on_turn_end() override {
+    ++done;
+    if (then) then();
+  }
+  int done = 0;
+  std::function<void()> then;
+};
+
+TEST_F(LoopTest, DeferredWorkRunsOnceAtTheEndOfTheTurnInTheOrderInWhichItWasAskedFor) {
+  std::vector<int> order;
+  Chore first([&] { order.push_back(1); }), second([&] { order.push_back(2); });
+  loop_.post([&] {
+    loop_.defer(first);
+    loop_.defer(second);
+    loop_.defer(first);
+    order.push_back(0);
+  });
+  loop_.at_turn_end([&] { order.push_back(3); });
+  loop_.run_once(1h);
+  EXPECT_EQ(order, (std::vector<int>{0, 1, 2, 3}));
+  loop_.run_once(0ms);
+  EXPECT_EQ(order, (std::vector<int>{0, 1, 2, 3, 3}));
+}
+
+TEST_F(LoopTest, WhatIsDeferredMeanwhileRunsInTheSameTurn) {
+  Chore second;
+  Chore first([&] { loop_.defer(second); });
+  loop_.defer(first);
+  loop_.run_once(1h);  // and does not wait for an hour
+  EXPECT_EQ(first.done, 1);
+  EXPECT_EQ(second.done, 1);
+}
+
+TEST_F(LoopTest, WorkThatDefersItselfStarvesNobody) {
+  Chore eager;
+  eager.then = [&] { loop_.defer(eager); };
+  loop_.defer(eager);
+  bool posted = false;
+  loop_.post([&] { posted = true; });
+  loop_.run_once(1h);
+  EXPECT_TRUE(posted);
+  const int in_one_turn = eager.done;
+  EXPECT_LE(in_one_turn, 8);
+  loop_.run_once(1h);  // Does not wait, since there is work.
+  EXPECT_EQ(eager.done, 2 * in_one_turn);
+}
+
+TEST_F(LoopTest, DeferredWorkThatGoesLeavesTheList) {
+  auto gone_before = std::make_unique<Chore>();
+  auto gone_meanwhile = std::make_unique<Chore>();
+  Chore first([&] { gone_meanwhile.reset(); }), last;
+  loop_.defer(first);
+  loop_.defer(*gone_before);
+  loop_.defer(*gone_meanwhile);
+  loop_.defer(last);
+  gone_before.reset();
+  loop_.run_once(1h);
+  EXPECT_EQ(first.done, 1);
+  EXPECT_EQ(last.done, 1);
+}
+
+TEST_F(LoopTest, DeferredWorkMayDestroyItself) {
+  auto work = std::make_unique<Chore>();
+  work->then = [&] { work.reset(); };
+  loop_.defer(*work);
+  loop_.run_once(1h);
+  EXPECT_EQ(work, nullptr);
+}
+
+TEST(Loop, DeferredWorkMayOutliveTheLoop) {
+  const ManualClock clock;
+  Chore work;
+  {
+    Loop loop(clock);
+    loop.defer(work);
+  }
+  EXPECT_FALSE(work.deferred());
+  EXPECT_EQ(work.done, 0);
+}
+
 }  // namespace
 }  // namespace postern::io
