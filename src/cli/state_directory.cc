@@ -32,7 +32,7 @@ Result<std::string> state_directory() {
   std::filesystem::create_directories(path, error);
   ::umask(mask);
   if (!error) {
-    const std::string real = std::filesystem::canonical(path, error);
+    std::string real = std::filesystem::canonical(path, error);
     if (!error && ::access(real.c_str(), W_OK) == 0) return real;
   }
   return fail(

@@ -553,6 +553,7 @@ void ResponderCore::close() {
   udp.clear();
   sockets = {};
   std::vector<std::shared_ptr<Connection>> open_ones;
+  open_ones.reserve(connections.size());
   for (Connection* connection : connections) open_ones.push_back(connection->shared_from_this());
   for (const auto& connection : open_ones) connection->abandon();
 }

@@ -11,9 +11,9 @@ std::chrono::microseconds since(TimePoint start, TimePoint now) {
 }
 
 // RFC 8305 §4: IPv6 first, then alternate.
-std::vector<Endpoint> interleave(std::vector<Endpoint> endpoints) {
+std::vector<Endpoint> interleave(const std::vector<Endpoint>& endpoints) {
   std::vector<Endpoint> six, four, mixed;
-  for (Endpoint& endpoint : endpoints) (endpoint.address.is_v4() ? four : six).push_back(endpoint);
+  for (const Endpoint& endpoint : endpoints) (endpoint.address.is_v4() ? four : six).push_back(endpoint);
   for (std::size_t i = 0; i < std::max(six.size(), four.size()); ++i) {
     if (i < six.size()) mixed.push_back(six[i]);
     if (i < four.size()) mixed.push_back(four[i]);
@@ -72,7 +72,7 @@ io::Task<Result<std::vector<Endpoint>>> Dialler::checked_endpoints(const Host& h
     if (may_reach(address)) endpoints.push_back({address, port});
   if (endpoints.empty())
     co_return fail(Reason::private_address, "the name leads to a private or reserved address", Side::sandbox);
-  co_return interleave(std::move(endpoints));
+  co_return interleave(endpoints);
 }
 
 io::Task<Result<Dialled>> Dialler::dial(const Host& host, std::uint16_t port, TimePoint deadline,

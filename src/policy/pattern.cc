@@ -1,5 +1,6 @@
 #include "policy/pattern.h"
 
+#include <algorithm>
 #include <fmt/format.h>
 
 #include "policy/host_regexes.h"

@@ -1,5 +1,6 @@
 #include "policy/tree.h"
 
+#include <algorithm>
 #include <fmt/format.h>
 #include <string.h>
 
