@@ -158,7 +158,7 @@ def talk(order):
 
 def hold(order):
     """Opens connections, sends the same bytes on each, and keeps them."""
-    opened = 0
+    opened = refused = 0
     for _ in range(order["count"]):
         try:
             stream = connect(order)
@@ -166,9 +166,26 @@ def hold(order):
                 stream.send(piece.encode("latin-1"))
             HELD.append(stream)
             opened += 1
+        except ConnectionError:
+            refused += 1
         except OSError:
             pass
-    return {"opened": opened}
+    return {"opened": opened, "refused": refused}
+
+
+def held(order):
+    """How many of the held connections the other side has neither closed nor reset; nobody has sent anything."""
+    count = 0
+    for stream in HELD:
+        stream.connection.setblocking(False)  # With a time-out, Python would wait.
+        try:
+            data = stream.connection.recv(1)
+            assert not data, data
+        except BlockingIOError:
+            count += 1
+        except ConnectionError:
+            pass
+    return {"open": count}
 
 
 def ends(order):
