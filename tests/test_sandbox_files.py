@@ -2,6 +2,7 @@
 
 import os
 import pathlib
+import socket
 import subprocess
 
 import pytest
@@ -269,3 +270,26 @@ def test_a_key_in_place_of_a_certificate_is_refused(place):
     place.write(place.top / "wrong.pem", "nothing")
     done = place.run("true", options=["--ca", place.top / "wrong.pem", "--cache", place.state / "trust"], check=False)
     assert done.returncode == 125 and "not one PEM certificate" in done.stderr
+
+
+def test_a_socket_in_somebody_elses_private_directory_is_no_hindrance(place):
+    """Root could look into it outside; inside nobody can, and there is nothing to mount there."""
+    private = place.work / "private"
+    private.mkdir()
+    with socket.socket(socket.AF_UNIX) as listener:
+        listener.bind(str(private / "agent.sock"))
+        if os.geteuid() == 0:
+            other = 65534 if place.uid == 0 else 0
+            os.chown(private, other, other)
+            private.chmod(0o700)
+        else:
+            private.chmod(0)
+        try:
+            seen = place.python(f"""
+import socket
+try: socket.socket(socket.AF_UNIX).connect({str(private / "agent.sock")!r}); print('reached')
+except PermissionError: print('refused')
+""")
+        finally:
+            private.chmod(0o700)
+    assert seen == "refused"

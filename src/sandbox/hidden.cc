@@ -2,9 +2,12 @@
 
 #include <algorithm>
 #include <array>
+#include <fcntl.h>
 #include <glob.h>
+#include <linux/capability.h>
 #include <stdlib.h>
 #include <sys/stat.h>
+#include <sys/syscall.h>
 #include <unistd.h>
 
 namespace postern::sandbox {
@@ -119,12 +122,50 @@ constexpr std::string_view path_variables[] = {"KUBECONFIG",
                                                "SOPS_AGE_KEY_FILE",
                                                "XAUTHORITY"};
 
+/// Root's power over everybody's files, put down by this thread for a while.
+class WithoutOverride {
+ public:
+  WithoutOverride() {
+    constexpr unsigned override = 1u << CAP_DAC_OVERRIDE | 1u << CAP_DAC_READ_SEARCH;
+    if (syscall(SYS_capget, &header_, sets_.data()) != 0) return;
+    auto less = sets_;
+    less[0].effective &= ~override;
+    put_down_ = syscall(SYS_capset, &header_, less.data()) == 0;
+  }
+  WithoutOverride(const WithoutOverride&) = delete;
+  WithoutOverride& operator=(const WithoutOverride&) = delete;
+  ~WithoutOverride() {
+    if (put_down_) syscall(SYS_capset, &header_, sets_.data());
+  }
+
+ private:
+  __user_cap_header_struct header_{_LINUX_CAPABILITY_VERSION_3, 0};
+  std::array<__user_cap_data_struct, _LINUX_CAPABILITY_U32S_3> sets_{};
+  bool put_down_ = false;
+};
+
+/// Whether a program in the sandbox could come to this place (no symbolic links in it). It has the caller's
+/// user and groups, and in a user namespace of its own power over what belongs to that user and group; root's
+/// power over other people's directories is left outside. bubblewrap has no more: it could not mount anything
+/// there.
+bool within_reach(const std::string& path) {
+  const WithoutOverride as_inside;
+  struct stat status{};
+  if (lstat(path.c_str(), &status) == 0) return true;
+  for (std::size_t slash = path.find('/', 1); slash != std::string::npos; slash = path.find('/', slash + 1)) {
+    const std::string directory = path.substr(0, slash);
+    if (faccessat(AT_FDCWD, directory.c_str(), X_OK, AT_EACCESS) == 0) continue;
+    return stat(directory.c_str(), &status) == 0 && status.st_uid == geteuid() && status.st_gid == getegid();
+  }
+  return true;
+}
+
 void add_existing(std::vector<HiddenPlace>& found, const std::string& path) {
   // Not readable for us is not readable for the program, which has fewer rights: no mount is spent on it.
   if (access(path.c_str(), R_OK) != 0 && access(path.c_str(), X_OK) != 0) return;
   HiddenPlace place = resolve_place(path);
   // Never the root, and nothing that a wrongly set variable could make of it.
-  if (place.path.size() > 1 && std::ranges::find(found, place) == found.end())
+  if (place.path.size() > 1 && std::ranges::find(found, place) == found.end() && within_reach(place.path))
     found.push_back(std::move(place));
 }
 
@@ -196,7 +237,7 @@ std::vector<HiddenPlace> socket_places(std::string_view proc_net_unix) {
     struct stat status{};
     if (lstat(path.c_str(), &status) != 0 || !S_ISSOCK(status.st_mode)) continue;
     HiddenPlace place = resolve_place(path);
-    if (!place.path.empty() && std::ranges::find(found, place) == found.end())
+    if (!place.path.empty() && std::ranges::find(found, place) == found.end() && within_reach(place.path))
       found.push_back(std::move(place));
   }
   return found;
