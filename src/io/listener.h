@@ -15,6 +15,9 @@ class Listener final : Pollable {
   ~Listener();
   Listener(const Listener&) = delete;
 
+  /// Takes what waits in the queue by now, as far as one turn does.
+  void accept_waiting() { on_ready(0); }
+
   /// Connections that were closed unserved because the process had no descriptor left.
   std::uint64_t refused() const { return refused_; }
 

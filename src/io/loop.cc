@@ -134,7 +134,9 @@ Loop::Spawned Loop::run_spawned(Task<void> task) { co_await std::move(task); }
 void Loop::spawn(Task<void> task) { run_spawned(std::move(task)); }
 
 void Loop::abandon() {
+  abandoning_ = true;
   while (spawned_) std::coroutine_handle<Spawned::promise_type>::from_promise(*spawned_).destroy();
+  abandoning_ = false;
 }
 
 bool Loop::add(int fd, Pollable& pollable) {

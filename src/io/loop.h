@@ -112,6 +112,8 @@ class Loop {
   std::size_t active() const { return active_; }
   /// Destroys the tasks that have not finished. After run(), while everything that they refer to still lives.
   void abandon();
+  /// What ends now is cut off in the middle: an orderly end would make it look complete.
+  bool abandoning() const { return abandoning_; }
 
   /// Registers edge-triggered for input, output and hang-up; `events` overrides that (e.g. level-triggered
   /// listeners). False with errno on failure.
@@ -183,6 +185,7 @@ class Loop {
   Fd epoll_;
   Fd wake_;
   std::atomic<bool> stopping_ = false;
+  bool abandoning_ = false;
   std::size_t active_ = 0;
   Spawned::promise_type* spawned_ = nullptr;  ///< Those that have not finished, as a list.
 

@@ -24,6 +24,7 @@ Stream::Attempt Stream::refuse_unwatched() {
 
 Stream::~Stream() {
   if (destroyed_) *destroyed_ = true;
+  if (socket_ && loop_.abandoning()) reset_on_close();
   if (socket_) loop_.remove(socket_.get(), *this);
 }
 

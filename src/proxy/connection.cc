@@ -22,6 +22,35 @@ namespace {
 constexpr std::uint16_t http_port = 80;
 constexpr std::uint16_t https_port = 443;
 
+/// One that speaks HTTP/1: between two requests it can be closed at once, otherwise its answer says that it
+/// is the last.
+class Http1Connection final : public OpenConnection {
+ public:
+  Http1Connection(Worker& worker, const Tenant& tenant, io::Stream& stream, const Http1SandboxSide& sandbox)
+      : OpenConnection(worker.connections, tenant.resting), stream_(stream), sandbox_(sandbox) {}
+  ~Http1Connection() = default;
+
+  using OpenConnection::rest;
+  using OpenConnection::stir;
+
+  /// Nothing of a next request has arrived. One that has is served; its answer says that no other may follow.
+  bool may_leave() const {
+    char byte;
+    return sandbox_.nothing_received() && ::recv(stream_.fd(), &byte, 1, MSG_PEEK | MSG_DONTWAIT) < 0;
+  }
+
+ private:
+  void on_drain() override {
+    if (at_rest()) on_shed();
+  }
+  void on_shed() override {
+    if (may_leave()) stream_.cancel_read();
+  }
+
+  io::Stream& stream_;
+  const Http1SandboxSide& sandbox_;
+};
+
 class Connection {
  public:
   Connection(Worker& worker, const Tenant& tenant, Endpoint dialled, std::unique_ptr<io::TcpStream> sandbox)
@@ -162,14 +191,18 @@ io::Task<void> Connection::refuse_readably(Error error) {
 
 io::Task<void> Connection::serve_http(io::Stream& stream) {
   Http1SandboxSide sandbox(stream, worker_.buffers);
+  Http1Connection open(worker_, flow_.tenant, stream, sandbox);
   TimePoint first_byte = worker_.loop.now() + limits::first_bytes_time;
   for (bool first = true;; first = false) {
+    // Before its first request a connection is not at rest: clients do not repeat what a new one loses.
+    if (!first) open.rest();
     auto request = co_await sandbox.next_request(first_byte);
+    open.stir();
     if (!request) {
       const Reason reason = request.error().reason;
       // Between two requests a connection may end in any way; none of them is an exchange.
-      const bool quiet = !first && (reason == Reason::sandbox_timeout || reason == Reason::sandbox_closed ||
-                                    reason == Reason::sandbox_tls_failed);
+      const bool quiet = !first && (reason == Reason::cancelled || reason == Reason::sandbox_timeout ||
+                                    reason == Reason::sandbox_closed || reason == Reason::sandbox_tls_failed);
       if (!quiet) {
         co_await refuse(worker_, flow_, sandbox, std::move(request.error()));
         co_await sandbox.discard();
@@ -192,7 +225,9 @@ io::Task<void> Connection::serve_http(io::Stream& stream) {
       co_await sandbox.drain();
       if (!sandbox.ready_for_next()) break;
     }
-    first_byte = worker_.loop.now() + limits::keep_alive_time;
+    if (worker_.draining() && open.may_leave())
+      break;  // The answer was begun before that, and does not say so.
+    first_byte = worker_.loop.now() + (worker_.draining() ? limits::drain_time : limits::keep_alive_time);
   }
   // After an abort the end must not look orderly: closing resets.
   if (!sandbox.aborted()) stream.shutdown_write();

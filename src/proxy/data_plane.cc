@@ -14,7 +14,6 @@ struct DataPlane::Lane {
   std::mutex mutex;
   std::condition_variable changed;
   bool ready = false;
-  bool draining = false;  ///< The loop's own.
   bool idle = false;
   std::thread thread;
 };
@@ -50,7 +49,7 @@ void DataPlane::run_lane(Lane& lane, bool first) {
   if (first) responder = start_responder(worker);
   worker.loop.at_turn_end([&lane, &worker] {
     worker.journal.flush();
-    if (!lane.draining || worker.loop.active() > 0) return;
+    if (!worker.draining() || worker.loop.active() > 0) return;
     const std::lock_guard lock(lane.mutex);
     lane.idle = true;
     lane.changed.notify_all();
@@ -61,8 +60,7 @@ void DataPlane::run_lane(Lane& lane, bool first) {
   }
   lane.changed.notify_all();
   worker.loop.run();
-  worker.stop_accepting();
-  worker.journal.finish_open(Reason::shutting_down);
+  worker.cut_off();
 }
 
 std::unique_ptr<dns::Responder> DataPlane::start_responder(Worker& worker) {
@@ -96,7 +94,10 @@ void DataPlane::drain(std::chrono::milliseconds longest) {
   for (const auto& lane : lanes_) {
     std::unique_lock lock(lane->mutex);
     lane->changed.wait(lock, [&] { return lane->ready; });
-    lane->worker->loop.post([&lane = *lane] { lane.draining = true; });
+    lane->worker->loop.post([&worker = *lane->worker] { worker.drain(); });
+  }
+  for (const auto& lane : lanes_) {
+    std::unique_lock lock(lane->mutex);
     lane->changed.wait_until(lock, until, [&] { return lane->idle; });
   }
 }

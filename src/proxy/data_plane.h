@@ -49,7 +49,9 @@ class DataPlane {
   ~DataPlane();
   DataPlane(const DataPlane&) = delete;
 
-  /// Lets what is under way finish its records: ends when nothing is active or `longest` has passed.
+  /// Lets what is under way come to its end, and takes nothing new: idle connections are closed, answers say
+  /// that they are the last of theirs (Worker::drain). Returns when nothing is active or `longest` has
+  /// passed; what is left then is reset by the destructor, and recorded as shutting_down.
   void drain(std::chrono::milliseconds longest);
 
  private:

@@ -8,6 +8,7 @@
 #include "model/host.h"
 #include "policy/decide.h"
 #include "policy/snapshot.h"
+#include "proxy/open_connections.h"
 
 namespace postern::dns {
 class NameTable;
@@ -31,6 +32,7 @@ struct SandboxIdentity {
 struct Tenant {
   SandboxIdentity identity;
   std::shared_ptr<const Egress> egress;  ///< The current one; an exchange keeps the one it was judged by.
+  mutable Resting resting;               ///< Its connections that have nothing under way.
 };
 
 /// Where a connection is going, as it was dialled and as TLS named it.

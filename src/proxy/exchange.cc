@@ -377,7 +377,7 @@ Result<OutgoingAnswer> Exchange::outgoing_answer(const ResponseHead& head) {
   if (head.status == 401 && authenticates_connection(head.fields, "www-authenticate"))
     connection_bound_ = true;
   answer.fields = fields_;
-  answer.close = !upload_complete_;
+  answer.close = !upload_complete_ || worker_.parting();
   return answer;
 }
 

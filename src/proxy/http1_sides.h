@@ -20,6 +20,8 @@ class Http1SandboxSide final : public SandboxSide {
   /// The exchange is over: true when another request may follow on this connection.
   bool ready_for_next() const;
   bool aborted() const { return aborted_; }
+  /// Of the next request.
+  bool nothing_received() const { return input_.size() == head_bytes_; }
   /// Reads off a body that nobody wants, within bounds, so that the answer is not lost to a reset.
   io::Task<void> drain();
   /// The same where no body can be told from what follows: after a malformed head.

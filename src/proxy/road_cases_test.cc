@@ -15,6 +15,7 @@
 //                                     ends
 //   == sandbox|origin closes|half-closes|cuts|resets
 //   == clock SECONDS                  time passes
+//   == loop drains | loop ends        Worker::drain(), Worker::cut_off()
 //   == pool N                         connections that must rest in the pool
 //   == record                         the journal's lines, last of all
 //
@@ -220,6 +221,10 @@ class Player {
       road_->wait_until([&] { return road_->worker().pool.idle() == wanted; }, std::chrono::seconds(5));
       EXPECT_EQ(road_->worker().pool.idle(), wanted);
       return;
+    }
+    if (who == "loop") {
+      what == "drains" ? road_->worker().drain() : road_->worker().cut_off();
+      return road_->settle();
     }
     if (who == "record") return check_records(section);
     if (what == "receives") return check_received(section, who == "origin");

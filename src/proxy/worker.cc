@@ -18,9 +18,12 @@ Worker::Worker(const Clock& clock_in, const Operator& settings, tls::LeafMinter 
   loop.at_turn_end([this] { journal.flush(); });
 }
 
-Worker::~Worker() {
+Worker::~Worker() { cut_off(); }  // While what the tasks refer to still lives.
+
+void Worker::cut_off() {
   listeners_.clear();
-  loop.abandon();  // While what the tasks refer to still lives.
+  journal.finish_open(Reason::shutting_down);
+  loop.abandon();
 }
 
 void Worker::serve(Tenant& tenant, int listening) {
@@ -29,6 +32,14 @@ void Worker::serve(Tenant& tenant, int listening) {
     if (loop.active() >= limits::connections_max || !journal.accepting()) return;
     loop.spawn(serve_connection(*this, tenant, std::move(accepted)));
   }));
+}
+
+void Worker::drain() {
+  if (draining_) return;
+  for (const auto& listener : listeners_) listener->accept_waiting();
+  listeners_.clear();
+  draining_ = true;
+  connections.drain();
 }
 
 }  // namespace postern::proxy

@@ -11,6 +11,7 @@
 #include "io/loop.h"
 #include "origin/pool.h"
 #include "proxy/egress.h"
+#include "proxy/open_connections.h"
 #include "tls/context.h"
 #include "tls/leaf.h"
 
@@ -35,7 +36,19 @@ class Worker {
   /// Stops accepting. Open connections go on.
   void stop_accepting() { listeners_.clear(); }
 
+  /// Serves what was dialled before this moment, then stops accepting; tells every connection that nothing
+  /// new is welcome. Whoever still runs at the end of the loop is cut off. Idempotent.
+  void drain();
+  bool draining() const { return draining_; }
+  /// After the loop has ended: resets what is still open, and records it as shutting_down.
+  void cut_off();
+  /// Above a soft limit: what is idle goes, and connections end with their answer.
+  bool shedding() const { return false; }
+  /// No further request is welcome on a connection: answers over HTTP/1 say so, HTTP/2 sends GOAWAY.
+  bool parting() const { return draining_ || shedding(); }
+
   const Clock& clock;
+  OpenConnections connections;
   io::Loop loop;
   io::BufferPool buffers;
   audit::LoopJournal journal;
@@ -47,6 +60,7 @@ class Worker {
   origin::Pool pool;
 
  private:
+  bool draining_ = false;
   std::vector<std::unique_ptr<io::Listener>> listeners_;
 };
 
