@@ -73,7 +73,7 @@ io::Task<Result<std::unique_ptr<Connection>>> Pool::reach(const Host& host, std:
 void Pool::give_back(std::unique_ptr<Connection> connection) {
   // Bytes after the answer were not asked for: response splitting by a hostile origin (RFC 9112 §9.3).
   if (!connection->input.empty() || !connection->stream->looks_idle()) return;
-  if (idle_count_ >= idle_total_max) return;
+  if (idle_count_ >= idle_most_) return;
   auto& connections = idle_[connection->key];
   if (connections.size() >= idle_per_origin_max) return;
   connection->input.release();
@@ -97,6 +97,23 @@ void Pool::on_idle_input(io::Stream& stream) {
   connections.erase(where);
   --idle_count_;
   if (connections.empty()) idle_.erase(closing->key);
+}
+
+void Pool::keep_idle(std::size_t most) {
+  idle_most_ = most;
+  while (idle_count_ > idle_most_) {
+    // One of each origin in turn, the oldest.
+    for (auto at = idle_.begin(); at != idle_.end() && idle_count_ > idle_most_;) {
+      auto& connections = at->second;
+      if (!connections.empty()) {
+        by_stream_.erase(connections.front()->stream.get());
+        connections.front()->stream->shutdown_write();
+        connections.pop_front();
+        --idle_count_;
+      }
+      at = connections.empty() ? idle_.erase(at) : std::next(at);
+    }
+  }
 }
 
 void Pool::sweep() {

@@ -60,6 +60,8 @@ class Pool final : io::Stream::IdleWatcher {
   void give_back(std::unique_ptr<Connection> connection);
 
   std::size_t idle() const { return idle_count_; }
+  /// Keeps at most so many from now on, and closes what is beyond.
+  void keep_idle(std::size_t most);
 
  private:
   struct Sweep;
@@ -74,6 +76,7 @@ class Pool final : io::Stream::IdleWatcher {
   std::unordered_map<std::string, std::deque<std::unique_ptr<Connection>>> idle_;
   std::unordered_map<io::Stream*, Connection*> by_stream_;
   std::size_t idle_count_ = 0;
+  std::size_t idle_most_ = idle_total_max;
   std::unique_ptr<Sweep> sweep_;
 };
 

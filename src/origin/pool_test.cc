@@ -181,6 +181,24 @@ TEST_F(PoolTest, KeepsNoMoreThanItsLimits) {
   EXPECT_EQ(pool_.idle(), Pool::idle_total_max);
 }
 
+TEST_F(PoolTest, KeepsLessWhenToldTo) {
+  std::vector<std::unique_ptr<Connection>> all;
+  for (std::uint16_t port = 1; port <= 5; ++port)
+    for (int i = 0; i < 4; ++i) all.push_back(settled("a.example.com", port));
+  for (auto& one : all) pool_.give_back(std::move(one));
+  all.clear();
+  ASSERT_EQ(pool_.idle(), 20u);
+  pool_.keep_idle(7);
+  EXPECT_EQ(pool_.idle(), 7u);
+  pool_.give_back(settled("a.example.com", 9));
+  EXPECT_EQ(pool_.idle(), 7u);
+  pool_.keep_idle(Pool::idle_total_max);
+  pool_.give_back(settled("a.example.com", 9));
+  EXPECT_EQ(pool_.idle(), 8u);
+  pool_.keep_idle(0);
+  EXPECT_EQ(pool_.idle(), 0u);
+}
+
 TEST_F(PoolTest, TheOldestAreSweptAndTheUsedStay) {
   pool_.give_back(settled("a.example.com"));
   clock_.advance(Pool::idle_max - 5s);

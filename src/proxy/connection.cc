@@ -342,6 +342,7 @@ io::Task<void> serve_connection(Worker& worker, const Tenant& tenant, Fd accepte
 }
 
 io::Task<void> serve_dialled(Worker& worker, const Tenant& tenant, Endpoint dialled, Fd accepted) {
+  const Overload::ConnectionPlace place(worker.overload, tenant.load);
   const int on = 1;
   ::setsockopt(accepted.get(), IPPROTO_TCP, TCP_NODELAY, &on, sizeof on);
   Connection connection(worker, tenant, dialled,

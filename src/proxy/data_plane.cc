@@ -38,8 +38,10 @@ void DataPlane::run_lane(Lane& lane, bool first) {
     std::fprintf(stderr, "postern: the proxy could not start\n");
     std::abort();
   }
-  const Operator settings{std::make_shared<const origin::Overrides>(config_.overrides), config_.allow_private,
-                          *trust};
+  const Operator settings{std::make_shared<const origin::Overrides>(config_.overrides),
+                          config_.allow_private,
+                          *trust,
+                          {.process = allowed_to_process()}};
   lane.worker = std::make_unique<Worker>(clock_, settings, std::move(*minter), journal_);
   Worker& worker = *lane.worker;
   for (const Fd* listening : {&sockets_.tcp4, &sockets_.tcp6})

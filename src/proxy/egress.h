@@ -9,6 +9,7 @@
 #include "policy/decide.h"
 #include "policy/snapshot.h"
 #include "proxy/open_connections.h"
+#include "proxy/overload.h"
 
 namespace postern::dns {
 class NameTable;
@@ -32,7 +33,8 @@ struct SandboxIdentity {
 struct Tenant {
   SandboxIdentity identity;
   std::shared_ptr<const Egress> egress;  ///< The current one; an exchange keeps the one it was judged by.
-  mutable Resting resting;               ///< Its connections that have nothing under way.
+  mutable TenantLoad load;
+  mutable Resting resting;  ///< Its connections that have nothing under way.
 };
 
 /// Where a connection is going, as it was dialled and as TLS named it.

@@ -32,6 +32,7 @@ class Exchange final : io::Stream::IdleWatcher {
         flow_(flow),
         sandbox_(sandbox),
         egress_(flow.tenant.egress),
+        place_(worker.overload, flow.tenant.load),
         recording_(worker.journal, worker.clock) {
     open_record();
   }
@@ -88,6 +89,7 @@ class Exchange final : io::Stream::IdleWatcher {
   const Flow& flow_;
   SandboxSide& sandbox_;
   const std::shared_ptr<const Egress> egress_;
+  const Overload::ExchangePlace place_;
   audit::Recording recording_;
 
   Host other_host_;  ///< When the request's host is not the connection's.
@@ -183,6 +185,7 @@ Result<void> Exchange::judge() {
 
 Result<void> Exchange::take_credentials() {
   if (verdict_.rule) credentials_ = egress_->injections.of(verdict_.rule_index);
+  if (!place_.admitted()) return fail(Reason::overloaded, {}, Side::self);
   // Nothing leaves unrecorded (threat 98).
   if (!worker_.journal.accepting()) return fail(Reason::audit_unavailable, {}, Side::self);
   return {};

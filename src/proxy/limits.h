@@ -19,14 +19,17 @@ inline constexpr auto body_idle_time = 5min;   // between two pieces of a body, 
 inline constexpr auto tunnel_idle_time = 12h;  // WebSocket and raw TCP: databases idle for hours
 inline constexpr auto linger_time = 30s;       // reading off a body whose answer was given before its end
 inline constexpr auto linger_idle_time = 5s;   // between two pieces of such a body
+inline constexpr auto process_look_time = 1s;  // between two looks at memory and descriptors
 inline constexpr auto drain_time = 2s;         // reading off what the sandbox still sends after a refusal
 inline constexpr std::size_t drain_bytes_max = 256 * KiB;
 inline constexpr std::size_t refused_body_bytes_max =
     64 * KiB;  // read off to keep the connection; else close
 inline constexpr std::size_t recorded_path_bytes_max =
-    2 * KiB;                                           // a record stays small, whatever is asked for
-inline constexpr int informational_max = 16;           // 1xx answers to one request; 502 above
-inline constexpr std::size_t connections_max = 16384;  // per loop; beyond it a connection is reset
-inline constexpr std::size_t gather_bytes = 16 * KiB;  // small pieces that are ready go out in one write
+    2 * KiB;                                                // a record stays small, whatever is asked for
+inline constexpr int informational_max = 16;                // 1xx answers to one request; 502 above
+inline constexpr std::size_t connections_max = 16384;       // per loop; beyond it a connection is reset
+inline constexpr std::size_t exchanges_max = 16384;         // per loop, under way at once; 503 above
+inline constexpr std::size_t pool_idle_when_shedding = 32;  // connections to origins that are kept then
+inline constexpr std::size_t gather_bytes = 16 * KiB;       // small pieces that are ready go out in one write
 
 }  // namespace postern::proxy::limits

@@ -249,6 +249,7 @@ struct RoadOptions {
   std::chrono::milliseconds patience{1};  ///< settle() has seen nothing move for several times this.
   std::string
       origin_name;  ///< In the origin's certificate; empty: the name that its SNI asks for, or the host.
+  LoadLimits load;
 };
 
 class Road {
@@ -284,7 +285,7 @@ class Road {
     std::uint16_t closed_port = 0;
     listen_on_loopback(closed_port);  // closed again at once
     (*overrides)["gone.example.com"].push_back({IpAddress::v4(INADDR_LOOPBACK), closed_port});
-    const Operator settings{overrides, {}, Certificates::shared().trust()};
+    const Operator settings{overrides, {}, Certificates::shared().trust(), options_.load};
     worker_ = std::make_unique<Worker>(
         clock_, settings, tls::LeafMinter::create(Certificates::shared().workspace()).value(), *journal_);
   }
@@ -309,7 +310,7 @@ class Road {
     SslPtr secure;
     if (!server_name.empty()) secure = Certificates::shared().client(server_name);
     sandboxes_.push_back(std::make_unique<Peer>(std::move(ours), std::move(secure)));
-    worker_->loop.spawn(serve_dialled(*worker_, tenant_, dialled, std::move(accepted)));
+    worker_->admit(tenant_, dialled, std::move(accepted));
     return *sandboxes_.back();
   }
 

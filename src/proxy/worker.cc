@@ -1,5 +1,8 @@
 #include "proxy/worker.h"
 
+#include <malloc.h>
+#include <sys/socket.h>
+
 #include "proxy/connection.h"
 #include "proxy/limits.h"
 
@@ -8,6 +11,7 @@ namespace postern::proxy {
 Worker::Worker(const Clock& clock_in, const Operator& settings, tls::LeafMinter minter,
                audit::Journal& journal_queue)
     : clock(clock_in),
+      overload(settings.load),
       loop(clock_in),
       journal(journal_queue),
       leaves(std::move(minter)),
@@ -27,11 +31,42 @@ void Worker::cut_off() {
 }
 
 void Worker::serve(Tenant& tenant, int listening) {
-  listeners_.push_back(std::make_unique<io::Listener>(loop, listening, [this, &tenant](Fd accepted) {
-    // Closed at once; the kernel's queue stays short. What could not be recorded is not begun (threat 98).
-    if (loop.active() >= limits::connections_max || !journal.accepting()) return;
-    loop.spawn(serve_connection(*this, tenant, std::move(accepted)));
-  }));
+  listeners_.push_back(std::make_unique<io::Listener>(
+      loop, listening, [this, &tenant](Fd accepted) { admit(tenant, std::move(accepted)); }));
+}
+
+void Worker::admit(Tenant& tenant, Fd accepted) {
+  if (has_room_for(tenant, accepted)) loop.spawn(serve_connection(*this, tenant, std::move(accepted)));
+}
+
+void Worker::admit(Tenant& tenant, Endpoint dialled, Fd accepted) {
+  if (has_room_for(tenant, accepted)) loop.spawn(serve_dialled(*this, tenant, dialled, std::move(accepted)));
+}
+
+bool Worker::has_room_for(const Tenant& tenant, const Fd& accepted) {
+  if (!watch_.running) look_at_process();
+  // Room first from those that rest: its own ones, then whoever has rested longest.
+  if (overload.many_connections() && !connections.shed_oldest(tenant.resting)) connections.shed_oldest();
+  // What could not be recorded is not begun (threat 98).
+  if (overload.admits_connection(tenant.load, accepted.get()) && journal.accepting()) return true;
+  // Refused at once; the kernel's queue stays short.
+  const linger now{.l_onoff = 1, .l_linger = 0};
+  ::setsockopt(accepted.get(), SOL_SOCKET, SO_LINGER, &now, sizeof now);
+  ++refused_;
+  return false;
+}
+
+void Worker::look_at_process() {
+  overload.measured(watch_.meter.measure());
+  const bool shed = shedding();
+  if (shed) {
+    for (std::size_t i = connections.resting() / 4 + 1; i > 0 && connections.shed_oldest(); --i) continue;
+    // What was freed may still be held by the allocator, and would be measured again.
+    if (overload.short_of_memory()) ::malloc_trim(0);
+  }
+  pool.keep_idle(shed ? limits::pool_idle_when_shedding : origin::Pool::idle_total_max);
+  watch_.running = true;
+  watch_.set(loop.now() + limits::process_look_time);
 }
 
 void Worker::drain() {

@@ -12,6 +12,7 @@
 #include "origin/pool.h"
 #include "proxy/egress.h"
 #include "proxy/open_connections.h"
+#include "proxy/overload.h"
 #include "tls/context.h"
 #include "tls/leaf.h"
 
@@ -22,6 +23,7 @@ struct Operator {
   std::shared_ptr<const origin::Overrides> overrides;
   std::vector<Cidr> allow_private;
   tls::TrustStore trust;
+  LoadLimits load;
 };
 
 class Worker {
@@ -33,9 +35,10 @@ class Worker {
 
   /// Serves what arrives on `listening` (borrowed) as this tenant's. On the loop's thread, or before it runs.
   void serve(Tenant& tenant, int listening);
-  /// Stops accepting. Open connections go on.
-  void stop_accepting() { listeners_.clear(); }
-
+  /// Serves an accepted connection, or resets it: at a limit, or when it could not be recorded.
+  void admit(Tenant& tenant, Fd accepted);
+  /// The same for a destination that is not the socket's own address.
+  void admit(Tenant& tenant, Endpoint dialled, Fd accepted);
   /// Serves what was dialled before this moment, then stops accepting; tells every connection that nothing
   /// new is welcome. Whoever still runs at the end of the loop is cut off. Idempotent.
   void drain();
@@ -43,12 +46,13 @@ class Worker {
   /// After the loop has ended: resets what is still open, and records it as shutting_down.
   void cut_off();
   /// Above a soft limit: what is idle goes, and connections end with their answer.
-  bool shedding() const { return false; }
+  bool shedding() const { return overload.shedding(); }
   /// No further request is welcome on a connection: answers over HTTP/1 say so, HTTP/2 sends GOAWAY.
   bool parting() const { return draining_ || shedding(); }
 
   const Clock& clock;
   OpenConnections connections;
+  Overload overload;
   io::Loop loop;
   io::BufferPool buffers;
   audit::LoopJournal journal;
@@ -59,8 +63,28 @@ class Worker {
   origin::Dialler dialler;
   origin::Pool pool;
 
+  /// Connections that were reset because a limit was reached.
+  std::uint64_t refused() const { return refused_; }
+
  private:
+  /// Measures the process once a second, while anything is open.
+  struct Watch final : io::Timer {
+    explicit Watch(Worker& worker_in) : Timer(worker_in.loop), worker(worker_in) {}
+    ~Watch() = default;
+    void on_timer() override {
+      running = false;  // The next connection looks again.
+      if (worker.overload.connections() > 0) worker.look_at_process();
+    }
+    Worker& worker;
+    ProcessMeter meter;
+    bool running = false;
+  };
+  bool has_room_for(const Tenant& tenant, const Fd& accepted);
+  void look_at_process();
+
   bool draining_ = false;
+  std::uint64_t refused_ = 0;
+  Watch watch_{*this};
   std::vector<std::unique_ptr<io::Listener>> listeners_;
 };
 
