@@ -11,7 +11,8 @@ using namespace std::chrono_literals;
 
 /// A listening socket on one loopback address; port 0 chooses one.
 Fd listen_on(const char* address_text, std::uint16_t& port, int backlog = 16) {
-  Fd socket(::socket(AF_INET, SOCK_STREAM | SOCK_NONBLOCK | SOCK_CLOEXEC, 0));
+  Fd socket(::socket(IpAddress::parse(address_text)->is_v4() ? AF_INET : AF_INET6,
+                     SOCK_STREAM | SOCK_NONBLOCK | SOCK_CLOEXEC, 0));
   sockaddr_storage address;
   const Endpoint endpoint{*IpAddress::parse(address_text), port};
   socklen_t size = endpoint.to_sockaddr(address);
@@ -20,6 +21,14 @@ Fd listen_on(const char* address_text, std::uint16_t& port, int backlog = 16) {
   ::getsockname(socket.get(), reinterpret_cast<sockaddr*>(&address), &size);
   port = Endpoint::from_sockaddr(reinterpret_cast<const sockaddr&>(address))->port;
   return socket;
+}
+
+/// Whether this machine has IPv6 at all: it may have none, not even the loopback address.
+bool has_ipv6() {
+  const Fd socket(::socket(AF_INET6, SOCK_STREAM | SOCK_CLOEXEC, 0));
+  sockaddr_storage address;
+  const socklen_t size = Endpoint{*IpAddress::parse("::1"), 0}.to_sockaddr(address);
+  return socket && ::bind(socket.get(), reinterpret_cast<sockaddr*>(&address), size) == 0;
 }
 
 /// Which of our addresses were connected to.
@@ -164,6 +173,58 @@ TEST_F(DiallerTest, WhenTheFirstAddressIsSlowTheSecondIsTriedAfterAQuarterSecond
   ASSERT_TRUE(turn_until_done());
   ASSERT_TRUE(*out_) << out_->error().detail;
   EXPECT_EQ((*out_)->endpoint.address.to_string(), "127.0.0.3");
+}
+
+TEST_F(DiallerTest, AnIpv6AddressIsDialledAsWellAsAnother) {
+  std::uint16_t port = 0;
+  const bool six = has_ipv6();
+  const Fd door = listen_on(six ? "::1" : "127.0.0.1", port);
+  fix("six.example.com", {{*IpAddress::parse("::1"), port}});
+  const auto outcome = dial(name("six.example.com"), 443);
+  ASSERT_EQ(outcome.has_value(), six);
+  if (six)
+    EXPECT_EQ(outcome->endpoint.to_string(), "[::1]:" + std::to_string(port));
+  else
+    EXPECT_EQ(outcome.error().reason, Reason::connect_failed);
+
+  // The same as an answer of the name server, and as a literal in the URL.
+  allow({"::1/128"});
+  dns_.names["asked.example.com"] = {.addresses = {"::1"}};
+  EXPECT_EQ(dial(name("asked.example.com"), port).has_value(), six);
+  EXPECT_EQ(dial({"::1", IpAddress::parse("::1")}, port).has_value(), six);
+}
+
+TEST_F(DiallerTest, OfBothFamiliesIpv6IsTriedFirst) {
+  std::uint16_t port = 0;
+  const bool six = has_ipv6();
+  Fd four, door;
+  for (int i = 0; i < 50 && !door; ++i) {  // A port that is free in both.
+    port = 0;
+    four = listen_on("127.0.0.2", port);
+    door = Fd(::socket(AF_INET6, SOCK_STREAM | SOCK_NONBLOCK | SOCK_CLOEXEC, 0));
+    sockaddr_storage address;
+    const socklen_t size = Endpoint{*IpAddress::parse("::1"), port}.to_sockaddr(address);
+    if (!six) break;
+    if (::bind(door.get(), reinterpret_cast<sockaddr*>(&address), size) != 0 || ::listen(door.get(), 16) != 0)
+      door.reset();
+  }
+  allow({"127.0.0.2/32", "::1/128"});
+  dns_.names["both.example.com"] = {.addresses = {"127.0.0.2", "::1"}};
+  const auto outcome = dial(name("both.example.com"), port);
+  ASSERT_TRUE(outcome) << outcome.error().detail;
+  EXPECT_EQ(outcome->endpoint.address.to_string(), six ? "::1" : "127.0.0.2");
+  EXPECT_EQ(visited(four).empty(), six);
+}
+
+TEST_F(DiallerTest, WhereIpv6LeadsNowhereIpv4IsUsedAtOnce) {
+  std::uint16_t port = 0;
+  const Fd door = listen_on("127.0.0.2", port);
+  allow({"127.0.0.2/32", "::1/128"});
+  dns_.names["both.example.com"] = {.addresses = {"127.0.0.2", "::1"}};
+  const auto outcome = dial(name("both.example.com"), port);  // Nobody listens on [::1]:port.
+  ASSERT_TRUE(outcome) << outcome.error().detail;
+  EXPECT_EQ(outcome->endpoint.address.to_string(), "127.0.0.2");
+  EXPECT_EQ(visited(door), (std::vector<std::string>{"127.0.0.2"}));
 }
 
 TEST_F(DiallerTest, WhenEveryAddressRefusesTheDialFails) {

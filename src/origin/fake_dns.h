@@ -23,6 +23,7 @@ class FakeDns final : io::Pollable {
     std::vector<std::string> addresses;
     std::uint32_t ttl = 60;
     bool silent = false;
+    int lost = 0;  ///< So many questions of each kind get no answer before the first that does.
   };
 
   explicit FakeDns(io::Loop& loop)
@@ -69,10 +70,10 @@ class FakeDns final : io::Pollable {
     }
     const std::string question = query.substr(12, at + 5 - 12);
     const bool six = query.at(at + 2) == 28;
-    if (!six) ++asked[name];
+    const int count_so_far = six ? asked_six_[name]++ : asked[name]++;
     const auto found = names.find(name);
     const Entry entry = found == names.end() ? Entry{.code = 3} : found->second;
-    if (entry.silent) return {};
+    if (entry.silent || count_so_far < entry.lost) return {};
     std::string records;
     std::size_t count = 0;
     for (const std::string& text : entry.addresses) {
@@ -90,6 +91,7 @@ class FakeDns final : io::Pollable {
 
   io::Loop& loop_;
   Fd socket_;
+  std::map<std::string, int> asked_six_;
 };
 
 }  // namespace postern::origin

@@ -54,11 +54,11 @@ struct Resolver::Channel {
   std::vector<std::unique_ptr<Socket>> gone;  ///< Freed outside of their own callbacks.
   Alarm alarm;
 
-  Channel(io::Loop& l, const std::string& servers) : loop(l), alarm(l, *this) {
+  Channel(io::Loop& l, const std::string& servers, Patience patience) : loop(l), alarm(l, *this) {
     ares_library_init(ARES_LIB_INIT_ALL);
     ares_options options{};
-    options.timeout = 2000;
-    options.tries = 3;
+    options.timeout = static_cast<int>(patience.first.count());
+    options.tries = patience.tries;
     options.sock_state_cb = [](void* self, ares_socket_t fd, int readable, int writable) {
       static_cast<Channel*>(self)->watch(fd, readable, writable);
     };
@@ -101,8 +101,11 @@ struct Resolver::Channel {
   }
 };
 
-Resolver::Resolver(io::Loop& loop, std::shared_ptr<const Overrides> overrides, const std::string& servers)
-    : loop_(loop), overrides_(std::move(overrides)), channel_(std::make_unique<Channel>(loop, servers)) {}
+Resolver::Resolver(io::Loop& loop, std::shared_ptr<const Overrides> overrides, const std::string& servers,
+                   Patience patience)
+    : loop_(loop),
+      overrides_(std::move(overrides)),
+      channel_(std::make_unique<Channel>(loop, servers, patience)) {}
 
 Resolver::~Resolver() {
   for (auto& [name, question] : asking_) question->resolver = nullptr;

@@ -2,11 +2,13 @@
 // Names to addresses with c-ares on the loop. Answers are cached for their TTL, questions for the same name
 // are asked once. One per loop.
 
+#include <chrono>
 #include <cstdint>
 #include <memory>
 #include <optional>
 #include <string>
 #include <unordered_map>
+#include <utility>
 #include <vector>
 
 #include "io/loop.h"
@@ -27,8 +29,17 @@ class Resolver final : public io::NameLookup {
   static constexpr std::chrono::seconds ttl_min{1};    // a TTL of 0 still serves the burst that asked
   static constexpr std::chrono::seconds ttl_max{300};  // a moved origin is found again within minutes
 
+  /// How long a question stays open: a server that is silent is asked again, each time twice as patiently.
+  struct Patience {
+    std::chrono::milliseconds first{2000};
+    int tries = 3;  // 14 s with one server: the caller would rather hear of it than wait longer
+  };
+
   /// `servers`: addresses (with ports) to ask instead of the system's, separated by commas.
-  Resolver(io::Loop& loop, std::shared_ptr<const Overrides> overrides, const std::string& servers = {});
+  Resolver(io::Loop& loop, std::shared_ptr<const Overrides> overrides, const std::string& servers,
+           Patience patience);
+  Resolver(io::Loop& loop, std::shared_ptr<const Overrides> overrides, const std::string& servers = {})
+      : Resolver(loop, std::move(overrides), servers, Patience{}) {}
   ~Resolver() override;
   Resolver(const Resolver&) = delete;
 

@@ -126,6 +126,69 @@ TEST_F(ResolverTest, AFailureIsNotKept) {
   EXPECT_TRUE(resolve("late.example.com"));
 }
 
+/// c-ares looks at the real clock, so its time-outs are tried on that, with little patience.
+class ResolverTimeOuts : public testing::Test {
+ protected:
+  ~ResolverTimeOuts() override { loop_.abandon(); }
+
+  static io::Task<void> ask(Resolver& resolver, std::string name, std::optional<Addresses>& out) {
+    out.emplace(co_await resolver.addresses_of(std::move(name)));
+  }
+  void turn_until(const auto& done) {
+    for (int turn = 0; turn < 2000 && !done(); ++turn) loop_.run_once(10ms);
+  }
+
+  SystemClock clock_;
+  io::Loop loop_{clock_};
+  FakeDns dns_{loop_};
+};
+
+TEST_F(ResolverTimeOuts, AServerThatNeverAnswersIsAskedAsOftenAsSaidAndThenGivenUp) {
+  dns_.names["a.example.com"] = {.silent = true};
+  Resolver resolver(loop_, nullptr, dns_.server, {.first = 20ms, .tries = 3});
+  std::optional<Addresses> out, too;
+  loop_.spawn(ask(resolver, "a.example.com", out));
+  loop_.spawn(ask(resolver, "a.example.com", too));
+  turn_until([&] { return out && too && dns_.asked["a.example.com"] == 3; });
+  for (const auto& one : {out, too}) {
+    ASSERT_TRUE(one && !*one);
+    EXPECT_EQ(one->error().reason, Reason::resolve_failed);
+    EXPECT_EQ(one->error().side, Side::origin);
+  }
+  EXPECT_EQ(dns_.asked["a.example.com"], 3);
+  EXPECT_EQ(loop_.active(), 0u);
+
+  // Nothing of it is kept: when the server is back, so is the name.
+  dns_.names["a.example.com"] = {.addresses = {"1.2.3.4"}};
+  out.reset();
+  loop_.spawn(ask(resolver, "a.example.com", out));
+  turn_until([&] { return out.has_value(); });
+  EXPECT_TRUE(out && *out);
+}
+
+TEST_F(ResolverTimeOuts, AQuestionThatWasLostIsAskedAgain) {
+  dns_.names["a.example.com"] = {.addresses = {"1.2.3.4", "2606:4700::1111"}, .lost = 1};
+  Resolver resolver(loop_, nullptr, dns_.server, {.first = 20ms, .tries = 9});
+  std::optional<Addresses> out;
+  loop_.spawn(ask(resolver, "a.example.com", out));
+  turn_until([&] { return out.has_value(); });
+  ASSERT_TRUE(out && *out);
+  EXPECT_EQ((*out)->size(), 2u);
+  EXPECT_GE(dns_.asked["a.example.com"], 2);
+}
+
+TEST_F(ResolverTimeOuts, ASilentServerIsNoHindranceWhileAnotherAnswers) {
+  FakeDns silent(loop_);
+  silent.names["a.example.com"] = {.silent = true};
+  dns_.names["a.example.com"] = {.addresses = {"1.2.3.4"}};
+  Resolver resolver(loop_, nullptr, silent.server + "," + dns_.server, {.first = 20ms, .tries = 9});
+  std::optional<Addresses> out;
+  loop_.spawn(ask(resolver, "a.example.com", out));
+  turn_until([&] { return out.has_value(); });
+  ASSERT_TRUE(out && *out);
+  EXPECT_GE(silent.asked["a.example.com"], 1);
+}
+
 TEST_F(ResolverTest, MayGoWhileQuestionsAreOpen) {
   dns_.names["a.example.com"] = {.silent = true};
   std::optional<Addresses> out;
