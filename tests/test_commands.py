@@ -301,9 +301,9 @@ def test_doctor_finds_this_machine_healthy(client):
     assert re.search(r"^ok +capture ", done.stdout, re.M) and "problem" not in done.stdout and done.stderr == ""
 
 
-def without_bubblewrap(place, *words):
-    """postern with these words, in a view of this machine in which bubblewrap is no program."""
-    hide = 'mount --bind /dev/null /usr/bin/bwrap && exec "$0" "$@"'
+def without_bubblewrap(place, *words, instead="/dev/null"):
+    """postern with these words, in a view of this machine in which bubblewrap is no program, or another one."""
+    hide = f'mount --bind {instead} /usr/bin/bwrap && exec "$0" "$@"'
     return subprocess.run(["unshare", "--user", "--map-root-user", "--mount", "sh", "-c", hide, kit.POSTERN, *words], cwd=place, text=True,
                           capture_output=True, timeout=60, env={"PATH": "/usr/bin:/bin", "HOME": str(place), "POSTERN_STATE_DIR": str(place / "state")})
 
@@ -318,6 +318,21 @@ def test_run_says_the_same_before_anything_starts(place):
     done = without_bubblewrap(place, "run", "--", "touch", "started")
     assert done.returncode == 125 and not (place / "started").exists()
     assert re.match(r"postern: bubblewrap: not installed; mend it: .*bubblewrap\n$", done.stderr), done.stderr
+
+
+def test_what_bubblewrap_complains_of_is_part_of_the_message(place):
+    (place / "bwrap").write_text("#!/bin/sh\necho 'bwrap: No luck today' >&2\nexit 1\n")
+    (place / "bwrap").chmod(0o755)
+    done = without_bubblewrap(place, "run", "--", "true", instead=place / "bwrap")
+    assert (done.returncode, done.stderr) == (
+        125, "postern: bubblewrap could not make the sandbox: No luck today; `postern doctor` says what is missing\n")
+
+
+def test_a_standard_descriptor_that_is_closed_is_null_to_the_command(place):
+    done = subprocess.run(["sh", "-c", 'exec "$@" <&- 2>&-', "sh", kit.POSTERN, "run", "--", "sh", "-c",
+                           "readlink /proc/$$/fd/0 /proc/$$/fd/2; echo aside >&2"], cwd=place, stdout=subprocess.PIPE, text=True, timeout=60,
+                          env={"PATH": "/usr/bin:/bin", "HOME": str(place), "POSTERN_STATE_DIR": str(place / "state")})
+    assert (done.returncode, done.stdout) == (0, "/dev/null\n/dev/null\n")
 
 
 def test_doctor_says_which_state_directory_cannot_be_used(place):

@@ -4,6 +4,7 @@ import os
 import pathlib
 import socket
 import subprocess
+import threading
 
 import pytest
 
@@ -293,3 +294,28 @@ except PermissionError: print('refused')
         finally:
             private.chmod(0o700)
     assert seen == "refused"
+
+
+def test_sockets_that_come_and_go_are_no_hindrance(place):
+    """One that goes after it was seen and before it is mounted over: bubblewrap gives up then, and is started again."""
+    over = threading.Event()
+
+    def come_and_go():
+        for number in range(100_000):
+            with socket.socket(socket.AF_UNIX) as listener:
+                path = place.home / f"{number}.sock"
+                listener.bind(str(path))
+                over.wait(0.005)
+                path.unlink()
+            if over.wait(0.045):
+                return
+
+    coming = threading.Thread(target=come_and_go)
+    coming.start()
+    try:
+        for _ in range(20):
+            done = place.run("sh", "-c", "echo out; echo error >&2")
+            assert (done.stdout, done.stderr) == ("out\n", "error\n")
+    finally:
+        over.set()
+        coming.join()

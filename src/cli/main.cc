@@ -2,11 +2,13 @@
 #include <algorithm>
 #include <cstdio>
 #include <cstring>
+#include <fcntl.h>
 #include <fmt/format.h>
 #include <fmt/ranges.h>
 #include <memory>
 #include <string>
 #include <string_view>
+#include <unistd.h>
 #include <vector>
 
 #include "cli/check.h"
@@ -45,6 +47,7 @@ std::string describe_usage_error(const CLI::App& app, const CLI::ParseError& err
   };
   if (std::ranges::none_of(commands, is_named)) {
     std::vector<std::string> names;
+    names.reserve(commands.size());
     for (const CLI::App* command : commands) names.push_back(command->get_name());
     const std::string word = words.empty() ? "" : words.front();
     return fmt::format(
@@ -129,7 +132,14 @@ void add_run(CLI::App& app, postern::cli::RunOptions& options) {
 
 }  // namespace
 
+/// Whoever started us may have closed them; then the next file opened would be taken for one of them.
+void open_standard_descriptors() {
+  for (int fd : {STDIN_FILENO, STDOUT_FILENO, STDERR_FILENO})
+    if (::fcntl(fd, F_GETFD) < 0) (void)::open("/dev/null", O_RDWR);  // The lowest free one is fd.
+}
+
 int main(int argc, char** argv) {
+  open_standard_descriptors();
   CLI::App app{"Postern: the guarded door through which sandboxed programs reach the network."};
   app.formatter(std::make_shared<Help>());
   app.set_version_flag("--version", "postern " POSTERN_VERSION);

@@ -30,6 +30,8 @@ namespace postern::sandbox {
 namespace {
 
 constexpr int start_time_max_ms = 10'000;  // Usual: 3 ms. Longer only on a machine that is swapping.
+constexpr int start_attempts_max =
+    10;  // A second is rare; on a host where sockets come and go all the time, a fourth.
 constexpr std::string_view shim_path = "/run/postern/launch";
 constexpr std::size_t status_bytes_max = 4096;  // Two short JSON lines.
 
@@ -210,6 +212,10 @@ class Arguments {
   const std::string& text() const { return text_; }
   const std::vector<Fd>& inherited() const { return inherited_; }
 
+  std::string gate, errors;         ///< The launcher's descriptors.
+  Fd messages;                      ///< Becomes bubblewrap's standard error.
+  std::vector<std::string> hidden;  ///< Places that must still be there when bubblewrap comes to them.
+
  private:
   std::string text_;
   std::vector<Fd> inherited_;
@@ -254,6 +260,8 @@ Result<void> add_mounts(Arguments& arguments, const LaunchSpec& spec) {
   if (auto checked = check_working_directory(*facts, steps); !checked) return checked;
   for (const MountStep& step : steps) {
     if (auto added = add_step(arguments, step); !added) return added;
+    if (step.kind == MountStep::Kind::hide_tree || step.kind == MountStep::Kind::hide_file)
+      arguments.hidden.push_back(step.destination);
   }
   arguments.add({"--chdir", facts->working_directory});
   return {};
@@ -294,21 +302,29 @@ Result<Pipe> make_pipe() {
   return Pipe{Fd(ends[0]), Fd(ends[1])};
 }
 
-/// A socket pair, not a pipe: releasing a sandbox that has died must be an error, not SIGPIPE.
-Result<Pipe> make_block_channel() {
+/// A socket pair, not a pipe: it carries a byte each way, and releasing a sandbox that has died must be an
+/// error, not SIGPIPE.
+Result<std::pair<Fd, Fd>> make_gate() {
   std::array<int, 2> ends{};
-  if (socketpair(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0, ends.data()) != 0)
-    return fail_errno("make a channel");
-  return Pipe{Fd(ends[0]), Fd(ends[1])};
+  if (socketpair(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0, ends.data()) != 0) return fail_errno("make a gate");
+  return std::pair(Fd(ends[0]), Fd(ends[1]));
 }
 
-/// Everything that bubblewrap is told. `block` and `status` are its ends of the pipes.
-Result<Arguments> all_arguments(const LaunchSpec& spec, Fd block, Fd status) {
+/// The program's standard error: ours, also when there is none.
+Fd program_errors() {
+  Fd errors(fcntl(STDERR_FILENO, F_DUPFD_CLOEXEC, 3));
+  return errors ? std::move(errors) : Fd(open("/dev/null", O_WRONLY | O_CLOEXEC));
+}
+
+/// Everything that bubblewrap is told. `gate`, `status` and `messages` are the sandbox's ends.
+Result<Arguments> all_arguments(const LaunchSpec& spec, Fd gate, Fd status, Fd messages) {
   Arguments arguments;
   // As root bubblewrap would make no user namespace and keep every capability if it were not told.
   arguments.add({"--unshare-all", "--unshare-user", "--cap-drop", "ALL", "--die-with-parent", "--hostname",
-                 spec.hostname, "--block-fd", arguments.inherit(std::move(block)), "--json-status-fd",
-                 arguments.inherit(std::move(status))});
+                 spec.hostname, "--json-status-fd", arguments.inherit(std::move(status))});
+  arguments.gate = arguments.inherit(std::move(gate));
+  arguments.errors = arguments.inherit(program_errors());
+  arguments.messages = std::move(messages);
   auto filter = syscall_filter();
   if (!filter) return std::unexpected(filter.error());
   arguments.add({"--seccomp", arguments.inherit(std::move(*filter))});
@@ -323,7 +339,8 @@ Result<Arguments> all_arguments(const LaunchSpec& spec, Fd block, Fd status) {
 
 /// Only async-signal-safe calls: other threads may hold locks in the parent.
 [[noreturn]] void become_bubblewrap(const char* path, char* const* words, std::span<const int> keep,
-                                    pid_t parent, const LaunchSpec& spec) {
+                                    int messages, pid_t parent, const LaunchSpec& spec) {
+  dup2(messages, STDERR_FILENO);
   if (prctl(PR_SET_PDEATHSIG, SIGKILL) != 0 || getppid() != parent) _exit(1);
   // Nothing that a caller forgot to mark reaches the sandbox.
   if (syscall(SYS_close_range, 3U, ~0U, 4U /* CLOSE_RANGE_CLOEXEC */) != 0) {
@@ -341,7 +358,7 @@ Result<Arguments> all_arguments(const LaunchSpec& spec, Fd block, Fd status) {
     setrlimit(static_cast<__rlimit_resource>(resource), &limit);
   char* no_environment[] = {nullptr};  // LD_PRELOAD and its like are for the program, not for bubblewrap.
   execve(path, words, no_environment);
-  constexpr std::string_view message = "postern: cannot execute bubblewrap\n";
+  constexpr std::string_view message = "it cannot be executed\n";
   (void)!write(2, message.data(), message.size());
   _exit(1);
 }
@@ -354,6 +371,8 @@ Result<pid_t> spawn(const std::string& bubblewrap, const LaunchSpec& spec, const
                                  std::to_string(file->get()),
                                  "--",
                                  std::string(shim_path),
+                                 arguments.gate,
+                                 arguments.errors,
                                  std::to_string(ignored_signals()),
                                  has_terminal() ? "share" : "own"};
   words.insert(words.end(), spec.command.begin(), spec.command.end());
@@ -366,7 +385,8 @@ Result<pid_t> spawn(const std::string& bubblewrap, const LaunchSpec& spec, const
   pid_t parent = getpid();
   pid_t child = fork();
   if (child < 0) return fail_errno("start bubblewrap");
-  if (child == 0) become_bubblewrap(bubblewrap.c_str(), pointers.data(), keep, parent, spec);
+  if (child == 0)
+    become_bubblewrap(bubblewrap.c_str(), pointers.data(), keep, arguments.messages.get(), parent, spec);
   return child;
 }
 
@@ -392,10 +412,19 @@ std::optional<int> number_in(std::string_view line, const char* key) {
   return document[key].get<int>();
 }
 
-std::unexpected<Error> could_not_start() {
-  return fail(
-      Reason::internal,
-      "bubblewrap could not make the sandbox (its message is above); `postern doctor` says what is missing");
+bool all_exist(const std::vector<std::string>& paths) {
+  return std::ranges::all_of(paths, [](const std::string& path) { return access(path.c_str(), F_OK) == 0; });
+}
+
+std::unexpected<Error> could_not_start(const Fd& messages) {
+  std::string text;
+  while (read_more(messages.get(), text, 0)) {
+  }
+  std::string_view said = std::string_view(text).substr(0, text.find('\n'));
+  if (said.starts_with("bwrap: ")) said.remove_prefix(7);
+  return fail(Reason::internal,
+              fmt::format("bubblewrap could not make the sandbox{}{}; `postern doctor` says what is missing",
+                          said.empty() ? "" : ": ", said));
 }
 
 }  // namespace
@@ -421,37 +450,56 @@ Result<Sandbox> start(const LaunchSpec& spec) {
   if (spec.command.empty()) return fail(Reason::invalid_configuration, "there is no command to run");
   auto bubblewrap = find_bubblewrap();
   if (!bubblewrap) return std::unexpected(bubblewrap.error());
-  auto block = make_block_channel();
-  if (!block) return std::unexpected(block.error());
+  // Sockets come and go. One that goes between our look and bubblewrap's mount makes the latter fail.
+  std::vector<std::string> hidden;
+  auto sandbox = Sandbox::start_once(*bubblewrap, spec, hidden);
+  for (int i = 1; i < start_attempts_max && !sandbox && !all_exist(hidden); ++i)
+    sandbox = Sandbox::start_once(*bubblewrap, spec, hidden);
+  return sandbox;
+}
+
+Result<Sandbox> Sandbox::start_once(const std::string& bubblewrap, const LaunchSpec& spec,
+                                    std::vector<std::string>& hidden) {
+  hidden.clear();
+  auto gate = make_gate();
+  if (!gate) return std::unexpected(gate.error());
   auto status = make_pipe();
   if (!status) return std::unexpected(status.error());
+  auto messages = make_pipe();
+  if (!messages) return std::unexpected(messages.error());
 
   Sandbox sandbox;
-  sandbox.block_ = std::move(block->write_end);
+  sandbox.gate_ = std::move(gate->first);
   sandbox.status_ = std::move(status->read_end);
+  sandbox.messages_ = std::move(messages->read_end);
   {
     // The scope closes our copies of bubblewrap's descriptors: its death must read as end of file.
-    auto arguments = all_arguments(spec, std::move(block->read_end), std::move(status->write_end));
+    auto arguments = all_arguments(spec, std::move(gate->second), std::move(status->write_end),
+                                   std::move(messages->write_end));
     if (!arguments) return std::unexpected(arguments.error());
-    auto child = spawn(*bubblewrap, spec, *arguments);
+    auto child = spawn(bubblewrap, spec, *arguments);
     if (!child) return std::unexpected(child.error());
     sandbox.monitor_ = *child;
+    hidden = std::move(arguments->hidden);
   }
   sandbox.monitor_pidfd_ = Fd(static_cast<int>(syscall(SYS_pidfd_open, sandbox.monitor_, 0)));
   if (!sandbox.monitor_pidfd_) return fail_errno("watch bubblewrap");
 
   while (sandbox.status_text_.find('\n') == std::string::npos) {
     if (!read_more(sandbox.status_.get(), sandbox.status_text_, start_time_max_ms)) {
-      return could_not_start();
+      return could_not_start(sandbox.messages_);
     }
   }
   std::size_t line_end = sandbox.status_text_.find('\n');
   auto init = number_in(std::string_view(sandbox.status_text_).substr(0, line_end), "child-pid");
-  if (!init) return could_not_start();
+  if (!init) return could_not_start(sandbox.messages_);
   sandbox.status_text_.erase(0, line_end + 1);
   sandbox.init_ = *init;
   sandbox.init_pidfd_ = Fd(static_cast<int>(syscall(SYS_pidfd_open, *init, 0)));
-  if (!sandbox.init_pidfd_) return could_not_start();
+  if (!sandbox.init_pidfd_) return could_not_start(sandbox.messages_);
+  // The launcher's byte: everything is mounted.
+  if (std::string byte; !read_more(sandbox.gate_.get(), byte, start_time_max_ms))
+    return could_not_start(sandbox.messages_);
   return sandbox;
 }
 
@@ -467,8 +515,9 @@ Sandbox& Sandbox::operator=(Sandbox&& other) noexcept {
   init_ = std::exchange(other.init_, -1);
   monitor_pidfd_ = std::move(other.monitor_pidfd_);
   init_pidfd_ = std::move(other.init_pidfd_);
-  block_ = std::move(other.block_);
+  gate_ = std::move(other.gate_);
   status_ = std::move(other.status_);
+  messages_ = std::move(other.messages_);
   status_text_ = std::move(other.status_text_);
   return *this;
 }
@@ -480,13 +529,12 @@ Sandbox::~Sandbox() {
 }
 
 Result<void> Sandbox::release() {
-  if (send(block_.get(), "x", 1, MSG_NOSIGNAL) != 1) return fail_errno("let the program run");
-  block_.reset();
+  if (send(gate_.get(), "x", 1, MSG_NOSIGNAL) != 1) return fail_errno("let the program run");
+  gate_.reset();
   return {};
 }
 
 void Sandbox::kill() {
-  // The inside first: an unblocked program must not see its blocker's end of file as permission to start.
   if (init_pidfd_) syscall(SYS_pidfd_send_signal, init_pidfd_.get(), SIGKILL, nullptr, 0);
   if (monitor_ > 0) ::kill(monitor_, SIGKILL);
 }
@@ -502,7 +550,7 @@ Result<int> Sandbox::wait() {
   if (code >= 0) return code;
   // Killed from outside, or by our own kill(): there is no record, the signal says it.
   if (WIFSIGNALED(status)) return 128 + WTERMSIG(status);
-  return could_not_start();
+  return could_not_start(messages_);
 }
 
 /// bubblewrap records an exit code only if the program was executed: that tells its own failures apart.
@@ -525,7 +573,7 @@ pid_t Sandbox::command_pid() const {
 }
 
 bool Sandbox::signal(int number) {
-  if (monitor_ <= 0 || block_) return false;
+  if (monitor_ <= 0 || gate_) return false;
   const pid_t command = command_pid();
   if (command <= 0) return false;
   // The id could pass to another process between the look and the signal; a descriptor cannot.

@@ -60,8 +60,7 @@ class Sandbox {
   int exit_fd() const { return monitor_pidfd_.get(); }
 
   /// Waits for the end. The program's exit status, 128 + N when signal N killed it, 126 or 127 when it could
-  /// not be executed (the program's stderr says why). An error when the sandbox could not be made;
-  /// bubblewrap's own message is on stderr then.
+  /// not be executed (the program's stderr says why). An error when the sandbox could not be made.
   Result<int> wait();
 
   /// Sends a signal to the program (not to what it started). False when there is no such process: before it
@@ -74,6 +73,8 @@ class Sandbox {
  private:
   friend Result<Sandbox> start(const LaunchSpec& spec);
   Sandbox() = default;
+  static Result<Sandbox> start_once(const std::string& bubblewrap, const LaunchSpec& spec,
+                                    std::vector<std::string>& hidden);
   pid_t command_pid() const;
   int recorded_exit_code();
 
@@ -81,12 +82,13 @@ class Sandbox {
   pid_t init_ = -1;     // bubblewrap inside, process 1 of the sandbox
   Fd monitor_pidfd_;
   Fd init_pidfd_;  // No other process can take the id while we hold this and check it.
-  Fd block_;       // A byte lets the program run.
+  Fd gate_;        // To the launcher: a byte lets the program run.
   Fd status_;      // bubblewrap's JSON lines
+  Fd messages_;    // What bubblewrap complains of
   std::string status_text_;
 };
 
-/// Makes the sandbox; blocks until its namespaces exist (about 2 ms). Errors are sentences for the user.
+/// Makes the sandbox; blocks until it is complete (some milliseconds). Errors are sentences for the user.
 Result<Sandbox> start(const LaunchSpec& spec);
 
 /// The bubblewrap to use: a fixed list of places, then PATH.

@@ -5,15 +5,17 @@
 // had without us, closes every descriptor but 0, 1 and 2, and executes it. Static and tiny: it runs in
 // whatever root the sandbox has, and it is embedded in the postern binary.
 //
-//   postern-launch IGNORED share|own COMMAND [ARGUMENT...]
-//     IGNORED  decimal bit set of the signals that stay ignored (nohup), bit 0 for signal 1
-//     own      a process group of its own, so that kill(0) in the sandbox cannot reach a process outside
+//   postern-launch GATE IGNORED share|own COMMAND [ARGUMENT...]
+//     GATE     a socket to Postern: a byte out says that the sandbox is complete, a byte in lets the program
+//     run IGNORED  decimal bit set of the signals that stay ignored (nohup), bit 0 for signal 1 own      a
+//     process group of its own, so that kill(0) in the sandbox cannot reach a process outside
 
 #include <errno.h>
 #include <signal.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/socket.h>
 #include <sys/syscall.h>
 #include <unistd.h>
 
@@ -36,15 +38,27 @@ void close_descriptors() {
   for (int fd = 3; fd < 65536; ++fd) close(fd);  // Before Linux 5.9.
 }
 
+/// End of file is no permission: without Postern nothing runs.
+bool pass_gate(int gate) {
+  char byte = 'r';
+  if (send(gate, &byte, 1, MSG_NOSIGNAL) != 1) return false;
+  ssize_t size = 0;
+  do {
+    size = recv(gate, &byte, 1, 0);
+  } while (size < 0 && errno == EINTR);
+  return size == 1;
+}
+
 }  // namespace
 
 int main(int count, char** arguments) {
-  if (count < 4) return exit_cannot_execute;
+  if (count < 6 || !pass_gate(atoi(arguments[1])) || dup2(atoi(arguments[2]), 2) != 2)
+    return exit_cannot_execute;
   close_descriptors();
-  if (strcmp(arguments[2], "own") == 0) setpgid(0, 0);
-  reset_signals(strtoull(arguments[1], nullptr, 10));
-  execvp(arguments[3], arguments + 3);
+  if (strcmp(arguments[4], "own") == 0) setpgid(0, 0);
+  reset_signals(strtoull(arguments[3], nullptr, 10));
+  execvp(arguments[5], arguments + 5);
   int error = errno;
-  fprintf(stderr, "postern: cannot run '%s': %s\n", arguments[3], strerror(error));
+  fprintf(stderr, "postern: cannot run '%s': %s\n", arguments[5], strerror(error));
   return error == ENOENT || error == ENOTDIR ? exit_not_found : exit_cannot_execute;
 }
