@@ -1,8 +1,15 @@
 import shutil
+import signal
 
 import pytest
 
 import kit
+
+# Under nohup, or behind a `&` in a script, some signals are ignored, and so they would be in all that is started here. A handler
+# of ours is not inherited: whatever is started has the default.
+for _number in (signal.SIGHUP, signal.SIGINT, signal.SIGQUIT):
+    if signal.getsignal(_number) == signal.SIG_IGN:
+        signal.signal(_number, lambda number, frame: None)
 
 
 @pytest.fixture
