@@ -561,7 +561,8 @@ Json print_rule(const Rule& rule) {
   for (const auto& host : rule.match_hosts) out["match_hosts"].push_back(host.text);
   for (const auto& path : rule.match_paths) out["match_paths"].push_back(path.text);
   for (const auto& method : rule.match_methods) out["match_methods"].push_back(method);
-  for (const auto& [name, value] : rule.match_headers) out["match_headers"].push_back(name + ": " + value);
+  for (const auto& [name, value] : rule.match_headers)
+    out["match_headers"].push_back(fmt::format("{}: {}", name, value));
   for (const auto& header : rule.headers) out["headers"].push_back(print_header(header));
   for (const auto& [name, value] : rule.env_vars) out["env_vars"][name] = value;
   return out;

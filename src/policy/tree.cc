@@ -58,9 +58,7 @@ std::optional<Problem> find_bad_character(std::string_view text) {
 
 }  // namespace
 
-Node::Node(Kind what, Position where, std::string value) : kind(what), at(where), text(std::move(value)) {
-  wipe(value);
-}
+Node::Node(Kind what, Position where, std::string value) : kind(what), at(where), text(value) { wipe(value); }
 Node::Node(Node&&) noexcept = default;
 Node& Node::operator=(Node&& other) noexcept {
   if (this != &other) {

@@ -121,6 +121,7 @@ class Handler : public nlohmann::json_sax<nlohmann::json> {
 void read_json(std::string_view text, TreeBuilder& builder) {
   Cursor cursor;
   Handler handler(builder, cursor);
+  // NOLINTNEXTLINE(bugprone-suspicious-stringview-data-usage): both ends are given.
   CountingIterator begin(text.data(), &cursor), end(text.data() + text.size(), &cursor);
   // strict: anything but white space behind the value is an error.
   nlohmann::json::sax_parse(begin, end, &handler, nlohmann::json::input_format_t::json, /*strict=*/true);

@@ -5,6 +5,7 @@
 #include <fcntl.h>
 #include <glob.h>
 #include <linux/capability.h>
+#include <memory>
 #include <stdlib.h>
 #include <sys/stat.h>
 #include <sys/syscall.h>
@@ -170,7 +171,7 @@ void add_existing(std::vector<HiddenPlace>& found, const std::string& path) {
 }
 
 void add_matching(std::vector<HiddenPlace>& found, const std::string& pattern) {
-  if (pattern.find_first_of("*") == std::string::npos) return add_existing(found, pattern);
+  if (pattern.find('*') == std::string::npos) return add_existing(found, pattern);
   glob_t matches{};
   if (glob(pattern.c_str(), GLOB_NOSORT, nullptr, &matches) == 0) {
     for (std::size_t i = 0; i < matches.gl_pathc; ++i) add_existing(found, matches.gl_pathv[i]);
