@@ -93,6 +93,13 @@ struct Buildup {
 
 void append_header_line(const InjectedHeader& header, std::string& out) { out += header.line_.unwrap(); }
 
+void append_header_value(const InjectedHeader& header, std::string& out) {
+  std::string_view value = header.line_.unwrap();
+  value.remove_prefix(header.name.size() + std::string_view(": ").size());
+  value.remove_suffix(std::string_view("\r\n").size());
+  out += value;
+}
+
 std::size_t line_size(const InjectedHeader& header) { return header.line_.unwrap().size(); }
 
 std::string_view source_of(const InjectedHeader& header) { return header.source_; }

@@ -24,6 +24,9 @@ struct Buildup;
 /// Appends "Name: value\r\n". The single door out.
 void append_header_line(const InjectedHeader& header, std::string& out);
 
+/// Appends the value alone, for HTTP/2. The other half of the same door.
+void append_header_value(const InjectedHeader& header, std::string& out);
+
 /// How many bytes append_header_line() appends, so that the buffer need not grow around a secret.
 std::size_t line_size(const InjectedHeader& header);
 
@@ -37,6 +40,7 @@ struct InjectedHeader {
  private:
   friend struct Buildup;
   friend void append_header_line(const InjectedHeader& header, std::string& out);
+  friend void append_header_value(const InjectedHeader& header, std::string& out);
   friend std::size_t line_size(const InjectedHeader& header);
   friend std::string_view source_of(const InjectedHeader& header);
   std::string source_;

@@ -23,9 +23,11 @@ struct RequestHead {
   BodyFraming framing = BodyFraming::none;
   std::uint64_t content_length = 0;  ///< With BodyFraming::length.
   std::string_view upgrade;          ///< The Upgrade field's value when Connection names it, else empty.
+  std::string_view protocol;         ///< Of an extended CONNECT (RFC 8441), which `upgrade` says too.
   int minor_version = 1;             ///< HTTP/1.x
   bool keep_alive = true;            ///< The sender is willing to send another request.
   bool expects_continue = false;     ///< Expect: 100-continue (RFC 9110 §10.1.1)
+  bool accepts_trailers = false;     ///< TE: trailers (RFC 9110 §10.1.4); gRPC insists on it.
 };
 
 struct ResponseHead {
@@ -37,6 +39,13 @@ struct ResponseHead {
   std::string_view upgrade;
   int minor_version = 1;
   bool keep_alive = true;
+};
+
+/// A piece of a body. Valid until the next one is asked for.
+struct BodyPiece {
+  std::string_view data;
+  bool last = false;        ///< The body is complete with this piece.
+  bool more_ready = false;  ///< The next piece needs no waiting: gather before writing.
 };
 
 }  // namespace postern

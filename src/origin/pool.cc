@@ -20,7 +20,8 @@ Pool::Pool(io::Loop& loop, io::BufferPool& buffers, Dialler& dialler, tls::Origi
       buffers_(buffers),
       dialler_(dialler),
       tls_(tls),
-      sweep_(std::make_unique<Sweep>(loop, *this)) {}
+      sweep_(std::make_unique<Sweep>(loop, *this)),
+      http2_(loop, buffers) {}
 
 Pool::~Pool() = default;
 
@@ -44,30 +45,114 @@ std::unique_ptr<Connection> Pool::take(const std::string& key, bool must_be_aliv
   return nullptr;
 }
 
-io::Task<Result<std::unique_ptr<Connection>>> Pool::reach(const Host& host, std::uint16_t port, bool use_tls,
-                                                          Freshness freshness, bool must_be_alive,
-                                                          ReachTimings& timings) {
-  std::string key = fmt::format("{}:{}:{}", use_tls ? "https" : "http", host.name, port);
-  if (freshness == Freshness::pooled_or_new)
-    if (auto pooled = take(key, must_be_alive)) co_return pooled;
+std::optional<Reached> Pool::open_stream(const std::string& link_key) {
+  Http2Links::Link* link = http2_.find(link_key);
+  if (!link) return std::nullopt;
+  Reached reached;
+  reached.stream = link->connection.open();
+  reached.address = link->address;
+  reached.reused = std::exchange(link->used, true);
+  return reached;
+}
 
-  Dialled dialled = co_await co_await dialler_.dial(host, port, loop_.now() + dial_timeout, timings.dial);
-  auto connection = std::make_unique<Connection>(buffers_);
-  connection->address = dialled.endpoint.to_string();
-  connection->tls = use_tls;
-  if (use_tls) {
+io::Task<Result<Reached>> Pool::reach(Wanted wanted, ReachTimings& timings) {
+  const std::string key =
+      fmt::format("{}:{}:{}", wanted.tls ? "https" : "http", wanted.host.name, wanted.port);
+  const bool may_pool = wanted.freshness == Freshness::pooled_or_new;
+  const Protocol protocol = wanted.tls ? wanted.protocol : Protocol::http1;
+  if (!wanted.tls && wanted.protocol == Protocol::http2)
+    co_return fail(Reason::protocol_not_allowed, "HTTP/2 without TLS is not carried", Side::sandbox);
+
+  std::string link_key;
+  if (protocol == Protocol::any || protocol == Protocol::http2) {
+    link_key = fmt::format("{}@{}", wanted.sandbox, key);
+    // While one shakes hands with an origin that is known to speak HTTP/2, the others wait for the outcome.
+    while (may_pool) {
+      if (auto stream = open_stream(link_key)) co_return std::move(*stream);
+      const auto under_way = dialling_.find(link_key);
+      if (under_way == dialling_.end()) break;
+      io::Event done;
+      under_way->second->waiting.push_back(&done);
+      co_await done.wait();
+    }
+    if (http2_.full(link_key)) co_return fail(Reason::overloaded, "too many requests to this origin at once");
+  }
+  if (may_pool && protocol != Protocol::http2) {
+    if (auto pooled = take(key, wanted.must_be_alive)) {
+      Reached reached;
+      reached.address = pooled->address;
+      reached.reused = true;
+      reached.connection = std::move(pooled);
+      co_return reached;
+    }
+  }
+  if (!may_pool || !known_http2_.contains(link_key))
+    co_return co_await dial(wanted, key, link_key, protocol, timings);
+
+  Dialling mine;
+  dialling_[link_key] = &mine;
+  auto reached = co_await dial(wanted, key, link_key, protocol, timings);
+  dialling_.erase(link_key);
+  for (io::Event* waiting : mine.waiting) waiting->set();
+  co_return reached;
+}
+
+io::Task<Result<Reached>> Pool::dial(const Wanted& wanted, const std::string& key, const std::string& link_key,
+                                     Protocol protocol, ReachTimings& timings) {
+  bool refused = false;
+  tls::Alpn alpn = tls::Alpn::any;
+  if (protocol == Protocol::http1 || protocol == Protocol::websocket) alpn = tls::Alpn::http1;
+  if (protocol == Protocol::http2) alpn = tls::Alpn::http2;
+  auto reached = co_await shake_hands(wanted, key, link_key, protocol, alpn, refused, timings);
+  if (reached || !refused || protocol != Protocol::websocket) co_return reached;
+  const std::string websocket_key = fmt::format("{}@{}", wanted.sandbox, key);
+  co_return co_await shake_hands(wanted, key, websocket_key, protocol, tls::Alpn::http2, refused, timings);
+}
+
+io::Task<Result<Reached>> Pool::shake_hands(const Wanted& wanted, const std::string& key,
+                                            const std::string& link_key, Protocol protocol, tls::Alpn alpn,
+                                            bool& refused, ReachTimings& timings) {
+  Dialled dialled =
+      co_await co_await dialler_.dial(wanted.host, wanted.port, loop_.now() + dial_timeout, timings.dial);
+  Reached reached;
+  reached.address = dialled.endpoint.to_string();
+  std::unique_ptr<io::Stream> verified;
+  if (!wanted.tls) {
+    verified = std::move(dialled.stream);
+  } else {
     const TimePoint started = loop_.now();
     auto stream = std::make_unique<tls::TlsStream>(
-        std::move(dialled.stream), tls_.new_connection(host.name, host.literal.has_value(), key));
-    auto verified = co_await stream->handshake(loop_.now() + handshake_timeout);
+        std::move(dialled.stream), tls_.new_connection(wanted.host.name, wanted.host.literal.has_value(), key, alpn));
+    auto shaken = co_await stream->handshake(loop_.now() + handshake_timeout);
     timings.tls = std::chrono::duration_cast<std::chrono::microseconds>(loop_.now() - started);
-    if (!verified) co_return std::unexpected(std::move(verified.error()));
-    connection->stream = std::move(stream);
-  } else {
-    connection->stream = std::move(dialled.stream);
+    refused = stream->protocol_refused();
+    if (!shaken) co_return std::unexpected(std::move(shaken.error()));
+    const bool http2 = stream->chose_http2();
+    verified = std::move(stream);
+    if (http2) {
+      if (known_http2_.size() >= known_http2_max) known_http2_.clear();
+      known_http2_.insert(link_key);
+      Http2Links::Link& link = http2_.add(link_key, std::move(verified), std::move(reached.address));
+      if (protocol == Protocol::websocket) {
+        const bool greeted = co_await link.connection.greeting(loop_.now() + handshake_timeout);
+        if (!greeted || !link.connection.takes_extended_connect())
+          co_return fail(Reason::origin_tls_failed, "the origin speaks only HTTP/2, and no WebSocket over it",
+                         Side::origin);
+      }
+      if (auto opened = open_stream(link_key)) co_return std::move(*opened);
+      co_return fail(Reason::origin_closed, "the origin takes no request on a new connection", Side::origin);
+    }
+    if (protocol == Protocol::http2)
+      co_return fail(Reason::origin_tls_failed, "the origin does not speak HTTP/2, which gRPC needs",
+                     Side::origin);
   }
-  connection->key = std::move(key);
-  co_return connection;
+  auto connection = std::make_unique<Connection>(buffers_);
+  connection->address = reached.address;
+  connection->tls = wanted.tls;
+  connection->stream = std::move(verified);
+  connection->key = key;
+  reached.connection = std::move(connection);
+  co_return reached;
 }
 
 void Pool::give_back(std::unique_ptr<Connection> connection) {

@@ -37,7 +37,16 @@ class PoolTest : public testing::Test {
   static io::Task<void> run(Pool& pool, const Host& host, std::uint16_t port, bool use_tls,
                             Freshness freshness, bool must_be_alive, std::optional<Reached>& out) {
     ReachTimings timings;
-    out.emplace(co_await pool.reach(host, port, use_tls, freshness, must_be_alive, timings));
+    const Wanted wanted{.host = host,
+                        .port = port,
+                        .tls = use_tls,
+                        .freshness = freshness,
+                        .must_be_alive = must_be_alive};
+    auto reached = co_await pool.reach(wanted, timings);
+    if (reached)
+      out.emplace(std::move(reached->connection));
+    else
+      out.emplace(std::unexpected(std::move(reached.error())));
   }
   Reached reach(const char* name, std::uint16_t port = 80, bool use_tls = false,
                 Freshness freshness = Freshness::pooled_or_new, bool must_be_alive = false) {

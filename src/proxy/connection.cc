@@ -6,9 +6,11 @@
 #include <sys/socket.h>
 
 #include "dns/name_table.h"
+#include "http2/connection.h"
 #include "intake/first_flight.h"
 #include "proxy/exchange.h"
 #include "proxy/http1_sides.h"
+#include "proxy/http2_sides.h"
 #include "proxy/limits.h"
 #include "proxy/relay.h"
 #include "proxy/worker.h"
@@ -78,6 +80,7 @@ class Connection {
   io::Task<void> intercept();
   io::Task<void> refuse_readably(Error error);
   io::Task<void> serve_http(io::Stream& stream);
+  io::Task<void> serve_http2(std::unique_ptr<io::Stream> stream, std::optional<Error> refusal);
   io::Task<void> serve_other();
   io::Task<void> serve_covered(bool denies_some);
   io::Task<void> pass_through(audit::Kind kind, std::unique_ptr<io::TcpStream> origin,
@@ -158,7 +161,9 @@ io::Task<Result<void>> Connection::handshake(tls::LeafUse use, std::unique_ptr<t
   const std::string scope =
       *flow_.tenant.identity.workspace + "/" + *flow_.tenant.identity.name + "/" + flow_.host.name;
   stream = std::make_unique<tls::TlsStream>(
-      std::move(sandbox_), worker_.sandbox_tls.new_connection(leaf.certificate.get(), leaf.key.get(), scope));
+      std::move(sandbox_),
+      worker_.sandbox_tls.new_connection(leaf.certificate.get(), leaf.key.get(), scope,
+                                         use == tls::LeafUse::refusal ? tls::Alpn::http1 : tls::Alpn::any));
   co_return co_await stream->handshake(worker_.loop.now() + limits::handshake_time);
 }
 
@@ -166,6 +171,7 @@ io::Task<void> Connection::intercept() {
   std::unique_ptr<tls::TlsStream> stream;
   if (auto shaken = co_await handshake(tls::LeafUse::allowed, stream); !shaken)
     co_return record_failure(audit::Kind::tls, shaken.error());
+  if (stream->chose_http2()) co_return co_await serve_http2(std::move(stream), std::nullopt);
   co_await serve_http(*stream);
 }
 
@@ -175,7 +181,8 @@ io::Task<void> Connection::refuse_readably(Error error) {
   std::unique_ptr<tls::TlsStream> stream;
   if (auto shaken = co_await handshake(tls::LeafUse::refusal, stream); !shaken)
     co_return record_failure(audit::Kind::tls, error);
-  Http1SandboxSide sandbox(*stream, worker_.buffers);
+  if (stream->chose_http2()) co_return co_await serve_http2(std::move(stream), std::move(error));
+  Http1SandboxSide sandbox(*stream, worker_.buffers, Http1SandboxSide::HalfClose::is_gone);
   auto request = co_await sandbox.next_request(worker_.loop.now() + limits::first_bytes_time);
   if (!request || !*request) {
     stream->reset_on_close();
@@ -190,7 +197,9 @@ io::Task<void> Connection::refuse_readably(Error error) {
 // --------------------------------------------------------------------------------------------------
 
 io::Task<void> Connection::serve_http(io::Stream& stream) {
-  Http1SandboxSide sandbox(stream, worker_.buffers);
+  const auto half_close =
+      flow_.tls ? Http1SandboxSide::HalfClose::is_gone : Http1SandboxSide::HalfClose::is_an_end;
+  Http1SandboxSide sandbox(stream, worker_.buffers, half_close);
   Http1Connection open(worker_, flow_.tenant, stream, sandbox);
   TimePoint first_byte = worker_.loop.now() + limits::first_bytes_time;
   for (bool first = true;; first = false) {
@@ -231,6 +240,64 @@ io::Task<void> Connection::serve_http(io::Stream& stream) {
   }
   // After an abort the end must not look orderly: closing resets.
   if (!sandbox.aborted()) stream.shutdown_write();
+}
+
+// Many exchanges at once, each judged by itself.
+struct Http2Exchanges final : http2::Connection::Requests {
+  Worker& worker;
+  const Flow& flow;
+  const std::optional<Error>& refusal;  ///< What every request is answered with.
+  const std::function<void(const Error&)> record;
+  std::size_t running = 0;
+  std::size_t requests = 0;
+  io::Event over;
+
+  Http2Exchanges(Worker& w, const Flow& f, const std::optional<Error>& r, std::function<void(const Error&)> to_record)
+      : worker(w), flow(f), refusal(r), record(std::move(to_record)) {}
+
+  void on_request(std::shared_ptr<http2::Stream> stream) override {
+    ++requests;
+    // Streams that the sandbox reset may still be on their way out: they count.
+    if (running >= limits::http2_exchanges_max) {
+      stream->reset(http2::ErrorCode::refused_stream);
+      return record({Reason::overloaded, Side::sandbox, Retry::never, "too many requests at once"});
+    }
+    ++running;
+    worker.loop.spawn(serve(*this, std::move(stream)));
+  }
+  void on_refused_request(const Error& why) override {
+    ++requests;
+    record(why);
+  }
+
+  static io::Task<void> serve(Http2Exchanges& self, std::shared_ptr<http2::Stream> stream) {
+    {
+      Http2SandboxSide sandbox(std::move(stream), self.worker.loop);
+      auto taken = sandbox.take_request(self.flow.tls);
+      if (!taken)
+        co_await refuse(self.worker, self.flow, sandbox, std::move(taken.error()));
+      else if (self.refusal)
+        co_await refuse(self.worker, self.flow, sandbox, *self.refusal);
+      else
+        co_await carry(self.worker, self.flow, sandbox);
+    }
+    if (--self.running == 0) self.over.set();
+  }
+};
+
+io::Task<void> Connection::serve_http2(std::unique_ptr<io::Stream> stream, std::optional<Error> refusal) {
+  Http2Exchanges exchanges(worker_, flow_, refusal, [this](const Error& why) { record_failure(audit::Kind::http, why); });
+  http2::Connection connection(std::move(stream), worker_.buffers, limits::http2_timing, &exchanges);
+  auto ended = co_await connection.run();
+  while (exchanges.running > 0) {
+    exchanges.over.reset();
+    co_await exchanges.over.wait();
+  }
+  if (exchanges.requests > 0) co_return;
+  Error why(Reason::sandbox_closed, Side::sandbox, Retry::never, "the connection ended without a request");
+  if (!ended) why = std::move(ended.error());
+  if (refusal) why = std::move(*refusal);
+  record_failure(audit::Kind::tls, why);
 }
 
 // ---- every other port

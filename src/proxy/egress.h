@@ -1,6 +1,8 @@
 #pragma once
 // What a loop knows about one sandbox: who it is, and the policy with its credentials that is in force.
 
+#include <atomic>
+#include <cstdint>
 #include <memory>
 #include <string>
 
@@ -24,6 +26,13 @@ struct Egress {
 };
 
 struct SandboxIdentity {
+  /// Never used again in this process, unlike a name.
+  static std::uint64_t next_number() {
+    static std::atomic<std::uint64_t> last = 0;
+    return ++last;
+  }
+
+  std::uint64_t number = next_number();
   std::shared_ptr<const std::string> name;
   std::shared_ptr<const std::string> workspace;
   dns::NameTable* names = nullptr;  ///< Outlives every connection of the sandbox.

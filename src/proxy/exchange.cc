@@ -3,6 +3,7 @@
 #include <charconv>
 
 #include "proxy/http1_sides.h"
+#include "proxy/http2_sides.h"
 #include "proxy/limits.h"
 #include "proxy/refusal.h"
 #include "proxy/relay.h"
@@ -25,7 +26,7 @@ bool names_framing(std::string_view name) {
          wire::same_name(name, "expect");
 }
 
-class Exchange final : io::Stream::IdleWatcher {
+class Exchange final : SandboxSide::AbortWatcher {
  public:
   Exchange(Worker& worker, const Flow& flow, SandboxSide& sandbox)
       : worker_(worker),
@@ -69,17 +70,23 @@ class Exchange final : io::Stream::IdleWatcher {
   io::Task<void> give_up();
   io::Task<Result<void>> relay_body();
   io::Task<void> tunnel();
+  io::Task<RelayOutcome> bridge();
+  origin::Protocol protocol() const;
   void settle();
 
   bool may_retry(const Error& error) const;
   std::string_view authority();
   bool authenticates_connection(std::span<const HeaderField> fields, std::string_view name) const;
   OutgoingRequest outgoing_request();
+  std::string_view outgoing_upgrade() const;
+  static bool is_grpc(std::span<const HeaderField> fields);
+  TimePoint tunnel_deadline() const { return worker_.loop.now() + limits::tunnel_idle_time; }
+  void break_tunnel(Error error);
   Result<OutgoingAnswer> outgoing_answer(const ResponseHead& head);
   void forwardable(std::span<const HeaderField> fields, bool request);
   bool is_injected(std::string_view name) const;
   std::span<const HeaderField> request_trailers();
-  void on_idle_input(io::Stream& stream) override;
+  void on_sandbox_gone() override;
   TimePoint body_deadline() const { return worker_.loop.now() + limits::body_idle_time; }
   void fail_with(Error error) {
     if (!failure_) failure_ = std::move(error);
@@ -102,10 +109,12 @@ class Exchange final : io::Stream::IdleWatcher {
   policy::Verdict verdict_;
   std::span<const credential::InjectedHeader> credentials_;
   std::vector<HeaderField> fields_;
-  std::unique_ptr<Http1OriginSide> origin_;
+  std::unique_ptr<OriginSide> origin_;
+  bool origin_reused_ = false;
   std::optional<io::Child> upload_;
   bool upload_complete_ = true;
   bool body_started_ = false;
+  bool retried_ = false;
   std::optional<Error> failure_;
 };
 
@@ -198,26 +207,50 @@ io::Task<Result<void>> Exchange::reach_and_send() {
 }
 
 bool Exchange::may_retry(const Error& error) const {
+  if (!origin_ || origin_->anything_received() || body_started_) return false;
+  // An origin of HTTP/2 that says so has not looked at the request (RFC 9113 §8.7).
+  if (error.retry == Retry::fresh_connection) return !retried_;
   // A pooled connection that its origin had already closed: nothing was answered, and nothing is lost by
   // asking again.
-  return origin_ && origin_->connection().reused && !origin_->anything_received() && !body_started_ &&
-         is_idempotent(method_) && error.side == Side::origin && error.reason != Reason::origin_timeout;
+  return origin_reused_ && is_idempotent(method_) && error.side == Side::origin &&
+         error.reason != Reason::origin_timeout;
+}
+
+// Which version of HTTP this request needs.
+origin::Protocol Exchange::protocol() const {
+  const RequestHead& request = sandbox_.request();
+  if (!outgoing_upgrade().empty())
+    return wire::same_name(request.upgrade, "websocket") ? origin::Protocol::websocket : origin::Protocol::http1;
+  if (authenticates_connection(request.fields, "authorization")) return origin::Protocol::http1;
+  if (is_grpc(request.fields)) return origin::Protocol::http2;
+  return origin::Protocol::any;
 }
 
 io::Task<Result<void>> Exchange::reach(origin::Freshness freshness) {
   origin::ReachTimings timings;
-  auto connection =
-      co_await worker_.pool.reach(*host_, flow_.port, flow_.tls, freshness, !is_idempotent(method_), timings);
+  retried_ = freshness == origin::Freshness::new_only;
+  const origin::Wanted wanted{.host = *host_,
+                              .port = flow_.port,
+                              .tls = flow_.tls,
+                              .protocol = protocol(),
+                              .sandbox = flow_.tenant.identity.number,
+                              .freshness = freshness,
+                              .must_be_alive = !is_idempotent(method_)};
+  auto reached = co_await worker_.pool.reach(wanted, timings);
   recording_->timings.dns = timings.dial.dns;
   recording_->timings.connect = timings.dial.connect;
   recording_->timings.tls = timings.tls;
-  if (!connection) {
+  if (!reached) {
     origin_.reset();
-    co_return std::unexpected(std::move(connection.error()));
+    co_return std::unexpected(std::move(reached.error()));
   }
   if (failure_) co_return std::unexpected(*failure_);  // The sandbox left meanwhile: nothing is sent for it.
-  recording_->origin_address = (*connection)->address;
-  origin_ = std::make_unique<Http1OriginSide>(std::move(*connection));
+  recording_->origin_address = std::move(reached->address);
+  origin_reused_ = reached->reused;
+  if (reached->stream)
+    origin_ = std::make_unique<Http2OriginSide>(std::move(reached->stream));
+  else
+    origin_ = std::make_unique<Http1OriginSide>(worker_.pool, std::move(reached->connection));
   // Only now, with the origin's identity verified, are credentials put on the request.
   if (!origin_->start_request(outgoing_request()))
     co_return fail(Reason::malformed_request, "a header cannot be forwarded", Side::sandbox);
@@ -279,6 +312,16 @@ bool Exchange::authenticates_connection(std::span<const HeaderField> fields, std
   return false;
 }
 
+// gRPC ends its answers with trailers that HTTP/1.1 clients and origins lose; grpc-web was made to do without.
+bool Exchange::is_grpc(std::span<const HeaderField> fields) {
+  constexpr std::string_view type = "application/grpc";
+  for (const HeaderField& field : fields)
+    if (wire::same_name(field.name, "content-type"))
+      return wire::same_name(field.value.substr(0, type.size()), type) &&
+             (field.value.size() == type.size() || field.value[type.size()] != '-');
+  return false;
+}
+
 OutgoingRequest Exchange::outgoing_request() {
   const RequestHead& request = sandbox_.request();
   forwardable(request.fields, true);
@@ -291,10 +334,17 @@ OutgoingRequest Exchange::outgoing_request() {
   outgoing.credentials = credentials_;
   outgoing.framing = request.framing;
   outgoing.content_length = request.content_length;
-  // h2c would be a second protocol inside, beyond our judgement (threat 35).
-  if (request.framing == BodyFraming::none && !wire::has_token(request.upgrade, "h2c"))
-    outgoing.upgrade = request.upgrade;
+  outgoing.upgrade = outgoing_upgrade();
+  outgoing.extended_connect = !request.protocol.empty();
+  outgoing.accepts_trailers = request.accepts_trailers;
   return outgoing;
+}
+
+// h2c would be a second protocol inside, beyond our judgement (threat 35).
+std::string_view Exchange::outgoing_upgrade() const {
+  const RequestHead& request = sandbox_.request();
+  const bool wanted = request.framing == BodyFraming::none && !wire::has_token(request.upgrade, "h2c");
+  return wanted ? request.upgrade : std::string_view();
 }
 
 io::Task<Result<void>> Exchange::send_request() {
@@ -327,7 +377,7 @@ io::Task<void> Exchange::upload() {
     if (!piece) {
       if (piece.error().reason != Reason::cancelled) {
         // The sandbox left or sent nonsense: the origin must not take what it got for the whole.
-        origin_->tunnel_stream().reset_on_close();
+        origin_->abort();
         fail_with(std::move(piece.error()));
         origin_->cancel_read();
       }
@@ -346,21 +396,18 @@ io::Task<void> Exchange::finish_upload() {
   if (!upload_) co_return;
   if (!upload_->finished()) {
     // The answer is complete before the request is (threat 33): neither connection carries another exchange.
-    origin_->tunnel_stream().reset_on_close();
+    origin_->abort();
     sandbox_.cancel_body();
     origin_->cancel_send();
   }
   co_await upload_->join();
 }
 
-void Exchange::on_idle_input(io::Stream& stream) {
-  // A TLS client that has closed is gone; over plain TCP a half-close is a legitimate end of a request.
-  if (flow_.tls ? !stream.hung_up() : !stream.broken()) return;
+void Exchange::on_sandbox_gone() {
   fail_with(Error{Reason::sandbox_closed, Side::sandbox, Retry::never,
                   "the sandbox left before the answer was complete"});
-  stream.watch_idle(nullptr);
   if (!origin_) return;
-  origin_->tunnel_stream().reset_on_close();
+  origin_->abort();
   origin_->cancel_read();
 }
 
@@ -435,7 +482,7 @@ io::Task<void> Exchange::relay_answer() {
     co_return co_await refuse(std::move(started.error()));
   if (head->status == 101) co_return co_await tunnel();
   if (auto relayed = co_await relay_body(); !relayed) {
-    sandbox_.abort();
+    sandbox_.abort(origin_->reset_code());
     fail_with(std::move(relayed.error()));
   }
 }
@@ -463,13 +510,58 @@ io::Task<void> Exchange::tunnel() {
   sandbox_.watch_abort(nullptr);
   if (auto sent = co_await sandbox_.send_body({{}, false, false}, {}); !sent)
     co_return fail_with(std::move(sent.error()));
-  const RelayOutcome outcome =
-      co_await relay(sandbox_.tunnel_stream(), sandbox_.tunnel_input(), origin_->tunnel_stream(),
-                     origin_->tunnel_input(), limits::tunnel_idle_time);
+  sandbox_.start_tunnel();
+  origin_->start_tunnel();
+  RelayOutcome outcome;
+  if (sandbox_.tunnel_stream() && origin_->tunnel_stream())
+    outcome = co_await relay(*sandbox_.tunnel_stream(), *sandbox_.tunnel_input(), *origin_->tunnel_stream(),
+                             *origin_->tunnel_input(), limits::tunnel_idle_time);
+  else
+    outcome = co_await bridge();
   recording_->request_bytes += outcome.to_origin;
   recording_->response_bytes += outcome.to_sandbox;
   upload_complete_ = false;  // Neither connection speaks HTTP any more.
   if (outcome.error) fail_with(*outcome.error);
+}
+
+// A tunnel of which at least one end is a stream of HTTP/2.
+io::Task<RelayOutcome> Exchange::bridge() {
+  struct Direction {
+    static io::Task<void> outward(Exchange& self) {
+      while (true) {
+        auto piece = co_await self.sandbox_.read_body(self.tunnel_deadline());
+        if (!piece) co_return self.break_tunnel(std::move(piece.error()));
+        auto sent = co_await self.origin_->send_body(*piece, {}, self.tunnel_deadline());
+        if (!sent) co_return self.break_tunnel(std::move(sent.error()));
+        if (piece->last) co_return;
+      }
+    }
+    static io::Task<void> inward(Exchange& self) {
+      while (true) {
+        auto piece = co_await self.origin_->read_body(self.tunnel_deadline());
+        if (!piece) co_return self.break_tunnel(std::move(piece.error()));
+        auto sent = co_await self.sandbox_.send_body(*piece, {});
+        if (!sent) co_return self.break_tunnel(std::move(sent.error()));
+        if (piece->last) co_return;
+      }
+    }
+  };
+  io::Child upward(Direction::outward(*this));
+  co_await Direction::inward(*this);
+  co_await upward.join();
+  RelayOutcome outcome;  // The sides have counted.
+  outcome.error = failure_;
+  co_return outcome;
+}
+
+void Exchange::break_tunnel(Error error) {
+  if (failure_) return;
+  fail_with(std::move(error));
+  sandbox_.abort(origin_->reset_code());
+  origin_->abort();
+  sandbox_.cancel_body();
+  origin_->cancel_read();
+  origin_->cancel_send();
 }
 
 void Exchange::settle() {
@@ -481,8 +573,7 @@ void Exchange::settle() {
     recording_.finish(reason, failure_->detail);
     return;
   }
-  if (auto connection = origin_->take_reusable(upload_complete_ && !connection_bound_))
-    worker_.pool.give_back(std::move(connection));
+  origin_->settle(upload_complete_ && !connection_bound_);
   recording_.finish(Reason::allowed);
 }
 

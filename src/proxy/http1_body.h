@@ -14,13 +14,6 @@
 
 namespace postern::proxy {
 
-/// Valid until the next piece is asked for.
-struct BodyPiece {
-  std::string_view data;
-  bool last = false;        ///< The body is complete with this piece.
-  bool more_ready = false;  ///< The next piece needs no waiting: gather before writing.
-};
-
 class BodyReader {
  public:
   BodyReader(io::Stream& stream, io::Buffer& input) : stream_(&stream), input_(&input) {}

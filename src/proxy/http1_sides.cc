@@ -3,6 +3,7 @@
 #include <strings.h>
 
 #include "proxy/limits.h"
+#include "proxy/websocket.h"
 #include "tls/stream.h"
 #include "wire/http_writer.h"
 
@@ -11,8 +12,18 @@ namespace postern::proxy {
 // ---- toward the sandbox
 // ------------------------------------------------------------------------------------
 
-Http1SandboxSide::Http1SandboxSide(io::Stream& stream, io::BufferPool& buffers)
-    : stream_(stream), input_(buffers), body_(stream, input_), answer_(stream, output_) {}
+Http1SandboxSide::Http1SandboxSide(io::Stream& stream, io::BufferPool& buffers, HalfClose half_close)
+    : stream_(stream),
+      input_(buffers),
+      body_(stream, input_),
+      answer_(stream, output_),
+      half_close_(half_close) {}
+
+void Http1SandboxSide::on_idle_input(io::Stream& stream) {
+  if (half_close_ == HalfClose::is_gone ? !stream.hung_up() : !stream.broken()) return;
+  stream.watch_idle(nullptr);
+  abort_watcher_->on_sandbox_gone();
+}
 
 void Http1SandboxSide::release_head() { input_.consume(std::exchange(head_bytes_, 0)); }
 
@@ -102,6 +113,7 @@ io::Task<Result<void>> Http1SandboxSide::send_body(BodyPiece piece, std::span<co
   auto sent = co_await answer_.send(piece, trailers, stream_.loop().now() + limits::body_idle_time);
   answer_bytes_ += piece.data.size();
   answer_complete_ = sent && piece.last;
+  if (tunnel_ && piece.last && sent) stream_.shutdown_write();
   co_return sent;
 }
 
@@ -135,22 +147,25 @@ io::Task<void> Http1SandboxSide::discard() {
   }
 }
 
-void Http1SandboxSide::abort() {
+void Http1SandboxSide::abort(std::optional<std::uint32_t>) {
   aborted_ = true;
   stream_.reset_on_close();
 }
 
-io::Buffer& Http1SandboxSide::tunnel_input() {
+void Http1SandboxSide::start_tunnel() {
   release_head();
   body_.release_piece();
-  return input_;
+  body_.start(BodyFraming::until_close, 0);
+  answer_.start(BodyFraming::until_close);
+  tunnel_ = true;
 }
 
 // ---- toward the origin
 // -------------------------------------------------------------------------------------
 
-Http1OriginSide::Http1OriginSide(std::unique_ptr<origin::Connection> connection)
-    : connection_(std::move(connection)),
+Http1OriginSide::Http1OriginSide(origin::Pool& pool, std::unique_ptr<origin::Connection> connection)
+    : pool_(pool),
+      connection_(std::move(connection)),
       body_(*connection_->stream, connection_->input),
       request_(*connection_->stream, output_) {}
 
@@ -181,6 +196,7 @@ bool Http1OriginSide::start_request(const OutgoingRequest& request) {
   if (!request.upgrade.empty()) {
     writer.field("Connection", "Upgrade");
     writer.field("Upgrade", request.upgrade);
+    if (request.extended_connect) writer.field("Sec-WebSocket-Key", websocket_key_ = websocket_key());
   }
   // Last, and outside of everything that the sandbox could say about hop-by-hop fields (threat 40).
   for (const auto& header : request.credentials) credential::append_header_line(header, output_);
@@ -196,7 +212,9 @@ io::Task<Result<void>> Http1OriginSide::send_body(BodyPiece piece, std::span<con
   // A buffer that grew around the head would leave the credentials in it behind.
   if (!output_.empty() && output_.capacity() - output_.size() < piece.data.size() + 64)
     co_await co_await request_.flush(deadline);
-  co_return co_await request_.send(piece, trailers, deadline);
+  auto sent = co_await request_.send(piece, trailers, deadline);
+  if (tunnel_ && piece.last && sent) connection_->stream->shutdown_write();
+  co_return sent;
 }
 
 io::Task<Result<void>> Http1OriginSide::flush(TimePoint deadline) { return request_.flush(deadline); }
@@ -227,6 +245,7 @@ io::Task<Result<const ResponseHead*>> Http1OriginSide::read_head(std::string_vie
   }
   co_await wire::parse_response_head(input.bytes().substr(0, head_bytes_), method, storage_, head_);
   if (head_.status >= 200) body_.start(head_.framing, head_.content_length);
+  if (head_.status == 101 && !websocket_key_.empty()) co_await check_accept();
   if (output_.empty()) wipe_output();  // Sent: the credentials in it are not needed again.
   co_return &head_;
 }
@@ -241,18 +260,33 @@ bool Http1OriginSide::truncated() const {
   return head_.framing == BodyFraming::until_close && secure && secure->truncated();
 }
 
-io::Buffer& Http1OriginSide::tunnel_input() {
-  release_head();
-  return connection_->input;
+// RFC 6455 §4.1: the origin has understood what it agrees to. The sandbox asked without a key.
+Result<void> Http1OriginSide::check_accept() {
+  const std::string expected = websocket_accept(websocket_key_);
+  std::size_t accepted = 0;
+  std::erase_if(storage_, [&](const HeaderField& field) {
+    if (!wire::same_name(field.name, "sec-websocket-accept")) return false;
+    accepted += field.value == expected ? 1 : 2;
+    return true;
+  });
+  head_.fields = storage_;
+  if (accepted == 1) return {};
+  return fail(Reason::origin_malformed_response, "the Sec-WebSocket-Accept is not the key's", Side::origin);
 }
 
-std::unique_ptr<origin::Connection> Http1OriginSide::take_reusable(bool request_complete) {
-  if (!request_complete || !body_.complete() || !head_.keep_alive ||
-      head_.framing == BodyFraming::until_close)
-    return nullptr;
+void Http1OriginSide::start_tunnel() {
+  release_head();
+  body_.start(BodyFraming::until_close, 0);
+  request_.start(BodyFraming::until_close);
+  tunnel_ = true;
+}
+
+void Http1OriginSide::settle(bool clean) {
+  if (!clean || tunnel_ || !body_.complete() || !head_.keep_alive || head_.framing == BodyFraming::until_close)
+    return;
   release_head();
   body_.release_piece();
-  return std::move(connection_);
+  pool_.give_back(std::move(connection_));
 }
 
 }  // namespace postern::proxy

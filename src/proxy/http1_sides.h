@@ -4,15 +4,19 @@
 #include <memory>
 
 #include "origin/pool.h"
+#include "proxy/http1_body.h"
 #include "proxy/sides.h"
 #include "wire/http1.h"
 
 namespace postern::proxy {
 
 /// Lives as long as the sandbox's connection; carries one request after the other.
-class Http1SandboxSide final : public SandboxSide {
+class Http1SandboxSide final : public SandboxSide, io::Stream::IdleWatcher {
  public:
-  Http1SandboxSide(io::Stream& stream, io::BufferPool& buffers);
+  /// A TLS client that has closed is gone; over plain TCP a half-close is a legitimate end of a request.
+  enum class HalfClose : std::uint8_t { is_gone, is_an_end };
+
+  Http1SandboxSide(io::Stream& stream, io::BufferPool& buffers, HalfClose half_close);
 
   /// Waits for the next request. False: the sandbox ended between two requests.
   /// Errors: malformed_request, head_too_large, sandbox_timeout, sandbox_closed …; the answer to them closes.
@@ -39,12 +43,17 @@ class Http1SandboxSide final : public SandboxSide {
   io::Task<Result<void>> send_body(BodyPiece piece, std::span<const HeaderField> trailers) override;
   bool answer_started() const override { return answer_started_; }
   std::uint64_t answer_bytes() const override { return answer_bytes_; }
-  void watch_abort(io::Stream::IdleWatcher* watcher) override { stream_.watch_idle(watcher); }
-  void abort() override;
-  io::Stream& tunnel_stream() override { return stream_; }
-  io::Buffer& tunnel_input() override;
+  void watch_abort(AbortWatcher* watcher) override {
+    abort_watcher_ = watcher;
+    stream_.watch_idle(watcher ? this : nullptr);
+  }
+  void abort(std::optional<std::uint32_t> code = std::nullopt) override;
+  void start_tunnel() override;
+  io::Stream* tunnel_stream() override { return &stream_; }
+  io::Buffer* tunnel_input() override { return &input_; }
 
  private:
+  void on_idle_input(io::Stream& stream) override;
   void release_head();
   Result<void> write_head(const OutgoingAnswer& answer, bool informational);
 
@@ -62,12 +71,15 @@ class Http1SandboxSide final : public SandboxSide {
   bool answer_complete_ = false;
   bool close_ = false;
   bool aborted_ = false;
+  bool tunnel_ = false;
+  const HalfClose half_close_;
+  AbortWatcher* abort_watcher_ = nullptr;
 };
 
 /// One request on one connection to an origin.
 class Http1OriginSide final : public OriginSide {
  public:
-  explicit Http1OriginSide(std::unique_ptr<origin::Connection> connection);
+  Http1OriginSide(origin::Pool& pool, std::unique_ptr<origin::Connection> connection);
   ~Http1OriginSide() override;
 
   bool start_request(const OutgoingRequest& request) override;
@@ -82,18 +94,21 @@ class Http1OriginSide final : public OriginSide {
   std::span<const HeaderField> trailers() const override { return body_.trailers(); }
   void cancel_read() override { connection_->stream->cancel_read(); }
   bool truncated() const override;
-  io::Stream& tunnel_stream() override { return *connection_->stream; }
-  io::Buffer& tunnel_input() override;
-
-  const origin::Connection& connection() const { return *connection_; }
-  /// The connection, if the exchange left it in a state to be used again; else nullptr.
-  std::unique_ptr<origin::Connection> take_reusable(bool request_complete);
+  void abort() override { connection_->stream->reset_on_close(); }
+  void settle(bool clean) override;
+  void start_tunnel() override;
+  io::Stream* tunnel_stream() override { return connection_->stream.get(); }
+  io::Buffer* tunnel_input() override { return &connection_->input; }
 
  private:
   void wipe_output();
   void release_head();
 
+  Result<void> check_accept();
+
+  origin::Pool& pool_;
   std::unique_ptr<origin::Connection> connection_;
+  std::string websocket_key_;  ///< Ours, where the sandbox's side of the handshake has none.
   std::string output_;  ///< Holds credentials: wiped as soon as it is written.
   std::vector<HeaderField> storage_;
   ResponseHead head_;
@@ -102,6 +117,7 @@ class Http1OriginSide final : public OriginSide {
   BodyWriter request_;
   std::uint64_t request_bytes_ = 0;
   bool anything_received_ = false;
+  bool tunnel_ = false;
 };
 
 }  // namespace postern::proxy

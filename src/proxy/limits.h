@@ -5,6 +5,7 @@
 #include <cstddef>
 
 #include "base/units.h"
+#include "http2/connection.h"
 
 namespace postern::proxy::limits {
 
@@ -30,6 +31,15 @@ inline constexpr int informational_max = 16;                // 1xx answers to on
 inline constexpr std::size_t connections_max = 16384;       // per loop; beyond it a connection is reset
 inline constexpr std::size_t exchanges_max = 16384;         // per loop, under way at once; 503 above
 inline constexpr std::size_t pool_idle_when_shedding = 32;  // connections to origins that are kept then
+// Exchanges of one HTTP/2 connection, with those whose stream was reset but whose end is still under way.
+inline constexpr std::size_t http2_exchanges_max = 2 * http2::limits::streams_max;
+inline constexpr http2::Timing http2_timing{.first_bytes = first_bytes_time,
+                                            .idle = keep_alive_time,
+                                            .head = head_time,
+                                            .write = body_idle_time,
+                                            .farewell = drain_time,
+                                            .ping_after = {},
+                                            .ping_answer = {}};
 inline constexpr std::size_t gather_bytes = 16 * KiB;       // small pieces that are ready go out in one write
 
 }  // namespace postern::proxy::limits

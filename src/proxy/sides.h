@@ -4,6 +4,7 @@
 // framing.
 
 #include <cstdint>
+#include <optional>
 #include <span>
 #include <string>
 #include <string_view>
@@ -13,7 +14,6 @@
 #include "io/buffer.h"
 #include "io/stream.h"
 #include "model/http.h"
-#include "proxy/http1_body.h"
 
 namespace postern::proxy {
 
@@ -27,6 +27,8 @@ struct OutgoingRequest {
   BodyFraming framing = BodyFraming::none;
   std::uint64_t content_length = 0;
   std::string_view upgrade;
+  bool extended_connect = false;  ///< The upgrade was asked for as RFC 8441 has it, without a key.
+  bool accepts_trailers = false;
 };
 
 /// An answer as it goes to the sandbox.
@@ -42,6 +44,14 @@ struct OutgoingAnswer {
 
 class SandboxSide {
  public:
+  class AbortWatcher {
+   public:
+    virtual void on_sandbox_gone() = 0;
+
+   protected:
+    ~AbortWatcher() = default;
+  };
+
   virtual ~SandboxSide() = default;
 
   /// The request. Its views are valid until the body is read for the first time.
@@ -62,12 +72,15 @@ class SandboxSide {
   virtual std::uint64_t answer_bytes() const = 0;
 
   /// Tells `watcher` when the sandbox goes away while nothing is read from it; nullptr ends that.
-  virtual void watch_abort(io::Stream::IdleWatcher* watcher) = 0;
-  /// The sandbox must not take what it got for the whole.
-  virtual void abort() = 0;
-  /// After a 101: the bare connection and what was already read from it.
-  virtual io::Stream& tunnel_stream() = 0;
-  virtual io::Buffer& tunnel_input() = 0;
+  virtual void watch_abort(AbortWatcher* watcher) = 0;
+  /// The sandbox must not take what it got for the whole. `code`: the HTTP/2 error that says why.
+  virtual void abort(std::optional<std::uint32_t> code = std::nullopt) = 0;
+
+  /// After a 101 read_body() and send_body() carry the tunnel, and the last piece is an end of a direction.
+  virtual void start_tunnel() = 0;
+  /// Where the tunnel has a connection of its own: that, and what was already read from it.
+  virtual io::Stream* tunnel_stream() { return nullptr; }
+  virtual io::Buffer* tunnel_input() { return nullptr; }
 };
 
 class OriginSide {
@@ -90,8 +103,16 @@ class OriginSide {
   virtual void cancel_read() = 0;
   virtual bool truncated() const = 0;  ///< The body ended with the connection, and not in an orderly way.
 
-  virtual io::Stream& tunnel_stream() = 0;
-  virtual io::Buffer& tunnel_input() = 0;
+  /// The origin must not take what it got for the whole.
+  virtual void abort() = 0;
+  /// The exchange is over; `clean`: nothing of it is left on the connection, which may serve another.
+  virtual void settle(bool clean) = 0;
+  /// What an origin of HTTP/2 ended the stream with.
+  virtual std::optional<std::uint32_t> reset_code() const { return std::nullopt; }
+
+  virtual void start_tunnel() = 0;
+  virtual io::Stream* tunnel_stream() { return nullptr; }
+  virtual io::Buffer* tunnel_input() { return nullptr; }
 };
 
 }  // namespace postern::proxy

@@ -27,13 +27,26 @@ void configure(SSL_CTX* context) {
   SSL_CTX_set_read_ahead(context, 1);
 }
 
-// HTTP/1.1 until the HTTP/2 codec is there; a client that offers only h2 gets no_application_protocol.
-int select_alpn(SSL*, const unsigned char** out, unsigned char* out_length, const unsigned char* in,
+// In the wire form of RFC 7301 §3.1, in the order of preference.
+std::string_view protocols(Alpn alpn) {
+  switch (alpn) {
+    case Alpn::any: return {"\x02h2\x08http/1.1", 12};
+    case Alpn::http1: return {"\x08http/1.1", 9};
+    case Alpn::http2: return {"\x02h2", 3};
+  }
+  return {};
+}
+
+// Each server connection carries its preference.
+const void* const prefers_http1 = "HTTP/1.1 first";
+
+int select_alpn(SSL* connection, const unsigned char** out, unsigned char* out_length, const unsigned char* in,
                 unsigned in_length, void*) {
-  static constexpr unsigned char ours[] = "\x08http/1.1";
+  const bool http1_first = SSL_get_app_data(connection) == prefers_http1;
+  const std::string_view ours = http1_first ? std::string_view("\x08http/1.1\x02h2", 12) : protocols(Alpn::any);
   unsigned char* chosen = nullptr;
-  if (SSL_select_next_proto(&chosen, out_length, ours, sizeof ours - 1, in, in_length) !=
-      OPENSSL_NPN_NEGOTIATED)
+  if (SSL_select_next_proto(&chosen, out_length, reinterpret_cast<const unsigned char*>(ours.data()),
+                            static_cast<unsigned>(ours.size()), in, in_length) != OPENSSL_NPN_NEGOTIATED)
     return SSL_TLSEXT_ERR_ALERT_FATAL;
   *out = chosen;
   return SSL_TLSEXT_ERR_OK;
@@ -105,9 +118,11 @@ SandboxContext::SandboxContext() : context_(must(SSL_CTX_new(TLS_server_method()
 
 SandboxContext::~SandboxContext() { SSL_CTX_free(context_); }
 
-ssl_st* SandboxContext::new_connection(x509_st* leaf, evp_pkey_st* key, std::string_view session_scope) {
+ssl_st* SandboxContext::new_connection(x509_st* leaf, evp_pkey_st* key, std::string_view session_scope,
+                                       Alpn alpn) {
   SSL* connection = SSL_new(context_);
   if (!connection) return nullptr;
+  if (alpn == Alpn::http1) SSL_set_app_data(connection, const_cast<void*>(prefers_http1));
   unsigned char scope[SHA256_DIGEST_LENGTH];
   SHA256(reinterpret_cast<const unsigned char*>(session_scope.data()), session_scope.size(), scope);
   if (SSL_use_certificate(connection, leaf) != 1 || SSL_use_PrivateKey(connection, key) != 1 ||
@@ -168,13 +183,12 @@ OriginContext::OriginContext(const TrustStore& trust)
   SSL_CTX_set_session_cache_mode(context_, SSL_SESS_CACHE_CLIENT | SSL_SESS_CACHE_NO_INTERNAL);
   SSL_CTX_set_app_data(context_, sessions_.get());
   SSL_CTX_sess_set_new_cb(context_, &OriginContext::on_new_session);
-  static constexpr unsigned char protocols[] = "\x08http/1.1";
-  SSL_CTX_set_alpn_protos(context_, protocols, sizeof protocols - 1);
 }
 
 OriginContext::~OriginContext() { SSL_CTX_free(context_); }
 
-ssl_st* OriginContext::new_connection(std::string_view host, bool host_is_address, const std::string& key) {
+ssl_st* OriginContext::new_connection(std::string_view host, bool host_is_address, const std::string& key,
+                                      Alpn alpn) {
   SSL* connection = SSL_new(context_);
   if (!connection) return nullptr;
   const std::string name(host);
@@ -190,6 +204,9 @@ ssl_st* OriginContext::new_connection(std::string_view host, bool host_is_addres
     SSL_free(connection);
     return nullptr;
   }
+  const std::string_view offered = protocols(alpn);
+  SSL_set_alpn_protos(connection, reinterpret_cast<const unsigned char*>(offered.data()),
+                      static_cast<unsigned>(offered.size()));
   SSL_set_ex_data(connection, key_index(), new std::string(key));
   if (SSL_SESSION* session = sessions_->find(key)) SSL_set_session(connection, session);
   SSL_set_connect_state(connection);

@@ -3,6 +3,7 @@
 // own (each connection brings its leaf). Toward origins: a verifying client context and a cache of sessions.
 // Not thread-safe; one of each per loop. The trust store is loaded once and shared.
 
+#include <cstdint>
 #include <memory>
 #include <string>
 #include <string_view>
@@ -32,6 +33,13 @@ class TrustStore {
   std::shared_ptr<x509_store_st> store_;
 };
 
+/// What is offered, or taken, by ALPN (RFC 7301).
+enum class Alpn : std::uint8_t {
+  any,           ///< HTTP/2 rather than HTTP/1.1.
+  http1,         ///< HTTP/1.1 only; toward the sandbox: rather than HTTP/2.
+  http2,         ///< HTTP/2 only.
+};
+
 class SandboxContext {
  public:
   SandboxContext();
@@ -40,8 +48,10 @@ class SandboxContext {
   SandboxContext& operator=(const SandboxContext&) = delete;
 
   /// A server-side connection that shows `leaf`. Tickets are bound to `session_scope` (sandbox and host), so
-  /// a session of one sandbox is nothing to another. The caller owns the result (SSL_free).
-  ssl_st* new_connection(x509_st* leaf, evp_pkey_st* key, std::string_view session_scope);
+  /// a session of one sandbox is nothing to another. `alpn` chooses from what the client offers; who offers
+  /// neither is refused. The caller owns the result (SSL_free).
+  ssl_st* new_connection(x509_st* leaf, evp_pkey_st* key, std::string_view session_scope,
+                         Alpn alpn = Alpn::any);
 
  private:
   ssl_ctx_st* context_;
@@ -56,7 +66,8 @@ class OriginContext {
 
   /// A client-side connection that will verify the origin's certificate for `host` (a name or an address),
   /// and resumes the last session with `key` ("host:port") when there is one.
-  ssl_st* new_connection(std::string_view host, bool host_is_address, const std::string& key);
+  ssl_st* new_connection(std::string_view host, bool host_is_address, const std::string& key,
+                         Alpn alpn = Alpn::any);
 
  private:
   static int on_new_session(ssl_st* connection, ssl_session_st* session);

@@ -65,6 +65,7 @@ TlsStream::~TlsStream() {
 
 Error TlsStream::handshake_error() {
   const unsigned long code = ERR_peek_last_error();
+  protocol_refused_ = ERR_GET_REASON(code) == SSL_R_TLSV1_ALERT_NO_APPLICATION_PROTOCOL;
   const char* reason = code ? ERR_reason_error_string(code) : nullptr;
   std::string detail = reason ? reason : "the connection ended during the TLS handshake";
   ERR_clear_error();
@@ -173,5 +174,13 @@ void TlsStream::shutdown_write() {
 
 bool TlsStream::resumed() const { return SSL_session_reused(connection_) == 1; }
 std::string_view TlsStream::protocol() const { return SSL_get_version(connection_); }
+
+
+bool TlsStream::chose_http2() const {
+  const unsigned char* name = nullptr;
+  unsigned size = 0;
+  SSL_get0_alpn_selected(connection_, &name, &size);
+  return std::string_view(reinterpret_cast<const char*>(name), size) == "h2";
+}
 
 }  // namespace postern::tls

@@ -24,6 +24,9 @@ class TlsStream final : public io::Stream {
   bool truncated() const { return truncated_; }
   bool resumed() const;
   std::string_view protocol() const;  ///< "TLSv1.3"
+  bool chose_http2() const;           ///< By ALPN.
+  /// The handshake failed because the peer speaks nothing of what was offered by ALPN.
+  bool protocol_refused() const { return protocol_refused_; }
 
  protected:
   Attempt try_read(std::span<char> into, std::size_t& count) override;
@@ -40,6 +43,7 @@ class TlsStream final : public io::Stream {
   bool truncated_ = false;
   bool only_writing_failed_ = false;  ///< What the peer said before can still be read: an early answer.
   bool established_ = false;
+  bool protocol_refused_ = false;
 };
 
 }  // namespace postern::tls

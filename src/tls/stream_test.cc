@@ -383,13 +383,13 @@ TEST_F(TlsStreamTest, OldProtocolsAndUnknownOnesAreRefused) {
   loop_.abandon();
   stream_.reset();
   toward_sandbox("api.example.com", "s", nullptr, [](SSL* client) {
-    static constexpr unsigned char h2_only[] = "\x02h2";
-    SSL_set_alpn_protos(client, h2_only, sizeof h2_only - 1);
+    static constexpr unsigned char unknown[] = "\x04imap";
+    SSL_set_alpn_protos(client, unknown, sizeof unknown - 1);
   });
   EXPECT_FALSE(*shaken_);
 }
 
-TEST_F(TlsStreamTest, Http11IsChosenOverHttp2) {
+TEST_F(TlsStreamTest, Http2IsChosenOverHttp11) {
   toward_sandbox("api.example.com", "s", nullptr, [](SSL* client) {
     static constexpr unsigned char both[] = "\x02h2\x08http/1.1";
     SSL_set_alpn_protos(client, both, sizeof both - 1);
@@ -398,7 +398,8 @@ TEST_F(TlsStreamTest, Http11IsChosenOverHttp2) {
   const unsigned char* chosen = nullptr;
   unsigned length = 0;
   SSL_get0_alpn_selected(peer_->get(), &chosen, &length);
-  EXPECT_EQ(std::string_view(reinterpret_cast<const char*>(chosen), length), "http/1.1");
+  EXPECT_EQ(std::string_view(reinterpret_cast<const char*>(chosen), length), "h2");
+  EXPECT_TRUE(stream_->chose_http2());
 }
 
 // A session is a sandbox's and a host's own: a ticket of one must not open a connection of another.

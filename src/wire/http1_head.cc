@@ -2,17 +2,23 @@
 // noted while they go by, and judged together at the end.
 
 #include <charconv>
-#include <limits>
 #include <optional>
 
 #include "wire/http1.h"
 #include "wire/http1_bytes.h"
+#include "wire/http_rules.h"
 
 namespace postern::wire {
 
 namespace {
 
 using http1::skip;
+using rules::is_host_value;
+using rules::judge_method;
+using rules::malformed;
+using rules::malformed_response;
+using rules::read_length;
+using rules::refuse_request;
 
 /// What the fields say about framing, routing and the connection.
 struct Notes {
@@ -85,20 +91,6 @@ const char* read_fields(const char* at, const char* end, std::vector<HeaderField
   return nullptr;
 }
 
-/// RFC 9110 §8.6: digits only. A sign, a list, white space or a value that another parser could wrap around
-/// is a smuggling attempt.
-std::optional<std::uint64_t> read_length(std::string_view text) {
-  constexpr std::uint64_t max = std::numeric_limits<std::int64_t>::max();
-  if (text.empty() || text.size() > std::numeric_limits<std::uint64_t>::digits10) return std::nullopt;
-  std::uint64_t value = 0;
-  for (char c : text) {
-    if (c < '0' || c > '9') return std::nullopt;
-    value = value * 10 + static_cast<std::uint64_t>(c - '0');
-  }
-  if (value > max) return std::nullopt;
-  return value;
-}
-
 struct Length {
   BodyFraming framing = BodyFraming::none;
   std::uint64_t content_length = 0;
@@ -143,18 +135,6 @@ bool read_line_end(const char*& at, const char* end) {
   return true;
 }
 
-std::unexpected<Error> refuse_request(Reason reason, const char* detail) {
-  return fail(reason, detail, Side::sandbox);
-}
-
-std::unexpected<Error> malformed(const char* detail) {
-  return refuse_request(Reason::malformed_request, detail);
-}
-
-std::unexpected<Error> malformed_response(const char* detail) {
-  return fail(Reason::origin_malformed_response, detail, Side::origin);
-}
-
 /// RFC 9112 §3: exactly `method SP request-target SP HTTP-version CRLF`.
 const char* read_request_line(const char*& at, const char* end, RequestHead& out) {
   const char* const method = at;
@@ -171,29 +151,6 @@ const char* read_request_line(const char*& at, const char* end, RequestHead& out
   if (out.minor_version < 0 || !read_line_end(at, end)) return "malformed HTTP version";
   return nullptr;
 }
-
-/// Methods that change what the rest of the message means are taken in one spelling only, lest a lenient
-/// origin reads `trace` as TRACE, or leaves out the body that we expect after `head`.
-Result<void> judge_method(std::string_view method) {
-  switch (method.size()) {
-    case 3:  // RFC 9113 §11.6 reserves it for the HTTP/2 preface.
-      if (same_name(method, "PRI")) return malformed("PRI is no method");
-      break;
-    case 4:
-      if (same_name(method, "HEAD") && method != "HEAD") return malformed("HEAD in lower case");
-      break;
-    case 5:
-      if (same_name(method, "TRACE")) return refuse_request(Reason::method_not_allowed, "TRACE");
-      break;
-    case 7:
-      if (same_name(method, "CONNECT")) return refuse_request(Reason::method_not_allowed, "CONNECT");
-      break;
-    default: break;
-  }
-  return {};
-}
-
-bool is_host_value(std::string_view value) { return !value.empty() && http1::all(value, http1::host_byte); }
 
 /// `authority` without ":80" or ":443", whichever is the scheme's default.
 std::string_view without_default_port(std::string_view authority, std::string_view port) {

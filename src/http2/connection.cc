@@ -1,0 +1,184 @@
+#include "http2/connection.h"
+
+#include <cstring>
+
+namespace postern::http2 {
+
+namespace {
+
+bool timed_out(const Error& error) {
+  return error.reason == Reason::sandbox_timeout || error.reason == Reason::origin_timeout;
+}
+
+constexpr std::size_t lingering_bytes_max = 256 * KiB;
+
+}  // namespace
+
+Connection::Connection(std::unique_ptr<io::Stream> stream, io::BufferPool& buffers, const Timing& timing,
+                       Requests* requests)
+    : loop_(stream->loop()),
+      stream_(std::move(stream)),
+      timing_(timing),
+      requests_(requests),
+      session_(loop_, requests ? Role::server : Role::client, *this),
+      input_(buffers),
+      output_(buffers),
+      greeted_(loop_),
+      last_read_(loop_.now()) {}
+
+Connection::~Connection() { clear_output(); }
+
+// Toward an origin what was sent held credentials.
+void Connection::clear_output() {
+  const std::string_view sent = output_.bytes();
+  if (!requests_ && !sent.empty()) explicit_bzero(const_cast<char*>(sent.data()), sent.size());
+  output_.consume(sent.size());
+}
+
+void Connection::wants_write() {
+  if (writer_idle_) loop_.defer(*this);
+}
+
+void Connection::on_turn_end() {
+  if (writer_idle_) work_.set();
+}
+
+io::Task<Result<void>> Connection::run() {
+  io::Child writer(write_loop());
+  Result<void> ended = co_await read_loop();
+  closing_ = true;
+  const bool transport_broke = write_error_ || (!ended && (ended.error().reason == Reason::sandbox_closed ||
+                                                           ended.error().reason == Reason::origin_closed));
+  if (write_error_) ended = std::unexpected(*write_error_);
+  // What is left to say (GOAWAY with the reason) is said before the streams are told; but nobody is waited for
+  // who does not read.
+  if (writing_)
+    stream_->cancel_write();
+  else if (writer_idle_)
+    work_.set();
+  co_await writer.join();
+  Error why(Reason::cancelled, Side::self, Retry::never, "the connection has ended");
+  if (!ended) why = ended.error();
+  session_.fail(why);
+  session_.wake();
+  greeted_.notify();
+  if (transport_broke) {
+    stream_->reset_on_close();
+  } else {
+    stream_->shutdown_write();
+    if (!ended) co_await linger();
+  }
+  co_return ended;
+}
+
+// Closing over unread bytes is a reset, which can overtake GOAWAY.
+io::Task<void> Connection::linger() {
+  const TimePoint end = loop_.now() + timing_.farewell;
+  for (std::size_t discarded = 0; discarded < lingering_bytes_max;) {
+    input_.consume(input_.size());
+    auto count = co_await stream_->read(input_.room(limits::write_bytes), end);
+    if (!count || *count == 0) co_return;
+    discarded += *count;
+  }
+}
+
+TimePoint Connection::next_deadline() {
+  if (session_.within_head()) {
+    if (!head_since_) head_since_ = loop_.now();
+    return *head_since_ + timing_.head;
+  }
+  head_since_.reset();
+  if (session_.frames_received() == 0 && requests_) return last_read_ + timing_.first_bytes;
+  if (session_.open_streams() == 0) return session_.idle_since() + timing_.idle;
+  if (requests_) return TimePoint::max();
+  return session_.ping_answered() ? last_read_ + timing_.ping_after : pinged_at_ + timing_.ping_answer;
+}
+
+// True: go on. False: the connection is to end in peace.
+Result<bool> Connection::deadline_passed() {
+  if (next_deadline() > loop_.now()) return true;  // Something has begun meanwhile.
+  const Reason timeout = requests_ ? Reason::sandbox_timeout : Reason::origin_timeout;
+  if (session_.within_head() || session_.frames_received() == 0)
+    return fail(timeout, "nothing happened within the time limit", stream_->side());
+  if (session_.open_streams() == 0) {
+    session_.drain();
+    return false;
+  }
+  if (!session_.ping_answered()) return fail(timeout, "the origin does not answer any more", stream_->side());
+  session_.ping();
+  pinged_at_ = loop_.now();
+  return true;
+}
+
+io::Task<Result<void>> Connection::read_loop() {
+  while (!session_.over()) {
+    input_.release();
+    const TimePoint deadline = next_deadline();
+    auto ready = co_await stream_->wait_readable(deadline);
+    if (write_error_) co_return std::unexpected(*write_error_);
+    if (!ready && timed_out(ready.error())) {
+      if (!co_await deadline_passed()) co_return Result<void>{};
+      continue;
+    }
+    co_await std::move(ready);
+    const std::size_t count = co_await co_await stream_->read(input_.room(limits::write_bytes), deadline);
+    if (count == 0) {
+      if (session_.open_streams() == 0) co_return Result<void>{};
+      co_return fail(requests_ ? Reason::sandbox_closed : Reason::origin_closed, "the connection was closed",
+                     stream_->side());
+    }
+    input_.filled(count);
+    last_read_ = loop_.now();
+    auto received = session_.receive(input_.bytes());
+    input_.consume(input_.size());
+    session_.wake();
+    greeted_.notify();
+    co_await std::move(received);
+    if (draining_ && session_.ping_answered()) session_.drain();
+  }
+  co_return Result<void>{};
+}
+
+io::Task<void> Connection::write_loop() {
+  while (true) {
+    // Whoever's piece is on its way may have the next one ready: it goes out in the same write.
+    do session_.produce(output_);
+    while (session_.wake() && output_.size() < limits::write_bytes);
+    if (output_.empty()) {
+      output_.release();
+      if (closing_) co_return;
+      if (session_.over()) stream_->cancel_read();
+      writer_idle_ = true;
+      work_.reset();
+      co_await work_.wait();
+      writer_idle_ = false;
+      continue;
+    }
+    writing_ = true;
+    auto written = co_await stream_->write_all(output_.bytes(),
+                                               loop_.now() + (closing_ ? timing_.farewell : timing_.write));
+    writing_ = false;
+    clear_output();
+    if (!written) {
+      if (!closing_) write_error_ = std::move(written.error());
+      stream_->cancel_read();
+      co_return;
+    }
+  }
+}
+
+io::Task<bool> Connection::greeting(TimePoint deadline) {
+  while (session_.frames_received() == 0 && !closing_)
+    if (co_await greeted_.until(deadline) != io::Wait::Outcome::changed) co_return false;
+  co_return !closing_;
+}
+
+void Connection::drain() {
+  if (std::exchange(draining_, true) || closing_) return;
+  if (!requests_) return session_.drain();
+  // RFC 9113 §6.8: when the answer to the ping is here the peer knows, and what it opened before has arrived.
+  session_.announce_drain();
+  session_.ping();
+}
+
+}  // namespace postern::http2

@@ -1,0 +1,124 @@
+#pragma once
+// The state of one HTTP/2 connection (RFC 9113), no I/O: bytes in, bytes out, streams in between. nghttp2 does
+// framing, HPACK, flow control and the rules of §5 to §8; this adds limits, what floods cost, and streams that
+// coroutines can wait for. Lives on its loop; http2/connection.h puts it on a socket.
+//
+// Nothing is resumed from inside nghttp2: what happened is noted, and wake() tells those who wait.
+
+#include <cstddef>
+#include <cstdint>
+#include <memory>
+#include <string_view>
+#include <vector>
+
+#include "base/result.h"
+#include "http2/limits.h"
+#include "http2/stream.h"
+#include "io/buffer.h"
+
+struct nghttp2_session;
+
+namespace postern::http2 {
+
+enum class Role : std::uint8_t {
+  server,  ///< Toward the sandbox.
+  client,  ///< Toward an origin.
+};
+
+class Session {
+ public:
+  /// Who owns the session. Called from wake() only, except wants_write().
+  class Owner {
+   public:
+    /// Server: a request is complete up to its body.
+    virtual void on_request(std::shared_ptr<Stream> stream) = 0;
+    /// Server: a stream was refused before it became a request.
+    virtual void on_refused_request(Error why) = 0;
+    /// There is something to be sent; may be called at any time.
+    virtual void wants_write() = 0;
+
+   protected:
+    ~Owner() = default;
+  };
+
+  Session(io::Loop& loop, Role role, Owner& owner);
+  ~Session();
+  Session(const Session&) = delete;
+  Session& operator=(const Session&) = delete;
+
+  /// Everything that arrived. After an error the connection is to be closed once what produce() still gives
+  /// (GOAWAY) is sent. Errors: malformed_request or origin_malformed_response, overloaded for a flood.
+  Result<void> receive(std::string_view bytes);
+  /// Appends frames to `out` until it holds about limits::write_bytes or nothing is left.
+  void produce(io::Buffer& out);
+  /// Resumes whoever waits for what receive() and produce() changed. False when there was nobody.
+  bool wake();
+  /// The connection has gone: every stream ends with this error. Follow with wake().
+  void fail(const Error& error);
+
+  /// Client: a stream for a request; nullptr when the connection takes no more.
+  std::shared_ptr<Stream> open();
+  /// Client: streams that can be opened now.
+  std::size_t capacity() const;
+  /// Client: the peer takes extended CONNECT (RFC 8441 §3).
+  bool takes_extended_connect() const;
+  std::size_t open_streams() const { return open_streams_; }
+  /// A header block has begun and not ended.
+  bool within_head() const { return within_head_; }
+  std::uint64_t frames_received() const { return frames_received_; }
+  /// Since when there is no open stream.
+  TimePoint idle_since() const { return idle_since_; }
+
+  /// No new streams from the peer: GOAWAY now, and the connection ends with its last stream.
+  void drain();
+  /// As drain(), but streams that the peer opens until it reads this are still carried.
+  void announce_drain();
+  void ping();
+  bool ping_answered() const { return ping_answered_; }
+  /// Nothing will be received or sent any more.
+  bool over() const;
+
+ private:
+  friend class Stream;
+  friend struct Callbacks;
+
+  Side side() const { return role_ == Role::server ? Side::sandbox : Side::origin; }
+  void mark_ready(Stream& stream);
+  void link(Stream& stream);
+  void unlink(Stream& stream);
+  void begin_head(Stream& stream);
+  bool add_field(Stream& stream, std::string_view name, std::string_view value);
+  bool finish_head(Stream& stream, bool ends);
+  static bool take_pseudo(Head& head, std::string_view name, std::string_view value);
+  static void join_cookies(Head& head);
+  void consumed(Stream& stream, std::size_t bytes);
+  void close(Stream& stream, std::uint32_t code);
+  void resume(Stream& stream);
+  bool pay(std::int64_t tokens);
+
+  io::Loop& loop_;
+  Role role_;
+  Owner& owner_;
+  nghttp2_session* session_ = nullptr;
+  io::Buffer* out_ = nullptr;  ///< During produce().
+  Stream* streams_ = nullptr;
+  std::size_t open_streams_ = 0;
+  std::size_t extra_window_ = 0;
+  std::vector<std::shared_ptr<Stream>> ready_;
+  std::vector<std::shared_ptr<Stream>> waking_;
+  std::vector<std::shared_ptr<Stream>> requests_;
+  std::vector<Error> refused_;
+  std::int64_t tokens_ = limits::tokens_max;
+  TimePoint earned_at_;
+  TimePoint idle_since_;
+  std::uint64_t frames_received_ = 0;
+  bool within_head_ = false;
+  bool calmed_ = false;     ///< ENHANCE_YOUR_CALM was said.
+  bool going_away_ = false;  ///< Either side said GOAWAY.
+  bool draining_ = false;
+  bool failed_ = false;
+  bool waking_now_ = false;
+  bool ping_answered_ = true;
+};
+
+}  // namespace postern::http2
