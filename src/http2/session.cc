@@ -569,6 +569,7 @@ bool Session::finish_head(Stream& stream, bool ends) {
       return true;
     }
     stream.request_ = std::move(head);
+    stream.body_given_ = ends;
     stream.delivered_ = true;
     requests_.push_back(stream.shared_from_this());
     return true;

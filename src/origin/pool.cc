@@ -66,14 +66,17 @@ io::Task<Result<Reached>> Pool::reach(Wanted wanted, ReachTimings& timings) {
   std::string link_key;
   if (protocol == Protocol::any || protocol == Protocol::http2) {
     link_key = fmt::format("{}@{}", wanted.sandbox, key);
-    // While one shakes hands with an origin that is known to speak HTTP/2, the others wait for the outcome.
-    while (may_pool) {
+    // While one shakes hands with an origin that is known to speak HTTP/2, the others wait for the outcome. A
+    // connection that has failed takes no streams, so this is right for a second try too.
+    while (true) {
       if (auto stream = open_stream(link_key)) co_return std::move(*stream);
       const auto under_way = dialling_.find(link_key);
       if (under_way == dialling_.end()) break;
+      const std::shared_ptr<Dialling> other = under_way->second;
       io::Event done;
-      under_way->second->waiting.push_back(&done);
+      other->waiting.push_back(&done);
       co_await done.wait();
+      if (other->failure) co_return std::unexpected(*other->failure);
     }
     if (http2_.full(link_key)) co_return fail(Reason::overloaded, "too many requests to this origin at once");
   }
@@ -86,14 +89,15 @@ io::Task<Result<Reached>> Pool::reach(Wanted wanted, ReachTimings& timings) {
       co_return reached;
     }
   }
-  if (!may_pool || !known_http2_.contains(link_key))
+  if (!known_http2_.contains(link_key))
     co_return co_await dial(wanted, key, link_key, protocol, timings);
 
-  Dialling mine;
-  dialling_[link_key] = &mine;
+  const auto mine = std::make_shared<Dialling>();
+  dialling_[link_key] = mine;
   auto reached = co_await dial(wanted, key, link_key, protocol, timings);
   dialling_.erase(link_key);
-  for (io::Event* waiting : mine.waiting) waiting->set();
+  if (!reached) mine->failure = reached.error();
+  for (io::Event* waiting : mine->waiting) waiting->set();
   co_return reached;
 }
 

@@ -94,6 +94,7 @@ class Pool final : io::Stream::IdleWatcher {
   /// A handshake with an origin of HTTP/2 that others wait for instead of shaking hands too.
   struct Dialling {
     std::vector<io::Event*> waiting;
+    std::optional<Error> failure;
   };
   static constexpr std::size_t known_http2_max = 4096;
 
@@ -118,7 +119,7 @@ class Pool final : io::Stream::IdleWatcher {
   std::unique_ptr<Sweep> sweep_;
   Http2Links http2_;
   std::unordered_set<std::string> known_http2_;  ///< Link keys whose origin chose HTTP/2.
-  std::unordered_map<std::string, Dialling*> dialling_;
+  std::unordered_map<std::string, std::shared_ptr<Dialling>> dialling_;
 };
 
 }  // namespace postern::origin

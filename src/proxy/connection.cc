@@ -6,11 +6,10 @@
 #include <sys/socket.h>
 
 #include "dns/name_table.h"
-#include "http2/connection.h"
 #include "intake/first_flight.h"
 #include "proxy/exchange.h"
 #include "proxy/http1_sides.h"
-#include "proxy/http2_sides.h"
+#include "proxy/http2_serving.h"
 #include "proxy/limits.h"
 #include "proxy/relay.h"
 #include "proxy/worker.h"
@@ -242,62 +241,11 @@ io::Task<void> Connection::serve_http(io::Stream& stream) {
   if (!sandbox.aborted()) stream.shutdown_write();
 }
 
-// Many exchanges at once, each judged by itself.
-struct Http2Exchanges final : http2::Connection::Requests {
-  Worker& worker;
-  const Flow& flow;
-  const std::optional<Error>& refusal;  ///< What every request is answered with.
-  const std::function<void(const Error&)> record;
-  std::size_t running = 0;
-  std::size_t requests = 0;
-  io::Event over;
-
-  Http2Exchanges(Worker& w, const Flow& f, const std::optional<Error>& r, std::function<void(const Error&)> to_record)
-      : worker(w), flow(f), refusal(r), record(std::move(to_record)) {}
-
-  void on_request(std::shared_ptr<http2::Stream> stream) override {
-    ++requests;
-    // Streams that the sandbox reset may still be on their way out: they count.
-    if (running >= limits::http2_exchanges_max) {
-      stream->reset(http2::ErrorCode::refused_stream);
-      return record({Reason::overloaded, Side::sandbox, Retry::never, "too many requests at once"});
-    }
-    ++running;
-    worker.loop.spawn(serve(*this, std::move(stream)));
-  }
-  void on_refused_request(const Error& why) override {
-    ++requests;
-    record(why);
-  }
-
-  static io::Task<void> serve(Http2Exchanges& self, std::shared_ptr<http2::Stream> stream) {
-    {
-      Http2SandboxSide sandbox(std::move(stream), self.worker.loop);
-      auto taken = sandbox.take_request(self.flow.tls);
-      if (!taken)
-        co_await refuse(self.worker, self.flow, sandbox, std::move(taken.error()));
-      else if (self.refusal)
-        co_await refuse(self.worker, self.flow, sandbox, *self.refusal);
-      else
-        co_await carry(self.worker, self.flow, sandbox);
-    }
-    if (--self.running == 0) self.over.set();
-  }
-};
-
 io::Task<void> Connection::serve_http2(std::unique_ptr<io::Stream> stream, std::optional<Error> refusal) {
-  Http2Exchanges exchanges(worker_, flow_, refusal, [this](const Error& why) { record_failure(audit::Kind::http, why); });
-  http2::Connection connection(std::move(stream), worker_.buffers, limits::http2_timing, &exchanges);
-  auto ended = co_await connection.run();
-  while (exchanges.running > 0) {
-    exchanges.over.reset();
-    co_await exchanges.over.wait();
-  }
-  if (exchanges.requests > 0) co_return;
-  Error why(Reason::sandbox_closed, Side::sandbox, Retry::never, "the connection ended without a request");
-  if (!ended) why = std::move(ended.error());
-  if (refusal) why = std::move(*refusal);
-  record_failure(audit::Kind::tls, why);
+  Http2Serving serving{worker_, flow_, std::move(refusal),
+                       [this](const Error& why) { record_failure(audit::Kind::http, why); }};
+  auto nothing = co_await proxy::serve_http2(std::move(serving), std::move(stream));
+  if (nothing) record_failure(audit::Kind::tls, *nothing);
 }
 
 // ---- every other port
