@@ -50,8 +50,8 @@ io::Task<Result<void>> Connection::run() {
   const bool transport_broke = write_error_ || (!ended && (ended.error().reason == Reason::sandbox_closed ||
                                                            ended.error().reason == Reason::origin_closed));
   if (write_error_) ended = std::unexpected(*write_error_);
-  // What is left to say (GOAWAY with the reason) is said before the streams are told; but nobody is waited for
-  // who does not read.
+  // What is left to say (GOAWAY with the reason) is said before the streams are told; but nobody is waited
+  // for who does not read.
   if (writing_)
     stream_->cancel_write();
   else if (writer_idle_)
@@ -155,8 +155,8 @@ io::Task<void> Connection::write_loop() {
       continue;
     }
     writing_ = true;
-    auto written = co_await stream_->write_all(output_.bytes(),
-                                               loop_.now() + (closing_ ? timing_.farewell : timing_.write));
+    const Duration longest = closing_ ? timing_.farewell : timing_.write;
+    auto written = co_await stream_->write_all(output_.bytes(), loop_.now() + longest);
     writing_ = false;
     clear_output();
     if (!written) {

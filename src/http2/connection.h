@@ -1,6 +1,6 @@
 #pragma once
-// A Session on a socket. One coroutine reads, another writes; what a turn of the loop gathered goes out in one
-// write at its end. An idle connection holds no buffer. Lives on its loop.
+// A Session on a socket. One coroutine reads, another writes; what a turn of the loop gathered goes out in
+// one write at its end. An idle connection holds no buffer. Lives on its loop.
 
 #include <memory>
 
@@ -18,7 +18,8 @@ struct Timing {
   Duration head;         ///< From a header block's first byte to its last.
   Duration write;        ///< Without a byte being taken from us.
   Duration farewell;     ///< For the last frames, when the connection is ended.
-  Duration ping_after;   ///< Client: silence, with streams open, after which the origin is asked whether it is there.
+  Duration ping_after;  ///< Client: silence, with streams open, after which the origin is asked whether it is
+                        ///< there.
   Duration ping_answer;  ///< And how long it may take to answer.
 };
 

@@ -9,18 +9,21 @@
 
 namespace postern::http2::limits {
 
-inline constexpr std::uint32_t streams_max = 128;             // at once, either role; REFUSED_STREAM above
+inline constexpr std::uint32_t streams_max = 128;               // at once, either role; REFUSED_STREAM above
 inline constexpr std::size_t header_list_bytes_max = 64 * KiB;  // as in HTTP/1.1; 431 above
 inline constexpr std::size_t header_fields_max = 256;           // likewise
-inline constexpr std::size_t header_bomb_bytes = 256 * KiB;     // what HPACK may unfold before the block is given up
-inline constexpr std::size_t continuations_max = 16;            // 64 KiB need four of 16 KiB
-inline constexpr std::size_t informational_max = 18;            // heads that wait for a reader
-inline constexpr std::int32_t window_bytes = 65535;             // per stream: what a reader that stops costs
+inline constexpr std::size_t header_bomb_bytes =
+    256 * KiB;                                        // what HPACK may unfold before the block is given up
+inline constexpr std::size_t continuations_max = 16;  // 64 KiB need four of 16 KiB
+inline constexpr std::size_t informational_max = 18;  // heads that wait for a reader
+inline constexpr std::int32_t window_bytes = 65535;   // per stream: what a reader that stops costs
 inline constexpr std::int32_t window_bytes_max = 4 * 1024 * 1024;  // for a reader that keeps up
-inline constexpr std::size_t extra_window_bytes_max = 32 * MiB;    // beyond window_bytes, all streams of a connection
-inline constexpr std::int32_t connection_window_bytes = 1024 * 1024;  // always given back at once: streams hold back
-inline constexpr std::size_t write_bytes = 16 * KiB;                  // gathered into one TLS record
-inline constexpr std::size_t data_frame_bytes_max = 16 * KiB - 64;    // fits such a record with its header
+inline constexpr std::size_t extra_window_bytes_max =
+    32 * MiB;  // beyond window_bytes, all streams of a connection
+inline constexpr std::int32_t connection_window_bytes =
+    1024 * 1024;                                      // always given back at once: streams hold back
+inline constexpr std::size_t write_bytes = 16 * KiB;  // gathered into one TLS record
+inline constexpr std::size_t data_frame_bytes_max = 16 * KiB - 64;  // fits such a record with its header
 
 // Frames that cost us more than they cost their sender (threats 65–68) are paid for with tokens. A peer earns
 // them by time and by what it lets us send; without any it is told ENHANCE_YOUR_CALM.

@@ -14,8 +14,8 @@ namespace {
 
 enum Pseudo : std::uint8_t { method, scheme, authority, path, protocol, status, pseudo_count };
 
-constexpr std::string_view pseudo_names[pseudo_count] = {":method",   ":scheme", ":authority", ":path",
-                                                         ":protocol", ":status"};
+constexpr std::string_view pseudo_names[pseudo_count] = {":method", ":scheme",   ":authority",
+                                                         ":path",   ":protocol", ":status"};
 
 // Heads toward origins hold credentials: what nghttp2 gives back is wiped.
 void* wiping_malloc(std::size_t size, void*) { return std::malloc(size); }
@@ -272,7 +272,7 @@ bool Stream::fill(List& list, std::span<const Field> fields) {
     bytes_sent_ += field.name.size() + field.value.size() + 4;
     const std::uint8_t flags = field.sensitive ? NGHTTP2_NV_FLAG_NO_INDEX : NGHTTP2_NV_FLAG_NONE;
     list.push_back({Callbacks::bytes(field.name), Callbacks::bytes(field.value), field.name.size(),
-                       field.value.size(), flags});
+                    field.value.size(), flags});
   }
   return true;
 }
@@ -283,7 +283,8 @@ bool Stream::send_head(std::span<const Field> fields, bool ends) {
   auto& raw = *session_->session_;
   nghttp2_data_provider body{{.ptr = this}, Callbacks::read_data};
   if (session_->role_ == Role::server) {
-    if (nghttp2_submit_response(&raw, id_, list.data(), list.size(), ends ? nullptr : &body) != 0) return false;
+    if (nghttp2_submit_response(&raw, id_, list.data(), list.size(), ends ? nullptr : &body) != 0)
+      return false;
   } else {
     id_ = nghttp2_submit_request(&raw, nullptr, list.data(), list.size(), ends ? nullptr : &body, this);
     if (id_ < 0) return false;
@@ -337,8 +338,8 @@ Session::Session(io::Loop& loop, Role role, Owner& owner)
     settings.push_back({NGHTTP2_SETTINGS_ENABLE_PUSH, 0});
   }
   must(nghttp2_submit_settings(session_, NGHTTP2_FLAG_NONE, settings.data(), settings.size()));
-  must(nghttp2_session_set_local_window_size(session_, NGHTTP2_FLAG_NONE, 0,
-                                             limits::connection_window_bytes));
+  must(
+      nghttp2_session_set_local_window_size(session_, NGHTTP2_FLAG_NONE, 0, limits::connection_window_bytes));
 }
 
 Session::~Session() {
@@ -389,10 +390,9 @@ bool Session::pay(std::int64_t tokens) {
 }
 
 Result<void> Session::receive(std::string_view bytes) {
-  const Reason reason =
-      role_ == Role::server ? Reason::malformed_request : Reason::origin_malformed_response;
-  const ssize_t taken = nghttp2_session_mem_recv(
-      session_, reinterpret_cast<const std::uint8_t*>(bytes.data()), bytes.size());
+  const Reason reason = role_ == Role::server ? Reason::malformed_request : Reason::origin_malformed_response;
+  const ssize_t taken =
+      nghttp2_session_mem_recv(session_, reinterpret_cast<const std::uint8_t*>(bytes.data()), bytes.size());
   if (calmed_ || taken == NGHTTP2_ERR_FLOODED)
     return postern::fail(Reason::overloaded, "too many HTTP/2 frames that do nothing", side());
   if (taken < 0) return postern::fail(reason, nghttp2_strerror(static_cast<int>(taken)), side());
@@ -450,7 +450,8 @@ void Session::close(Stream& stream, std::uint32_t code) {
   stream.session_ = nullptr;
   extra_window_ -= static_cast<std::size_t>(stream.window_ - limits::window_bytes);
   if (!failed_) {
-    // A stream that goes before its answer costs us more than the peer (rapid reset, and what makes us reset).
+    // A stream that goes before its answer costs us more than the peer (rapid reset, and what makes us
+    // reset).
     const bool premature = code != 0 && !stream.reset_by_us_ && !stream.last_framed_;
     if (role_ == Role::server && premature) pay(limits::reset_tokens);
     nghttp2_session_set_stream_user_data(session_, stream.id_, nullptr);
@@ -471,9 +472,9 @@ std::shared_ptr<Stream> Session::open() {
 
 std::size_t Session::capacity() const {
   if (failed_ || going_away_ || calmed_ || !nghttp2_session_check_request_allowed(session_)) return 0;
-  const std::size_t most =
-      std::min<std::size_t>(nghttp2_session_get_remote_settings(session_, NGHTTP2_SETTINGS_MAX_CONCURRENT_STREAMS),
-                            limits::streams_max);
+  const std::size_t most = std::min<std::size_t>(
+      nghttp2_session_get_remote_settings(session_, NGHTTP2_SETTINGS_MAX_CONCURRENT_STREAMS),
+      limits::streams_max);
   return most > open_streams_ ? most - open_streams_ : 0;
 }
 
@@ -513,7 +514,8 @@ void Session::resume(Stream& stream) {
 void Session::consumed(Stream& stream, std::size_t bytes) {
   if (stream.ended_) return;
   nghttp2_session_consume_stream(session_, stream.id_, bytes);
-  // A reader that waits for bytes is held back by the window: as long as it keeps up it may have a larger one.
+  // A reader that waits for bytes is held back by the window: as long as it keeps up it may have a larger
+  // one.
   const auto window = static_cast<std::size_t>(stream.window_);
   if (stream.awaited_bytes_ >= window && stream.window_ < limits::window_bytes_max &&
       extra_window_ + window <= limits::extra_window_bytes_max) {

@@ -1,7 +1,7 @@
 #pragma once
-// The state of one HTTP/2 connection (RFC 9113), no I/O: bytes in, bytes out, streams in between. nghttp2 does
-// framing, HPACK, flow control and the rules of §5 to §8; this adds limits, what floods cost, and streams that
-// coroutines can wait for. Lives on its loop; http2/connection.h puts it on a socket.
+// The state of one HTTP/2 connection (RFC 9113), no I/O: bytes in, bytes out, streams in between. nghttp2
+// does framing, HPACK, flow control and the rules of §5 to §8; this adds limits, what floods cost, and
+// streams that coroutines can wait for. Lives on its loop; http2/connection.h puts it on a socket.
 //
 // Nothing is resumed from inside nghttp2: what happened is noted, and wake() tells those who wait.
 
@@ -113,7 +113,7 @@ class Session {
   TimePoint idle_since_;
   std::uint64_t frames_received_ = 0;
   bool within_head_ = false;
-  bool calmed_ = false;     ///< ENHANCE_YOUR_CALM was said.
+  bool calmed_ = false;      ///< ENHANCE_YOUR_CALM was said.
   bool going_away_ = false;  ///< Either side said GOAWAY.
   bool draining_ = false;
   bool failed_ = false;

@@ -47,8 +47,8 @@ io::Task<Result<const Head*>> Stream::next_head(TimePoint deadline) {
 Error Stream::wait_error(io::Wait::Outcome outcome) const {
   if (outcome == io::Wait::Outcome::cancelled)
     return {Reason::cancelled, Side::self, Retry::never, "no longer needed"};
-  return {origin_ ? Reason::origin_timeout : Reason::sandbox_timeout,
-          origin_ ? Side::origin : Side::sandbox, Retry::never, "nothing happened within the time limit"};
+  return {origin_ ? Reason::origin_timeout : Reason::sandbox_timeout, origin_ ? Side::origin : Side::sandbox,
+          Retry::never, "nothing happened within the time limit"};
 }
 
 io::Task<Result<BodyPiece>> Stream::read_body(TimePoint deadline) {
@@ -100,8 +100,7 @@ io::Task<Result<void>> Stream::send_body(BodyPiece piece, std::span<const Header
 }
 
 void Stream::hand_over() {
-  const bool something =
-      !heads_.empty() || !incoming_.empty() || ended_ || closed_;
+  const bool something = !heads_.empty() || !incoming_.empty() || ended_ || closed_;
   if (something) arrived_.notify();
   if (!sending_ || closed_) sent_.notify();
   // An answer that is complete says more than the reset that may follow it.

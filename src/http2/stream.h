@@ -130,7 +130,7 @@ class Stream : public std::enable_shared_from_this<Stream> {
   template <class List>
   bool fill(List& list, std::span<const Field> fields);
 
-  Session* session_;  ///< nullptr once the connection has gone.
+  Session* session_;   ///< nullptr once the connection has gone.
   const bool origin_;  ///< The peer is an origin.
   std::int32_t id_ = -1;
   Stream* previous_ = nullptr;  ///< In the session's list.

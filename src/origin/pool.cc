@@ -89,8 +89,7 @@ io::Task<Result<Reached>> Pool::reach(Wanted wanted, ReachTimings& timings) {
       co_return reached;
     }
   }
-  if (!known_http2_.contains(link_key))
-    co_return co_await dial(wanted, key, link_key, protocol, timings);
+  if (!known_http2_.contains(link_key)) co_return co_await dial(wanted, key, link_key, protocol, timings);
 
   const auto mine = std::make_shared<Dialling>();
   dialling_[link_key] = mine;
@@ -101,8 +100,8 @@ io::Task<Result<Reached>> Pool::reach(Wanted wanted, ReachTimings& timings) {
   co_return reached;
 }
 
-io::Task<Result<Reached>> Pool::dial(const Wanted& wanted, const std::string& key, const std::string& link_key,
-                                     Protocol protocol, ReachTimings& timings) {
+io::Task<Result<Reached>> Pool::dial(const Wanted& wanted, const std::string& key,
+                                     const std::string& link_key, Protocol protocol, ReachTimings& timings) {
   bool refused = false;
   tls::Alpn alpn = tls::Alpn::any;
   if (protocol == Protocol::http1 || protocol == Protocol::websocket) alpn = tls::Alpn::http1;
@@ -126,7 +125,8 @@ io::Task<Result<Reached>> Pool::shake_hands(const Wanted& wanted, const std::str
   } else {
     const TimePoint started = loop_.now();
     auto stream = std::make_unique<tls::TlsStream>(
-        std::move(dialled.stream), tls_.new_connection(wanted.host.name, wanted.host.literal.has_value(), key, alpn));
+        std::move(dialled.stream),
+        tls_.new_connection(wanted.host.name, wanted.host.literal.has_value(), key, alpn));
     auto shaken = co_await stream->handshake(loop_.now() + handshake_timeout);
     timings.tls = std::chrono::duration_cast<std::chrono::microseconds>(loop_.now() - started);
     refused = stream->protocol_refused();

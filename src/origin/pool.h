@@ -1,8 +1,9 @@
 #pragma once
-// Verified connections to origins. Per loop. Those of HTTP/1.1 serve one exchange at a time and are kept while
-// they are idle: such a connection is interchangeable for every request to the same scheme, host and port,
-// since a credential is on each request and never on the connection. One on which a client authenticated
-// itself (NTLM, Negotiate) is never given back. Those of HTTP/2 serve many exchanges of one sandbox at once.
+// Verified connections to origins. Per loop. Those of HTTP/1.1 serve one exchange at a time and are kept
+// while they are idle: such a connection is interchangeable for every request to the same scheme, host and
+// port, since a credential is on each request and never on the connection. One on which a client
+// authenticated itself (NTLM, Negotiate) is never given back. Those of HTTP/2 serve many exchanges of one
+// sandbox at once.
 
 #include <cstdint>
 #include <deque>

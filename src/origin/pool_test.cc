@@ -37,11 +37,8 @@ class PoolTest : public testing::Test {
   static io::Task<void> run(Pool& pool, const Host& host, std::uint16_t port, bool use_tls,
                             Freshness freshness, bool must_be_alive, std::optional<Reached>& out) {
     ReachTimings timings;
-    const Wanted wanted{.host = host,
-                        .port = port,
-                        .tls = use_tls,
-                        .freshness = freshness,
-                        .must_be_alive = must_be_alive};
+    const Wanted wanted{
+        .host = host, .port = port, .tls = use_tls, .freshness = freshness, .must_be_alive = must_be_alive};
     auto reached = co_await pool.reach(wanted, timings);
     if (reached)
       out.emplace(std::move(reached->connection));

@@ -220,7 +220,8 @@ bool Exchange::may_retry(const Error& error) const {
 origin::Protocol Exchange::protocol() const {
   const RequestHead& request = sandbox_.request();
   if (!outgoing_upgrade().empty())
-    return wire::same_name(request.upgrade, "websocket") ? origin::Protocol::websocket : origin::Protocol::http1;
+    return wire::same_name(request.upgrade, "websocket") ? origin::Protocol::websocket
+                                                         : origin::Protocol::http1;
   if (authenticates_connection(request.fields, "authorization")) return origin::Protocol::http1;
   if (is_grpc(request.fields)) return origin::Protocol::http2;
   return origin::Protocol::any;
@@ -312,7 +313,8 @@ bool Exchange::authenticates_connection(std::span<const HeaderField> fields, std
   return false;
 }
 
-// gRPC ends its answers with trailers that HTTP/1.1 clients and origins lose; grpc-web was made to do without.
+// gRPC ends its answers with trailers that HTTP/1.1 clients and origins lose; grpc-web was made to do
+// without.
 bool Exchange::is_grpc(std::span<const HeaderField> fields) {
   constexpr std::string_view type = "application/grpc";
   for (const HeaderField& field : fields)

@@ -3,6 +3,7 @@
 #include <strings.h>
 
 #include "proxy/limits.h"
+#include "proxy/refusal.h"
 #include "proxy/websocket.h"
 #include "tls/stream.h"
 #include "wire/http_writer.h"
@@ -70,7 +71,9 @@ io::Task<Result<BodyPiece>> Http1SandboxSide::read_body(TimePoint deadline) {
 Result<void> Http1SandboxSide::write_head(const OutgoingAnswer& answer, bool informational) {
   const std::size_t before = output_.size();
   wire::HeadWriter writer(output_);
-  writer.status_line(answer.status, answer.reason_phrase);
+  // HTTP/2 has no reason phrase; some clients of HTTP/1.1 insist on one.
+  writer.status_line(answer.status,
+                     answer.reason_phrase.empty() ? reason_phrase(answer.status) : answer.reason_phrase);
   for (const HeaderField& field : answer.fields) writer.field(field.name, field.value);
   if (!informational) {
     if (answer.framing == BodyFraming::length) writer.content_length(answer.content_length);
@@ -282,7 +285,8 @@ void Http1OriginSide::start_tunnel() {
 }
 
 void Http1OriginSide::settle(bool clean) {
-  if (!clean || tunnel_ || !body_.complete() || !head_.keep_alive || head_.framing == BodyFraming::until_close)
+  if (!clean || tunnel_ || !body_.complete() || !head_.keep_alive ||
+      head_.framing == BodyFraming::until_close)
     return;
   release_head();
   body_.release_piece();

@@ -109,7 +109,7 @@ class Http1OriginSide final : public OriginSide {
   origin::Pool& pool_;
   std::unique_ptr<origin::Connection> connection_;
   std::string websocket_key_;  ///< Ours, where the sandbox's side of the handshake has none.
-  std::string output_;  ///< Holds credentials: wiped as soon as it is written.
+  std::string output_;         ///< Holds credentials: wiped as soon as it is written.
   std::vector<HeaderField> storage_;
   ResponseHead head_;
   std::size_t head_bytes_ = 0;

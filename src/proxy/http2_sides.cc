@@ -17,7 +17,8 @@ struct Decimal {
   char digits[20];
   std::string_view text;
   explicit Decimal(std::uint64_t value)
-      : text(digits, static_cast<std::size_t>(std::to_chars(digits, digits + sizeof digits, value).ptr - digits)) {}
+      : text(digits,
+             static_cast<std::size_t>(std::to_chars(digits, digits + sizeof digits, value).ptr - digits)) {}
   Decimal(const Decimal&) = delete;
 };
 
@@ -82,8 +83,8 @@ Result<void> Http2SandboxSide::start_answer(const OutgoingAnswer& answer) {
   const bool ends = answer.upgrade.empty() && (answer.framing == BodyFraming::none || empty);
   if (stream_->closed()) return fail(Reason::sandbox_closed, "the sandbox reset the stream", Side::sandbox);
   if (!stream_->send_head(fields, ends))
-    return fail(Reason::origin_malformed_response, "the origin's answer has a header that cannot be forwarded",
-                Side::origin);
+    return fail(Reason::origin_malformed_response,
+                "the origin's answer has a header that cannot be forwarded", Side::origin);
   answer_started_ = true;
   answer_complete_ = ends;
   return {};
@@ -159,7 +160,8 @@ io::Task<Result<void>> Http2OriginSide::send_body(BodyPiece piece, std::span<con
 // The head leaves at the end of the loop's turn by itself.
 io::Task<Result<void>> Http2OriginSide::flush(TimePoint) { co_return Result<void>{}; }
 
-io::Task<Result<const ResponseHead*>> Http2OriginSide::read_head(std::string_view method, TimePoint deadline) {
+io::Task<Result<const ResponseHead*>> Http2OriginSide::read_head(std::string_view method,
+                                                                 TimePoint deadline) {
   const http2::Head* head = co_await co_await stream_->next_head(deadline);
   if (head->too_large)
     co_return fail(Reason::origin_malformed_response, "the head has more than 64 KiB or 256 fields",

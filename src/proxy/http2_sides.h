@@ -15,8 +15,8 @@ class Http2SandboxSide final : public SandboxSide, http2::Stream::GoneWatcher {
   /// An answer that is not complete by now never will be: the stream is reset.
   ~Http2SandboxSide();
 
-  /// Reads the request's head. Errors: those of wire::http2_request_head(); head_too_large. What could be read
-  /// of it is there all the same.
+  /// Reads the request's head. Errors: those of wire::http2_request_head(); head_too_large. What could be
+  /// read of it is there all the same.
   Result<void> take_request(bool tls);
 
   const RequestHead& request() const override { return head_; }

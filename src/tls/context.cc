@@ -40,10 +40,11 @@ std::string_view protocols(Alpn alpn) {
 // Each server connection carries its preference.
 const void* const prefers_http1 = "HTTP/1.1 first";
 
-int select_alpn(SSL* connection, const unsigned char** out, unsigned char* out_length, const unsigned char* in,
-                unsigned in_length, void*) {
+int select_alpn(SSL* connection, const unsigned char** out, unsigned char* out_length,
+                const unsigned char* in, unsigned in_length, void*) {
   const bool http1_first = SSL_get_app_data(connection) == prefers_http1;
-  const std::string_view ours = http1_first ? std::string_view("\x08http/1.1\x02h2", 12) : protocols(Alpn::any);
+  const std::string_view ours =
+      http1_first ? std::string_view("\x08http/1.1\x02h2", 12) : protocols(Alpn::any);
   unsigned char* chosen = nullptr;
   if (SSL_select_next_proto(&chosen, out_length, reinterpret_cast<const unsigned char*>(ours.data()),
                             static_cast<unsigned>(ours.size()), in, in_length) != OPENSSL_NPN_NEGOTIATED)

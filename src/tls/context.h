@@ -35,9 +35,9 @@ class TrustStore {
 
 /// What is offered, or taken, by ALPN (RFC 7301).
 enum class Alpn : std::uint8_t {
-  any,           ///< HTTP/2 rather than HTTP/1.1.
-  http1,         ///< HTTP/1.1 only; toward the sandbox: rather than HTTP/2.
-  http2,         ///< HTTP/2 only.
+  any,    ///< HTTP/2 rather than HTTP/1.1.
+  http1,  ///< HTTP/1.1 only; toward the sandbox: rather than HTTP/2.
+  http2,  ///< HTTP/2 only.
 };
 
 class SandboxContext {

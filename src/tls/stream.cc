@@ -175,7 +175,6 @@ void TlsStream::shutdown_write() {
 bool TlsStream::resumed() const { return SSL_session_reused(connection_) == 1; }
 std::string_view TlsStream::protocol() const { return SSL_get_version(connection_); }
 
-
 bool TlsStream::chose_http2() const {
   const unsigned char* name = nullptr;
   unsigned size = 0;

@@ -68,8 +68,8 @@ Result<void> judge_target(const PseudoFields& pseudo, bool tls, RequestHead& out
 
 }  // namespace
 
-Result<void> http2_request_head(const PseudoFields& pseudo, std::span<HeaderField> fields, bool tls, bool ends,
-                                RequestHead& out) {
+Result<void> http2_request_head(const PseudoFields& pseudo, std::span<HeaderField> fields, bool tls,
+                                bool ends, RequestHead& out) {
   out = RequestHead{};
   out.fields = fields;
   out.method = pseudo.method;
@@ -78,7 +78,8 @@ Result<void> http2_request_head(const PseudoFields& pseudo, std::span<HeaderFiel
   if (extended) out.method = "GET";
   Notes notes;
   if (const char* why = read_fields(fields, notes, &out)) return malformed(why);
-  if (!is_field_name(out.method) || out.method.size() > method_bytes_max) return malformed("malformed method");
+  if (!is_field_name(out.method) || out.method.size() > method_bytes_max)
+    return malformed("malformed method");
   if (auto judged = judge_method(out.method); !judged) return judged;
   if (auto judged = judge_target(pseudo, tls, out); !judged) return judged;
   if (auto judged = judge_authority(pseudo, notes, out); !judged) return judged;

@@ -20,8 +20,8 @@ struct PseudoFields {
 /// `ends`: no body follows. Every view of `out` is one of the arguments'. An extended CONNECT to a WebSocket
 /// becomes what it is in HTTP/1.1: a GET with `upgrade`. Errors: malformed_request, malformed_host,
 /// method_not_allowed, protocol_not_allowed, expectation_failed.
-Result<void> http2_request_head(const PseudoFields& pseudo, std::span<HeaderField> fields, bool tls, bool ends,
-                                RequestHead& out);
+Result<void> http2_request_head(const PseudoFields& pseudo, std::span<HeaderField> fields, bool tls,
+                                bool ends, RequestHead& out);
 
 /// `request_method` decides, with `ends`, whether a body follows. Errors: origin_malformed_response.
 Result<void> http2_response_head(int status, std::span<HeaderField> fields, std::string_view request_method,
