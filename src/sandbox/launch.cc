@@ -377,6 +377,7 @@ Result<pid_t> spawn(const std::string& bubblewrap, const LaunchSpec& spec, const
                                  has_terminal() ? "share" : "own"};
   words.insert(words.end(), spec.command.begin(), spec.command.end());
   std::vector<char*> pointers;
+  pointers.reserve(words.size() + 1);
   for (std::string& word : words) pointers.push_back(word.data());
   pointers.push_back(nullptr);
   std::vector<int> keep{file->get()};
@@ -431,7 +432,8 @@ std::unexpected<Error> could_not_start(const Fd& messages) {
 
 Result<std::string> find_bubblewrap() {
   std::vector<std::string> places{"/usr/bin", "/usr/local/bin", "/bin", "/run/current-system/sw/bin"};
-  std::string_view path = getenv("PATH") != nullptr ? getenv("PATH") : "";
+  const char* search = getenv("PATH");
+  std::string_view path = search != nullptr ? search : "";
   while (!path.empty()) {
     std::size_t colon = path.find(':');
     if (path.starts_with('/')) places.emplace_back(path.substr(0, colon));

@@ -279,6 +279,7 @@ Result<void> copy_directory(const Host& host, const fs::path& to, const std::str
 
 bool run_quietly(std::vector<std::string> words) {
   std::vector<char*> pointers;
+  pointers.reserve(words.size() + 1);
   for (std::string& word : words) pointers.push_back(word.data());
   pointers.push_back(nullptr);
   posix_spawn_file_actions_t actions;

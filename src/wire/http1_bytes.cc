@@ -83,8 +83,9 @@ bool has_token(std::string_view list, std::string_view token) {
 bool is_field_name(std::string_view name) { return !name.empty() && http1::all(name, http1::token_byte); }
 
 bool is_field_value(std::string_view value) {
-  const char* const end = value.data() + value.size();
-  return http1::find_control(value.data(), end) == end;
+  const char* const begin = value.data();
+  const char* const end = begin + value.size();
+  return http1::find_control(begin, end) == end;
 }
 
 bool is_request_target(std::string_view target) {
