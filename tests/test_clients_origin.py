@@ -119,7 +119,7 @@ def test_an_origin_that_is_not_who_it_should_be_gets_no_credential_and_the_clien
     origin = scripted(script, context=context(*pair))
     run = client.at(HOST, origin.port).run("curl", "-sS", "-i", "-H", f"X-Mine: {CANARY}-mine", f"https://{HOST}/", policy=POLICY, secrets=SECRETS)
     head, _, body = run.stdout.partition("\n\n")
-    assert head.startswith("HTTP/1.1 502 ") and "X-Postern-Reason: origin_certificate_invalid" in head, run.stdout + run.stderr
+    assert head.startswith("HTTP/2 502 ") and "x-postern-reason: origin_certificate_invalid" in head, run.stdout + run.stderr
     assert "could not be verified" in json.loads(body)["error"]["message"]
     assert origin.connections >= 1 and CANARY.encode() not in origin.everything()
     assert run.record(kind="http", host=HOST)["reason"] == "origin_certificate_invalid"

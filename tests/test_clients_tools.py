@@ -103,7 +103,7 @@ def go_program(tmp_path_factory):
 
 def test_go_with_its_own_resolver_and_trust(client, echo, go_program):
     shutil.copy(go_program, client.work / "client")
-    assert "agent=Go-http-client/1.1" in authenticated(client, echo, "./client", f"https://{HOST}/")
+    assert "agent=Go-http-client/2.0" in authenticated(client, echo, "./client", f"https://{HOST}/")
 
 
 @pytest.fixture(scope="session")

@@ -62,12 +62,13 @@ class Serving final : http2::Connection::Requests, OpenConnection {
     auto taken = sandbox.take_request(what_.flow.tls);
     // Not even a refusal could be recorded.
     if (!what_.worker.journal.accepting()) co_return sandbox.abort();
-    if (!taken) co_return co_await refuse(what_.worker, what_.flow, sandbox, std::move(taken.error()));
-    if (what_.refusal) {
-      Error why = *what_.refusal;
-      co_return co_await refuse(what_.worker, what_.flow, sandbox, std::move(why));
-    }
-    co_await carry(what_.worker, what_.flow, sandbox);
+    std::optional<Error> why = what_.refusal;
+    if (!taken) why = std::move(taken.error());
+    if (why)
+      co_await refuse(what_.worker, what_.flow, sandbox, std::move(*why));
+    else
+      co_await carry(what_.worker, what_.flow, sandbox);
+    co_await sandbox.drain();
   }
 
   Http2Serving what_;

@@ -35,7 +35,17 @@ Http2SandboxSide::~Http2SandboxSide() {
   if (!answer_complete_)
     stream_->reset(http2::ErrorCode::internal_error);
   else if (!stream_->body_complete())
-    stream_->reset(http2::ErrorCode::no_error);  // RFC 9113 §8.1: the rest of the request is not wanted.
+    stream_->reset(http2::ErrorCode::no_error);
+}
+
+io::Task<void> Http2SandboxSide::drain() {
+  if (!answer_complete_ || !head_.protocol.empty()) co_return;
+  const TimePoint end = loop_.now() + limits::linger_time;
+  while (!stream_->body_complete() && loop_.now() < end) {
+    const TimePoint soon = std::min(end, loop_.now() + limits::linger_idle_time);
+    auto piece = co_await stream_->read_body(soon);
+    if (!piece) co_return;
+  }
 }
 
 Result<void> Http2SandboxSide::take_request(bool tls) {

@@ -19,6 +19,10 @@ class Http2SandboxSide final : public SandboxSide, http2::Stream::GoneWatcher {
   /// read of it is there all the same.
   Result<void> take_request(bool tls);
 
+  /// Reads off a body that nobody wants, within bounds: RFC 9113 §8.1 would have the stream reset once its
+  /// answer is complete, but there are clients (curl 7.88) that then throw the answer away.
+  io::Task<void> drain();
+
   const RequestHead& request() const override { return head_; }
   std::string_view protocol() const override { return "HTTP/2"; }
   io::Task<Result<BodyPiece>> read_body(TimePoint deadline) override;
