@@ -24,6 +24,7 @@ Connection::Connection(std::unique_ptr<io::Stream> stream, io::BufferPool& buffe
       input_(buffers),
       output_(buffers),
       greeted_(loop_),
+      begun_(loop_.now()),
       last_read_(loop_.now()) {}
 
 Connection::~Connection() { clear_output(); }
@@ -52,7 +53,7 @@ io::Task<Result<void>> Connection::run() {
   if (write_error_) ended = std::unexpected(*write_error_);
   // What is left to say (GOAWAY with the reason) is said before the streams are told; but nobody is waited
   // for who does not read.
-  if (writing_)
+  if (writing_ && !ended)
     stream_->cancel_write();
   else if (writer_idle_)
     work_.set();
@@ -88,7 +89,7 @@ TimePoint Connection::next_deadline() {
     return *head_since_ + timing_.head;
   }
   head_since_.reset();
-  if (session_.frames_received() == 0 && requests_) return last_read_ + timing_.first_bytes;
+  if (session_.frames_received() == 0 && requests_) return begun_ + timing_.first_bytes;
   if (session_.open_streams() == 0) return session_.idle_since() + timing_.idle;
   if (requests_) return TimePoint::max();
   return session_.ping_answered() ? last_read_ + timing_.ping_after : pinged_at_ + timing_.ping_answer;
@@ -116,6 +117,7 @@ io::Task<Result<void>> Connection::read_loop() {
     const TimePoint deadline = next_deadline();
     auto ready = co_await stream_->wait_readable(deadline);
     if (write_error_) co_return std::unexpected(*write_error_);
+    if (session_.over()) break;  // The last frame has been sent.
     if (!ready && timed_out(ready.error())) {
       if (!co_await deadline_passed()) co_return Result<void>{};
       continue;
@@ -146,8 +148,8 @@ io::Task<void> Connection::write_loop() {
     while (session_.wake() && output_.size() < limits::write_bytes);
     if (output_.empty()) {
       output_.release();
-      if (closing_) co_return;
       if (session_.over()) stream_->cancel_read();
+      if (closing_) co_return;
       writer_idle_ = true;
       work_.reset();
       co_await work_.wait();

@@ -82,6 +82,7 @@ class Connection final : Session::Owner, io::Deferred {
   io::Wait greeted_;
   std::optional<Error> write_error_;
   std::optional<TimePoint> head_since_;
+  const TimePoint begun_;
   TimePoint last_read_;
   TimePoint pinged_at_{};
   bool draining_ = false;

@@ -396,7 +396,7 @@ Result<void> Session::receive(std::string_view bytes) {
   if (calmed_ || taken == NGHTTP2_ERR_FLOODED)
     return postern::fail(Reason::overloaded, "too many HTTP/2 frames that do nothing", side());
   if (taken < 0) return postern::fail(reason, nghttp2_strerror(static_cast<int>(taken)), side());
-  if (!nghttp2_session_want_read(session_) && !going_away_)
+  if (!nghttp2_session_want_read(session_) && !going_away_ && !draining_)
     return postern::fail(reason, "the rules of HTTP/2 were broken", side());
   if (nghttp2_session_want_write(session_)) owner_.wants_write();
   return {};
@@ -553,31 +553,32 @@ bool Session::finish_head(Stream& stream, bool ends) {
   std::unique_ptr<Head> head = std::move(stream.arriving_);
   head->end_of_stream = ends;
   if (role_ == Role::server && !stream.request_) join_cookies(*head);
+  const bool is_trailers = role_ == Role::server ? stream.request_ != nullptr : stream.final_head_;
   head->fields.reserve(head->places_.size());
   for (const Head::Place& place : head->places_) {
     const std::string_view name = std::string_view(head->text_).substr(place.name, place.name_bytes);
     const std::string_view value = std::string_view(head->text_).substr(place.value, place.value_bytes);
-    if (!name.starts_with(':'))
-      head->fields.push_back({name, value});
-    else if (!take_pseudo(*head, name, value))
-      return false;
+    if (name.starts_with(':')) {
+      if (!take_pseudo(*head, name, value)) return false;
+      continue;
+    }
+    if (!wire::is_field_name(name) || !wire::is_field_value(value)) return false;
+    if (is_trailers && wire::is_forbidden_trailer(name)) continue;
+    head->fields.push_back({name, value});
   }
+  if (is_trailers && head->too_large) return false;
   stream.anything_received_ = true;
   if (ends) stream.ended_ = true;
   mark_ready(stream);
+  if (is_trailers) {
+    stream.trailers_ = std::move(head);
+    return true;
+  }
   if (role_ == Role::server) {
-    if (stream.request_) {
-      stream.trailers_ = std::move(head);
-      return true;
-    }
     stream.request_ = std::move(head);
     stream.body_given_ = ends;
     stream.delivered_ = true;
     requests_.push_back(stream.shared_from_this());
-    return true;
-  }
-  if (stream.final_head_) {
-    stream.trailers_ = std::move(head);
     return true;
   }
   stream.final_head_ = head->status >= 200;

@@ -1,6 +1,7 @@
 #include "io/buffer.h"
 
 #include <algorithm>
+#include <cstring>
 
 namespace postern::io {
 
@@ -17,6 +18,8 @@ void Buffer::grow(std::size_t wanted) {
   char* block = pool_->take(capacity);
   if (!empty()) std::memcpy(block, block_ + begin_, size());
   const std::size_t kept = size();
+  // What goes toward an origin may be a credential: its owner wipes the buffer that it knows, not this one.
+  if (kept > 0) explicit_bzero(block_ + begin_, kept);
   if (block_) pool_->give_back(block_, capacity_);
   block_ = block;
   capacity_ = capacity;

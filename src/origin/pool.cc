@@ -1,7 +1,7 @@
 #include "origin/pool.h"
 
 #include <algorithm>
-#include <fmt/format.h>
+#include <charconv>
 #include <sys/socket.h>
 
 #include "tls/stream.h"
@@ -55,17 +55,55 @@ std::optional<Reached> Pool::open_stream(const std::string& link_key) {
   return reached;
 }
 
+namespace {
+
+void append_key(const Wanted& wanted, std::string& out) {
+  out.append(wanted.tls ? "https:" : "http:").append(wanted.host.name).append(":");
+  char digits[8];
+  out.append(digits, std::to_chars(digits, digits + sizeof digits, wanted.port).ptr);
+}
+
+void append_link_key(const Wanted& wanted, std::string& out) {
+  char digits[24];
+  out.append(digits, std::to_chars(digits, digits + sizeof digits, wanted.sandbox).ptr).append("@");
+  append_key(wanted, out);
+}
+
+bool may_multiplex(const Wanted& wanted) {
+  return wanted.tls && (wanted.protocol == Protocol::any || wanted.protocol == Protocol::http2);
+}
+
+}  // namespace
+
+std::optional<Reached> Pool::reuse(const Wanted& wanted) {
+  if (wanted.freshness == Freshness::new_only) return std::nullopt;
+  if (may_multiplex(wanted) && http2_.size() > 0) {
+    link_key_scratch_.clear();
+    append_link_key(wanted, link_key_scratch_);
+    if (auto opened = open_stream(link_key_scratch_)) return opened;
+  }
+  if (idle_count_ == 0 || wanted.protocol == Protocol::http2) return std::nullopt;
+  key_scratch_.clear();
+  append_key(wanted, key_scratch_);
+  auto pooled = take(key_scratch_, wanted.must_be_alive);
+  if (!pooled) return std::nullopt;
+  Reached reached;
+  reached.address = pooled->address;
+  reached.reused = true;
+  reached.connection = std::move(pooled);
+  return reached;
+}
+
 io::Task<Result<Reached>> Pool::reach(Wanted wanted, ReachTimings& timings) {
-  const std::string key =
-      fmt::format("{}:{}:{}", wanted.tls ? "https" : "http", wanted.host.name, wanted.port);
-  const bool may_pool = wanted.freshness == Freshness::pooled_or_new;
+  std::string key;
+  append_key(wanted, key);
   const Protocol protocol = wanted.tls ? wanted.protocol : Protocol::http1;
   if (!wanted.tls && wanted.protocol == Protocol::http2)
     co_return fail(Reason::protocol_not_allowed, "HTTP/2 without TLS is not carried", Side::sandbox);
 
   std::string link_key;
-  if (protocol == Protocol::any || protocol == Protocol::http2) {
-    link_key = fmt::format("{}@{}", wanted.sandbox, key);
+  if (may_multiplex(wanted)) {
+    append_link_key(wanted, link_key);
     // While one shakes hands with an origin that is known to speak HTTP/2, the others wait for the outcome. A
     // connection that has failed takes no streams, so this is right for a second try too.
     while (true) {
@@ -79,15 +117,6 @@ io::Task<Result<Reached>> Pool::reach(Wanted wanted, ReachTimings& timings) {
       if (other->failure) co_return std::unexpected(*other->failure);
     }
     if (http2_.full(link_key)) co_return fail(Reason::overloaded, "too many requests to this origin at once");
-  }
-  if (may_pool && protocol != Protocol::http2) {
-    if (auto pooled = take(key, wanted.must_be_alive)) {
-      Reached reached;
-      reached.address = pooled->address;
-      reached.reused = true;
-      reached.connection = std::move(pooled);
-      co_return reached;
-    }
   }
   if (!known_http2_.contains(link_key)) co_return co_await dial(wanted, key, link_key, protocol, timings);
 
@@ -108,7 +137,8 @@ io::Task<Result<Reached>> Pool::dial(const Wanted& wanted, const std::string& ke
   if (protocol == Protocol::http2) alpn = tls::Alpn::http2;
   auto reached = co_await shake_hands(wanted, key, link_key, protocol, alpn, refused, timings);
   if (reached || !refused || protocol != Protocol::websocket) co_return reached;
-  const std::string websocket_key = fmt::format("{}@{}", wanted.sandbox, key);
+  std::string websocket_key;
+  append_link_key(wanted, websocket_key);
   co_return co_await shake_hands(wanted, key, websocket_key, protocol, tls::Alpn::http2, refused, timings);
 }
 

@@ -79,7 +79,11 @@ class Pool final : io::Stream::IdleWatcher {
   ~Pool();
   Pool(const Pool&) = delete;
 
-  /// A verified connection, or a stream on one. Errors as Dialler::dial and TlsStream::handshake; overloaded.
+  /// What is there without waiting: an idle connection, or room on a shared one. No allocation but the
+  /// stream's.
+  std::optional<Reached> reuse(const Wanted& wanted);
+  /// A verified connection, or a stream on one, after reuse() had none. Errors as Dialler::dial and
+  /// TlsStream::handshake; overloaded.
   io::Task<Result<Reached>> reach(Wanted wanted, ReachTimings& timings);
 
   /// After a complete exchange that left the connection clean.
@@ -119,6 +123,7 @@ class Pool final : io::Stream::IdleWatcher {
   std::size_t idle_most_ = idle_total_max;
   std::unique_ptr<Sweep> sweep_;
   Http2Links http2_;
+  std::string key_scratch_, link_key_scratch_;
   std::unordered_set<std::string> known_http2_;  ///< Link keys whose origin chose HTTP/2.
   std::unordered_map<std::string, std::shared_ptr<Dialling>> dialling_;
 };

@@ -33,21 +33,25 @@ class PoolTest : public testing::Test {
     return map;
   }
 
-  using Reached = Result<std::unique_ptr<Connection>>;
+  using Outcome = Result<std::unique_ptr<Connection>>;
   static io::Task<void> run(Pool& pool, const Host& host, std::uint16_t port, bool use_tls,
-                            Freshness freshness, bool must_be_alive, std::optional<Reached>& out) {
+                            Freshness freshness, bool must_be_alive, std::optional<Outcome>& out) {
     ReachTimings timings;
     const Wanted wanted{
         .host = host, .port = port, .tls = use_tls, .freshness = freshness, .must_be_alive = must_be_alive};
-    auto reached = co_await pool.reach(wanted, timings);
+    Result<Reached> reached;
+    if (auto ready = pool.reuse(wanted))
+      reached = std::move(*ready);
+    else
+      reached = co_await pool.reach(wanted, timings);
     if (reached)
       out.emplace(std::move(reached->connection));
     else
       out.emplace(std::unexpected(std::move(reached.error())));
   }
-  Reached reach(const char* name, std::uint16_t port = 80, bool use_tls = false,
+  Outcome reach(const char* name, std::uint16_t port = 80, bool use_tls = false,
                 Freshness freshness = Freshness::pooled_or_new, bool must_be_alive = false) {
-    std::optional<Reached> out;
+    std::optional<Outcome> out;
     const Host host{name, std::nullopt};
     loop_.spawn(run(pool_, host, port, use_tls, freshness, must_be_alive, out));
     for (int turn = 0; turn < 300 && !out; ++turn) {
@@ -122,7 +126,7 @@ TEST_F(PoolTest, KeysNeverMixHostPortOrScheme) {
   EXPECT_FALSE(reach("a.example.com", 81).value()->reused);
   EXPECT_EQ(pool_.idle(), 1u);
   // The origin says nothing to a ClientHello; what matters is that the plain connection stays where it is.
-  std::optional<Reached> out;
+  std::optional<Outcome> out;
   const Host host{"a.example.com", std::nullopt};
   loop_.spawn(run(pool_, host, 80, true, Freshness::pooled_or_new, false, out));
   turn();

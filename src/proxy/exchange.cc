@@ -237,7 +237,11 @@ io::Task<Result<void>> Exchange::reach(origin::Freshness freshness) {
                               .sandbox = flow_.tenant.identity.number,
                               .freshness = freshness,
                               .must_be_alive = !is_idempotent(method_)};
-  auto reached = co_await worker_.pool.reach(wanted, timings);
+  Result<origin::Reached> reached;
+  if (auto ready = worker_.pool.reuse(wanted))
+    reached = std::move(*ready);
+  else
+    reached = co_await worker_.pool.reach(wanted, timings);
   recording_->timings.dns = timings.dial.dns;
   recording_->timings.connect = timings.dial.connect;
   recording_->timings.tls = timings.tls;

@@ -113,6 +113,10 @@ class ChunkDecoder {
 /// Transfer-Encoding, TE, Trailer, Upgrade, Proxy-Authorization, Proxy-Authenticate, HTTP2-Settings.
 bool is_hop_by_hop(std::string_view field_name);
 
+/// RFC 9110 §6.5.1: fields that frame, route, authenticate or change how the content is read must not come
+/// after it; a receiver that merged them into the head would be told something new about a judged message.
+bool is_forbidden_trailer(std::string_view name);
+
 /// True when a Connection field among `fields` lists `name` (RFC 9110 §7.6.1): it ends at this hop too.
 bool nominated(std::span<const HeaderField> fields, std::string_view name);
 

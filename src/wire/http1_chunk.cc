@@ -20,8 +20,8 @@ int hexadecimal(unsigned char byte) {
   return -1;
 }
 
-/// RFC 9110 §6.5.1: fields that frame, route, authenticate or change how the content is read must not come
-/// after it; a receiver that merged them into the head would be told something new about a judged message.
+}  // namespace
+
 bool is_forbidden_trailer(std::string_view name) {
   static constexpr std::string_view forbidden[] = {
       "host",
@@ -57,8 +57,6 @@ bool is_forbidden_trailer(std::string_view name) {
   // Content-Digest is computed from the content and made for trailers (RFC 9530 §2).
   return name.size() > 8 && same_name(name.substr(0, 8), "content-") && !same_name(name, "content-digest");
 }
-
-}  // namespace
 
 std::unexpected<Error> ChunkDecoder::refuse(const char* detail) {
   state_ = State::failed;
