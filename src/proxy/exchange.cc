@@ -106,6 +106,7 @@ class Exchange final : SandboxSide::AbortWatcher {
   bool connection_bound_ = false;  ///< A login belongs to the origin's connection: it is not used again.
   std::string target_;             ///< What is sent: canonical where paths are judged.
   std::string method_;             ///< Outlives the head, for the answer's framing.
+  bool grpc_ = false;              ///< Likewise, for how a refusal is said.
   policy::Verdict verdict_;
   std::span<const credential::InjectedHeader> credentials_;
   std::vector<HeaderField> fields_;
@@ -130,6 +131,7 @@ void Exchange::open_record() {
   recording_->host = flow_.host.name;
   recording_->port = flow_.port;
   recording_->protocol = sandbox_.protocol();
+  grpc_ = is_grpc(request.fields);
   recording_->intercepted = flow_.tls;
 }
 
@@ -223,7 +225,7 @@ origin::Protocol Exchange::protocol() const {
     return wire::same_name(request.upgrade, "websocket") ? origin::Protocol::websocket
                                                          : origin::Protocol::http1;
   if (authenticates_connection(request.fields, "authorization")) return origin::Protocol::http1;
-  if (is_grpc(request.fields)) return origin::Protocol::http2;
+  if (grpc_) return origin::Protocol::http2;
   return origin::Protocol::any;
 }
 
@@ -589,7 +591,7 @@ io::Task<void> Exchange::refuse(Error error, bool last) {
     recording_.finish(error.reason, error.detail);
     co_return;
   }
-  const int status = http_status_of(error.reason);
+  const int status = grpc_ ? 200 : http_status_of(error.reason);
   recording_->status = status;
   // Refused before its path was judged.
   if (recording_->path.empty() && !body_started_ && sandbox_.request().target.starts_with('/'))
@@ -602,15 +604,21 @@ io::Task<void> Exchange::refuse(Error error, bool last) {
     recording_.finish(Reason::sandbox_closed, error.detail);
     co_return;
   }
-  const std::string body = refusal_body({.reason = error.reason,
-                                         .host = recording_->host,
-                                         .port = recording_->port,
-                                         .rule = recording_->rule,
-                                         .detail = error.detail,
-                                         .allowed = egress_->snapshot->allowed_hint()});
-  const HeaderField fields[] = {{"Content-Type", "application/json"},
+  const Refusal refusal{.reason = error.reason,
+                        .host = recording_->host,
+                        .port = recording_->port,
+                        .rule = recording_->rule,
+                        .detail = error.detail,
+                        .allowed = egress_->snapshot->allowed_hint()};
+  const std::string said = grpc_ ? grpc_message(refusal) : refusal_body(refusal);
+  const std::string_view body = grpc_ ? std::string_view() : std::string_view(said);
+  const std::string code = std::to_string(grpc_status_of(error.reason));
+  // gRPC reads neither status nor body but these two, of an answer that is its own trailers.
+  const HeaderField fields[] = {{"Content-Type", grpc_ ? "application/grpc" : "application/json"},
                                 {"X-Postern-Reason", token(error.reason)},
-                                {"Cache-Control", "no-store"}};
+                                {"Cache-Control", "no-store"},
+                                {"grpc-status", code},
+                                {"grpc-message", said}};
   const RequestHead& request = sandbox_.request();
   // A short body is read off and the connection kept; before a long one it is cheaper to part.
   const bool short_body =
@@ -619,14 +627,14 @@ io::Task<void> Exchange::refuse(Error error, bool last) {
        (request.framing == BodyFraming::length && request.content_length <= limits::refused_body_bytes_max));
   OutgoingAnswer answer{.status = status,
                         .reason_phrase = reason_phrase(status),
-                        .fields = fields,
+                        .fields = std::span(fields).first(grpc_ ? 5 : 3),
                         .framing = BodyFraming::length,
                         .content_length = body.size(),
                         .close = last || !short_body || decision_of(error.reason) == Decision::failed ||
                                  error.reason == Reason::malformed_request};
   if (auto started = sandbox_.start_answer(answer); started) {
     const bool to_head = method_ == "HEAD";
-    const BodyPiece piece{to_head ? std::string_view() : std::string_view(body), true, false};
+    const BodyPiece piece{to_head ? std::string_view() : body, true, false};
     auto sent = co_await sandbox_.send_body(piece, {});
     recording_->response_bytes = sandbox_.answer_bytes();
     if (!sent) sandbox_.abort();

@@ -86,6 +86,37 @@ std::string refusal_body(const Refusal& refusal) {
          "\n";
 }
 
+std::string grpc_message(const Refusal& refusal) {
+  std::string out;
+  for (const char c : message_for(refusal)) {
+    if (c >= ' ' && c <= '~' && c != '%')
+      out += c;
+    else
+      out += fmt::format("%{:02X}", static_cast<unsigned char>(c));
+  }
+  return out;
+}
+
+int grpc_status_of(Reason reason) {
+  constexpr int invalid_argument = 3, deadline_exceeded = 4, permission_denied = 7, unimplemented = 12,
+                internal = 13, unavailable = 14, unauthenticated = 16;
+  switch (http_status_of(reason)) {
+    case 400:
+    case 405:
+    case 417:
+    case 431: return invalid_argument;
+    case 401: return unauthenticated;
+    case 403: return permission_denied;
+    case 404: return unimplemented;
+    case 408:
+    case 504: return deadline_exceeded;
+    case 421:
+    case 502:
+    case 503: return unavailable;
+    default: return internal;
+  }
+}
+
 std::string_view reason_phrase(int status) {
   switch (status) {
     case 200: return "OK";

@@ -21,6 +21,11 @@ struct Refusal {
 /// {"error": {"reason", "message", "host", "rule"?, "docs"}}
 std::string refusal_body(const Refusal& refusal);
 
+/// The sentence alone, as a `grpc-message` spells it: other than printable ASCII is percent-encoded.
+std::string grpc_message(const Refusal& refusal);
+/// What a client of gRPC reads in place of the HTTP status.
+int grpc_status_of(Reason reason);
+
 std::string_view reason_phrase(int status);
 
 }  // namespace postern::proxy
