@@ -1,11 +1,12 @@
 #include "http2/session.h"
 
 #include <algorithm>
+#include <cstddef>
 #include <cstdlib>
 #include <cstring>
-#include <malloc.h>
 #include <nghttp2/nghttp2.h>
 
+#include "io/frame_pool.h"
 #include "wire/http1.h"
 
 namespace postern::http2 {
@@ -17,27 +18,42 @@ enum Pseudo : std::uint8_t { method, scheme, authority, path, protocol, status, 
 constexpr std::string_view pseudo_names[pseudo_count] = {":method", ":scheme",   ":authority",
                                                          ":path",   ":protocol", ":status"};
 
-// Heads toward origins hold credentials: what nghttp2 gives back is wiped.
-void* wiping_malloc(std::size_t size, void*) { return std::malloc(size); }
-void* wiping_calloc(std::size_t count, std::size_t size, void*) { return std::calloc(count, size); }
-void wiping_free(void* memory, void*) {
-  if (!memory) return;
-  explicit_bzero(memory, ::malloc_usable_size(memory));
-  std::free(memory);
-}
-void* wiping_realloc(void* memory, std::size_t size, void*) {
-  if (!memory) return std::malloc(size);
-  const std::size_t had = ::malloc_usable_size(memory);
-  if (size <= had) return memory;
-  void* larger = std::malloc(size);
-  if (!larger) return nullptr;
-  std::memcpy(larger, memory, had);
-  wiping_free(memory, nullptr);
-  return larger;
-}
+// nghttp2 allocates for every frame and field: from the loop's free lists. Toward origins heads hold
+// credentials, so there what it gives back is wiped.
+struct alignas(std::max_align_t) Prefix {
+  std::size_t bytes;  // Without this prefix.
+};
 
-nghttp2_mem wiping_memory{nullptr, wiping_malloc, wiping_free, wiping_calloc, wiping_realloc};
-
+template <bool wipe>
+struct Memory {
+  static void* allocate(std::size_t size, void*) {
+    auto* prefix = static_cast<Prefix*>(io::FramePool::allocate(sizeof(Prefix) + size));
+    prefix->bytes = size;
+    return prefix + 1;
+  }
+  static void* allocate_zeroed(std::size_t count, std::size_t size, void*) {
+    if (size != 0 && count > SIZE_MAX / size) return nullptr;
+    void* memory = allocate(count * size, nullptr);
+    std::memset(memory, 0, count * size);
+    return memory;
+  }
+  static void release(void* memory, void*) {
+    if (!memory) return;
+    Prefix* prefix = static_cast<Prefix*>(memory) - 1;
+    if constexpr (wipe) explicit_bzero(memory, prefix->bytes);
+    io::FramePool::release(prefix, sizeof(Prefix) + prefix->bytes);
+  }
+  static void* resize(void* memory, std::size_t size, void*) {
+    if (!memory) return allocate(size, nullptr);
+    const std::size_t had = (static_cast<Prefix*>(memory) - 1)->bytes;
+    if (size <= had) return memory;
+    void* larger = allocate(size, nullptr);
+    std::memcpy(larger, memory, had);
+    release(memory, nullptr);
+    return larger;
+  }
+  static inline nghttp2_mem functions{nullptr, allocate, release, allocate_zeroed, resize};
+};
 void must(int result) {
   if (result != 0) std::abort();  // Out of memory, or a setting that nghttp2 does not know.
 }
@@ -47,6 +63,24 @@ struct Owned {
   T* value = nullptr;
   ~Owned() { Delete{}(value); }
 };
+template <class T>
+struct FromFramePool {
+  using value_type = T;
+  FromFramePool() = default;
+  template <class U>
+  explicit FromFramePool(const FromFramePool<U>&) {}
+  T* allocate(std::size_t count) { return static_cast<T*>(io::FramePool::allocate(count * sizeof(T))); }
+  void deallocate(T* memory, std::size_t count) { io::FramePool::release(memory, count * sizeof(T)); }
+  template <class U>
+  bool operator==(const FromFramePool<U>&) const {
+    return true;
+  }
+};
+
+std::shared_ptr<Stream> make_stream(Session& session, io::Loop& loop, bool origin) {
+  return std::allocate_shared<Stream>(FromFramePool<Stream>(), session, loop, origin);
+}
+
 struct DeleteCallbacks {
   void operator()(nghttp2_session_callbacks* c) const { nghttp2_session_callbacks_del(c); }
 };
@@ -94,7 +128,7 @@ struct Callbacks {
     Session& self = session(user);
     Stream* found = stream(raw, frame->hd.stream_id);
     if (!found && self.role_ == Role::server && frame->headers.cat == NGHTTP2_HCAT_REQUEST) {
-      auto made = std::make_shared<Stream>(self, self.loop_, false);
+      auto made = make_stream(self, self.loop_, false);
       made->id_ = frame->hd.stream_id;
       made->self_ = made;
       found = made.get();
@@ -330,11 +364,13 @@ Session::Session(io::Loop& loop, Role role, Owner& owner)
       {NGHTTP2_SETTINGS_NO_RFC7540_PRIORITIES, 1},
   };
   if (role == Role::server) {
-    must(nghttp2_session_server_new3(&session_, Callbacks::all(), this, options.value, nullptr));
+    must(nghttp2_session_server_new3(&session_, Callbacks::all(), this, options.value,
+                                     &Memory<false>::functions));
     settings.push_back({NGHTTP2_SETTINGS_MAX_CONCURRENT_STREAMS, limits::streams_max});
     settings.push_back({NGHTTP2_SETTINGS_ENABLE_CONNECT_PROTOCOL, 1});
   } else {
-    must(nghttp2_session_client_new3(&session_, Callbacks::all(), this, options.value, &wiping_memory));
+    must(nghttp2_session_client_new3(&session_, Callbacks::all(), this, options.value,
+                                     &Memory<true>::functions));
     settings.push_back({NGHTTP2_SETTINGS_ENABLE_PUSH, 0});
   }
   must(nghttp2_submit_settings(session_, NGHTTP2_FLAG_NONE, settings.data(), settings.size()));
@@ -467,7 +503,7 @@ void Session::close(Stream& stream, std::uint32_t code) {
 
 std::shared_ptr<Stream> Session::open() {
   if (capacity() == 0) return nullptr;
-  return std::make_shared<Stream>(*this, loop_, true);
+  return make_stream(*this, loop_, true);
 }
 
 std::size_t Session::capacity() const {
@@ -530,7 +566,7 @@ void Session::consumed(Stream& stream, std::size_t bytes) {
 // ---- heads
 // -------------------------------------------------------------------------------------------------
 
-void Session::begin_head(Stream& stream) { stream.arriving_ = std::make_unique<Head>(); }
+void Session::begin_head(Stream& stream) { stream.arriving_ = Head::take(); }
 
 bool Session::add_field(Stream& stream, std::string_view name, std::string_view value) {
   Head& head = *stream.arriving_;
@@ -550,7 +586,7 @@ bool Session::add_field(Stream& stream, std::string_view name, std::string_view 
 }
 
 bool Session::finish_head(Stream& stream, bool ends) {
-  std::unique_ptr<Head> head = std::move(stream.arriving_);
+  HeadPtr head = std::move(stream.arriving_);
   head->end_of_stream = ends;
   if (role_ == Role::server && !stream.request_) join_cookies(*head);
   const bool is_trailers = role_ == Role::server ? stream.request_ != nullptr : stream.final_head_;

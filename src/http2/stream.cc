@@ -12,6 +12,43 @@ constexpr std::size_t kept_bytes_max = 16 * KiB;  // of a body buffer, between t
 
 }  // namespace
 
+// A loop's heads that are used again, with the memory that they have.
+struct UsedHeads {
+  static constexpr std::size_t kept_max = 256;
+  static constexpr std::size_t kept_bytes_max = 4 * KiB;  // each: larger ones are rare
+  std::vector<std::unique_ptr<Head>> heads;
+  static UsedHeads& local() {
+    thread_local UsedHeads used;
+    return used;
+  }
+};
+
+HeadPtr Head::take() {
+  auto& used = UsedHeads::local().heads;
+  if (used.empty()) return HeadPtr(new Head);
+  HeadPtr head(used.back().release());
+  used.pop_back();
+  return head;
+}
+
+void Head::Release::operator()(Head* head) const {
+  std::unique_ptr<Head> owned(head);
+  auto& used = UsedHeads::local().heads;
+  if (used.size() >= UsedHeads::kept_max || head->text_.capacity() > UsedHeads::kept_bytes_max) return;
+  head->clear();
+  used.push_back(std::move(owned));
+}
+
+void Head::clear() {
+  method = scheme = authority = path = protocol = {};
+  has_authority = end_of_stream = too_large = false;
+  status = 0;
+  list_bytes_ = 0;
+  fields.clear();
+  text_.clear();
+  places_.clear();
+}
+
 std::span<const HeaderField> Stream::trailers() const {
   if (!trailers_) return {};
   return trailers_->fields;
@@ -40,7 +77,7 @@ io::Task<Result<const Head*>> Stream::next_head(TimePoint deadline) {
     if (outcome != io::Wait::Outcome::changed) co_return std::unexpected(wait_error(outcome));
   }
   head_given_ = std::move(heads_.front());
-  heads_.pop_front();
+  heads_.erase(heads_.begin());
   co_return head_given_.get();
 }
 

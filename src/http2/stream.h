@@ -4,7 +4,6 @@
 // before. Lives on its loop.
 
 #include <cstdint>
-#include <deque>
 #include <memory>
 #include <optional>
 #include <span>
@@ -51,7 +50,14 @@ struct Head {
   Head(const Head&) = delete;
   Head& operator=(const Head&) = delete;
 
+  /// Gives it back to the loop's used ones.
+  struct Release {
+    void operator()(Head* head) const;
+  };
+
  private:
+  static std::unique_ptr<Head, Release> take();
+  void clear();
   friend class Session;
   struct Place {
     std::uint32_t name, name_bytes, value, value_bytes;
@@ -60,6 +66,8 @@ struct Head {
   std::vector<Place> places_;
   std::size_t list_bytes_ = 0;  ///< As RFC 9113 §6.5.2 counts.
 };
+
+using HeadPtr = std::unique_ptr<Head, Head::Release>;
 
 class Stream : public std::enable_shared_from_this<Stream> {
  public:
@@ -137,11 +145,11 @@ class Stream : public std::enable_shared_from_this<Stream> {
   Stream* next_ = nullptr;
   std::shared_ptr<Stream> self_;  ///< While nghttp2 knows the stream.
 
-  std::unique_ptr<Head> arriving_;  ///< A header block that is being received.
-  std::unique_ptr<Head> request_;
-  std::deque<std::unique_ptr<Head>> heads_;
-  std::unique_ptr<Head> head_given_;
-  std::unique_ptr<Head> trailers_;
+  HeadPtr arriving_;  ///< A header block that is being received.
+  HeadPtr request_;
+  std::vector<HeadPtr> heads_;
+  HeadPtr head_given_;
+  HeadPtr trailers_;
   std::string incoming_;
   std::string given_;
   std::int32_t window_;

@@ -69,8 +69,8 @@ struct Reached {
 
 class Pool final : io::Stream::IdleWatcher {
  public:
-  static constexpr std::size_t idle_per_origin_max = 64;
-  static constexpr std::size_t idle_total_max = 512;
+  static constexpr std::size_t idle_per_origin_max = 512;
+  static constexpr std::size_t idle_total_max = 2048;
   static constexpr std::chrono::seconds idle_max{20};  // below the 60–75 s of common servers
   static constexpr std::chrono::seconds dial_timeout{15};
   static constexpr std::chrono::seconds handshake_timeout{15};

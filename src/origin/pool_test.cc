@@ -2,6 +2,7 @@
 
 #include <gtest/gtest.h>
 #include <netinet/in.h>
+#include <sys/resource.h>
 #include <sys/socket.h>
 
 namespace postern::origin {
@@ -11,6 +12,13 @@ using namespace std::chrono_literals;
 
 class PoolTest : public testing::Test {
  protected:
+  PoolTest() {
+    // As many descriptors as may be had: some tests fill the pool, with both ends of each connection.
+    rlimit descriptors{};
+    ::getrlimit(RLIMIT_NOFILE, &descriptors);
+    descriptors.rlim_cur = descriptors.rlim_max;
+    ::setrlimit(RLIMIT_NOFILE, &descriptors);
+  }
   ~PoolTest() override { loop_.abandon(); }
 
   static Fd open_door(std::uint16_t& port) {

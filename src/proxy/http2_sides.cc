@@ -12,6 +12,13 @@ namespace postern::proxy {
 
 namespace {
 
+/// Fields of the head that is being made; the stream copies them at once.
+std::vector<http2::Field>& field_scratch() {
+  thread_local std::vector<http2::Field> fields;
+  fields.clear();
+  return fields;
+}
+
 /// Digits of a length, where the field that points at them can be kept beside them.
 struct Decimal {
   char digits[20];
@@ -84,7 +91,7 @@ io::Task<Result<void>> Http2SandboxSide::send_informational(const OutgoingAnswer
 }
 
 Result<void> Http2SandboxSide::start_answer(const OutgoingAnswer& answer) {
-  std::vector<http2::Field> fields;
+  auto& fields = field_scratch();
   char status[3];
   fill(answer, fields, status);
   const Decimal length(answer.content_length);
@@ -128,7 +135,7 @@ Http2OriginSide::~Http2OriginSide() { stream_->reset(http2::ErrorCode::cancel); 
 bool Http2OriginSide::start_request(const OutgoingRequest& request) {
   extended_connect_ = !request.upgrade.empty();
   const Decimal length(request.content_length);
-  std::vector<http2::Field> fields;
+  auto& fields = field_scratch();
   fields.reserve(request.fields.size() + request.credentials.size() + 8);
   fields.push_back({":method", extended_connect_ ? std::string_view("CONNECT") : request.method});
   fields.push_back({":scheme", "https"});
