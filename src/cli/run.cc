@@ -250,7 +250,8 @@ int run_checked(const RunOptions& options) {
          .workspace_name = workspace_name,
          .overrides = overrides,
          .allow_private = allow_private,
-         .origin_ca_files = options.origin_ca},
+         .origin_ca_files = options.origin_ca,
+         .loops = proxy::DataPlane::loops_for_this_machine()},
         ca, journal,
         {std::move(captured.tcp4), std::move(captured.tcp6), std::move(captured.dns_udp4),
          std::move(captured.dns_udp6), std::move(captured.dns_tcp4), std::move(captured.dns_tcp6)});

@@ -34,6 +34,17 @@ std::uint32_t random_start(NameTableLimits limits) {
 
 }  // namespace
 
+const std::string& NameTable::Names::add(std::string_view name) {
+  const std::uint32_t index = size_.load(std::memory_order_relaxed);
+  const Place place(index);
+  if (!blocks_[place.block])
+    blocks_[place.block] = std::make_unique<std::string[]>(first_block << place.block);
+  std::string& added = blocks_[place.block][place.offset];
+  added = name;
+  size_.store(index + 1, std::memory_order_release);
+  return added;
+}
+
 NameTable::NameTable(NameTableLimits limits) : NameTable(limits, random_start(limits)) {}
 
 NameTable::NameTable(NameTableLimits limits, std::uint32_t start)
@@ -56,11 +67,11 @@ Result<IpAddress> NameTable::address_for(std::string_view canonical_name, NameUs
 Result<IpAddress> NameTable::allowed_address(std::string_view name) {
   // Again: between the two locks another loop may have given it one.
   if (auto found = allowed_.find(name); found != allowed_.end()) return address_at(found->second);
-  const auto index = static_cast<std::uint32_t>(allowed_names_.size());
+  const std::uint32_t index = allowed_names_.size();
   if (index == limits_.allowed_max) {
     return fail(Reason::overloaded, "The sandbox has asked for more names than it may.", Side::sandbox);
   }
-  allowed_.emplace(allowed_names_.emplace_back(name), index);
+  allowed_.emplace(allowed_names_.add(name), index);
   return address_at(index);
 }
 
@@ -87,11 +98,11 @@ std::optional<std::string> NameTable::name_of(const IpAddress& address) const {
   const IpAddress plain = address.unmapped();  // a dual-stack socket reports ::ffff:100.64.x.y
   if (!plain.is_v4() || plain.v4_host_order() < first_) return std::nullopt;
   const std::uint32_t index = plain.v4_host_order() - first_;
-  std::shared_lock reading(mutex_);
   if (index < limits_.allowed_max) {
     if (index < allowed_names_.size()) return allowed_names_[index];
     return std::nullopt;
   }
+  std::shared_lock reading(mutex_);
   const std::uint32_t denied_index = index - limits_.allowed_max;
   if (denied_index < denied_at_.size()) return denied_at_[denied_index]->name;
   return std::nullopt;

@@ -9,12 +9,17 @@
 // names can neither use up the addresses of allowed ones nor ever come to stand behind an address that an
 // allowed name had.
 //
-// One per sandbox, shared by the DNS side and every loop; thread-safe. Reading takes a shared lock.
+// One per sandbox, shared by the DNS side and every loop; thread-safe. What every connection asks, the name
+// behind an allowed address, is read without a lock: such names are only ever added, in blocks that do not
+// move. Denied names change and are read under a shared lock.
 
+#include <array>
+#include <atomic>
+#include <bit>
 #include <cstddef>
 #include <cstdint>
-#include <deque>
 #include <list>
+#include <memory>
 #include <optional>
 #include <shared_mutex>
 #include <string>
@@ -63,6 +68,33 @@ class NameTable {
   };
   using DeniedList = std::list<Denied>;
 
+  /// Strings by index in blocks of 16, 32, 64, …: room for little costs little, and nothing moves.
+  class Names {
+   public:
+    /// Of those that were added before; any thread.
+    const std::string& operator[](std::uint32_t index) const {
+      const Place place(index);
+      return blocks_[place.block][place.offset];
+    }
+    std::uint32_t size() const { return size_.load(std::memory_order_acquire); }
+    /// One thread at a time.
+    const std::string& add(std::string_view name);
+
+   private:
+    static constexpr std::uint32_t first_block = 16;
+    struct Place {
+      std::uint32_t block, offset;
+      explicit Place(std::uint32_t index) {
+        const std::uint32_t shifted = index + first_block;
+        block = static_cast<std::uint32_t>(std::bit_width(shifted) - std::bit_width(first_block));
+        offset = shifted - (first_block << block);
+      }
+    };
+    // A block is there before size() says that something is in it.
+    std::array<std::unique_ptr<std::string[]>, 24> blocks_;
+    std::atomic<std::uint32_t> size_ = 0;
+  };
+
   Result<IpAddress> allowed_address(std::string_view name);
   IpAddress denied_address(std::string_view name);
   IpAddress address_at(std::uint32_t index) const;
@@ -71,8 +103,8 @@ class NameTable {
   const std::uint32_t first_;  ///< Address of index 0, host order. Denied indexes follow the allowed ones.
   mutable std::shared_mutex mutex_;
 
-  // The maps' keys are views of names in the deque and the list, whose elements never move.
-  std::deque<std::string> allowed_names_;  ///< By index.
+  // The maps' keys are views of names in the blocks and the list, whose elements never move.
+  Names allowed_names_;  ///< By index.
   std::unordered_map<std::string_view, std::uint32_t> allowed_;
   DeniedList denied_list_;                       ///< Most recently asked for first.
   std::vector<DeniedList::iterator> denied_at_;  ///< By index.

@@ -4,6 +4,7 @@
 #include <fcntl.h>
 #include <sys/epoll.h>
 #include <sys/socket.h>
+#include <utility>
 
 namespace postern::io {
 
@@ -15,11 +16,24 @@ Listener::Listener(Loop& loop, int socket, OnAccept on_accept)
   loop_.add(socket_, *this, EPOLLIN | EPOLLEXCLUSIVE);
 }
 
-Listener::~Listener() { loop_.remove(socket_, *this); }
+Listener::~Listener() { pause(); }
+
+void Listener::pause() {
+  if (!std::exchange(paused_, true)) loop_.remove(socket_, *this);
+}
+
+void Listener::resume() {
+  if (std::exchange(paused_, false)) loop_.add(socket_, *this, EPOLLIN | EPOLLEXCLUSIVE);
+}
+
+void Listener::accept_waiting() {
+  resume();
+  on_ready(0);
+}
 
 void Listener::on_ready(std::uint32_t) {
   if (!spare_) spare_ = Fd(::open("/dev/null", O_RDONLY | O_CLOEXEC));
-  for (int i = 0; i < accepts_per_turn; ++i) {
+  for (int i = 0; i < accepts_per_turn && !paused_; ++i) {
     Fd accepted(::accept4(socket_, nullptr, nullptr, SOCK_NONBLOCK | SOCK_CLOEXEC));
     if (accepted) {
       on_accept_(std::move(accepted));

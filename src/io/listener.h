@@ -15,8 +15,11 @@ class Listener final : Pollable {
   ~Listener();
   Listener(const Listener&) = delete;
 
+  /// Leaves what comes in the queue until resume().
+  void pause();
+  void resume();
   /// Takes what waits in the queue by now, as far as one turn does.
-  void accept_waiting() { on_ready(0); }
+  void accept_waiting();
 
   /// Connections that were closed unserved because the process had no descriptor left.
   std::uint64_t refused() const { return refused_; }
@@ -28,6 +31,7 @@ class Listener final : Pollable {
   static constexpr int accepts_per_turn = 64;  // so that a flood of connections cannot starve the open ones
 
   Loop& loop_;
+  bool paused_ = false;
   int socket_;
   OnAccept on_accept_;
   Fd spare_;  ///< Given up for a moment when descriptors run out, so that the queue can be emptied.

@@ -96,6 +96,28 @@ TEST(Listener, LivesOnWhenDescriptorsRunOut) {
   EXPECT_EQ(WEXITSTATUS(status), 0);
 }
 
+TEST(Listener, WhileItPausesConnectionsWaitInTheQueue) {
+  const SystemClock clock;
+  Loop loop(clock);
+  const Door door;
+  std::vector<Fd> accepted;
+  Listener* self = nullptr;
+  Listener listener(loop, door.socket.get(), [&](Fd fd) {
+    accepted.push_back(std::move(fd));
+    self->pause();  // Also in the middle of a turn.
+  });
+  self = &listener;
+  std::vector<Fd> clients;
+  for (int i = 0; i < 3; ++i) clients.push_back(door.knock());
+  for (int turn = 0; turn < 3; ++turn) loop.run_once(1ms);
+  EXPECT_EQ(accepted.size(), 1u);
+  listener.resume();
+  for (int turn = 0; turn < 3; ++turn) loop.run_once(1ms);
+  EXPECT_EQ(accepted.size(), 2u);
+  listener.accept_waiting();
+  EXPECT_EQ(accepted.size(), 3u);
+}
+
 TEST(Listener, AcceptsNothingOnceItIsGone) {
   const SystemClock clock;
   Loop loop(clock);

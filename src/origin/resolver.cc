@@ -55,7 +55,8 @@ struct Resolver::Channel {
   Alarm alarm;
 
   Channel(io::Loop& l, const std::string& servers, Patience patience) : loop(l), alarm(l, *this) {
-    ares_library_init(ARES_LIB_INIT_ALL);
+    // Once for all loops: c-ares counts its users without a lock.
+    [[maybe_unused]] static const int initialised = ares_library_init(ARES_LIB_INIT_ALL);
     ares_options options{};
     options.timeout = static_cast<int>(patience.first.count());
     options.tries = patience.tries;
@@ -70,7 +71,6 @@ struct Resolver::Channel {
   }
   ~Channel() {
     if (ares) ares_destroy(ares);
-    ares_library_cleanup();
   }
 
   void watch(ares_socket_t fd, int readable, int writable) {

@@ -99,8 +99,8 @@ void Overload::measured(const ProcessUse& use) {
 
 bool Overload::admits_connection(const TenantLoad& tenant, int descriptor) const {
   const std::uint64_t descriptors = limits_.process.descriptors;
-  return within_share(tenant.connections, connections_, limits_.connections_max) && !refusing(connections_) &&
-         static_cast<std::uint64_t>(descriptor) < descriptors - descriptors / 64;
+  return within_share(tenant.connections, connections(), limits_.connections_max) &&
+         !refusing(connections()) && static_cast<std::uint64_t>(descriptor) < descriptors - descriptors / 64;
 }
 
 }  // namespace postern::proxy

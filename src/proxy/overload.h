@@ -6,6 +6,7 @@
 // Connections and exchanges are counted per loop, and for each tenant on it; the memory and the descriptors
 // of the process are measured once a second, away from the requests. One per Worker; its thread only.
 
+#include <atomic>
 #include <cstddef>
 #include <cstdint>
 
@@ -52,11 +53,11 @@ class Overload {
 
   /// A soft limit is passed.
   bool shedding() const {
-    return connections_ > soft(limits_.connections_max) || exchanges_ > soft(limits_.exchanges_max) ||
+    return connections() > soft(limits_.connections_max) || exchanges_ > soft(limits_.exchanges_max) ||
            memory_ != Pressure::none || descriptors_ != Pressure::none;
   }
   bool short_of_memory() const { return memory_ != Pressure::none; }
-  bool many_connections() const { return connections_ >= soft(limits_.connections_max); }
+  bool many_connections() const { return connections() >= soft(limits_.connections_max); }
 
   /// May another begin? `descriptor`: the accepted connection's, the lowest that was free, so that all below
   /// it are taken.
@@ -68,19 +69,20 @@ class Overload {
   /// What was measured. Holds until the next time.
   void measured(const ProcessUse& use);
 
-  std::size_t connections() const { return connections_; }
+  /// Any thread.
+  std::size_t connections() const { return connections_.load(std::memory_order_relaxed); }
   std::size_t exchanges() const { return exchanges_; }
 
   /// Counts while it lives.
   class ConnectionPlace {
    public:
     ConnectionPlace(Overload& all, TenantLoad& tenant) : all_(all), tenant_(tenant) {
-      ++all_.connections_;
+      all_.count_connections(1);
       ++tenant_.connections;
     }
     ConnectionPlace(const ConnectionPlace&) = delete;
     ~ConnectionPlace() {
-      --all_.connections_;
+      all_.count_connections(-1);
       --tenant_.connections;
     }
 
@@ -128,8 +130,13 @@ class Overload {
   static constexpr std::size_t tenant_share = 4;
   static constexpr std::size_t always_served = 16;
 
+  // Only the loop's own thread writes: no need for an atomic addition.
+  void count_connections(int change) {
+    connections_.store(connections() + static_cast<std::size_t>(change), std::memory_order_relaxed);
+  }
+
   const LoadLimits limits_;
-  std::size_t connections_ = 0;
+  std::atomic<std::size_t> connections_ = 0;
   std::size_t exchanges_ = 0;
   Pressure memory_ = Pressure::none;
   Pressure descriptors_ = Pressure::none;

@@ -49,6 +49,7 @@ class Certificates {
   }
   const tls::WorkspaceCa& workspace() const { return workspace_; }
   const tls::TrustStore& trust() const { return trust_; }
+  const tls::WorkspaceCa& origins() const { return origins_; }
 
   SslPtr client(const std::string& server_name) {
     SslPtr connection(SSL_new(client_.get()));

@@ -31,8 +31,19 @@ void Worker::cut_off() {
 }
 
 void Worker::serve(Tenant& tenant, int listening) {
-  listeners_.push_back(std::make_unique<io::Listener>(
-      loop, listening, [this, &tenant](Fd accepted) { admit(tenant, std::move(accepted)); }));
+  serve(listening, [this, &tenant](Fd accepted) { admit(tenant, std::move(accepted)); });
+}
+
+void Worker::serve(int listening, io::Listener::OnAccept on_accept) {
+  listeners_.push_back(std::make_unique<io::Listener>(loop, listening, std::move(on_accept)));
+}
+
+void Worker::pause_accepting() {
+  for (const auto& listener : listeners_) listener->pause();
+}
+
+void Worker::resume_accepting() {
+  for (const auto& listener : listeners_) listener->resume();
 }
 
 void Worker::admit(Tenant& tenant, Fd accepted) {

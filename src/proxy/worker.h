@@ -35,6 +35,11 @@ class Worker {
 
   /// Serves what arrives on `listening` (borrowed) as this tenant's. On the loop's thread, or before it runs.
   void serve(Tenant& tenant, int listening);
+  /// The same, but `on_accept` says what becomes of a connection.
+  void serve(int listening, io::Listener::OnAccept on_accept);
+  /// Leaves what is dialled in the queues for a while.
+  void pause_accepting();
+  void resume_accepting();
   /// Serves an accepted connection, or resets it: at a limit, or when it could not be recorded.
   void admit(Tenant& tenant, Fd accepted);
   /// The same for a destination that is not the socket's own address.
