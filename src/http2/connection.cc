@@ -138,7 +138,7 @@ io::Task<Result<void>> Connection::read_loop() {
     co_await std::move(received);
     if (draining_ && session_.ping_answered()) session_.drain();
   }
-  co_return Result<void>{};
+  co_return session_.verdict();
 }
 
 io::Task<void> Connection::write_loop() {

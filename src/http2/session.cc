@@ -106,7 +106,6 @@ struct Callbacks {
 
   static int begin_frame(nghttp2_session*, const nghttp2_frame_hd* header, void* user) {
     Session& self = session(user);
-    self.within_head_ = header->type == NGHTTP2_HEADERS || header->type == NGHTTP2_CONTINUATION;
     ++self.frames_received_;
     const auto is = [&](std::uint8_t flag) { return (header->flags & flag) != 0; };
     switch (header->type) {
@@ -151,7 +150,6 @@ struct Callbacks {
 
   static int frame_received(nghttp2_session* raw, const nghttp2_frame* frame, void* user) {
     Session& self = session(user);
-    self.within_head_ = false;
     const bool ends = (frame->hd.flags & NGHTTP2_FLAG_END_STREAM) != 0;
     switch (frame->hd.type) {
       case NGHTTP2_HEADERS:
@@ -180,8 +178,15 @@ struct Callbacks {
     return 0;
   }
 
-  static int invalid_frame(nghttp2_session*, const nghttp2_frame*, int, void* user) {
-    session(user).within_head_ = false;
+  static int frame_sent(nghttp2_session* raw, const nghttp2_frame* frame, void* user) {
+    if (frame->hd.type == NGHTTP2_GOAWAY && frame->goaway.error_code != NGHTTP2_NO_ERROR)
+      session(user).broken_ = true;
+    if (frame->hd.type != NGHTTP2_HEADERS && frame->hd.type != NGHTTP2_DATA) return 0;
+    Stream* found = stream(raw, frame->hd.stream_id);
+    if (!found || (frame->hd.flags & NGHTTP2_FLAG_END_STREAM) == 0) return 0;
+    found->end_sent_ = true;
+    if (found->reset_after_end_ && !found->ended_)
+      nghttp2_submit_rst_stream(raw, NGHTTP2_FLAG_NONE, frame->hd.stream_id, NGHTTP2_NO_ERROR);
     return 0;
   }
 
@@ -276,7 +281,7 @@ struct Callbacks {
       nghttp2_session_callbacks_set_on_begin_headers_callback(raw, begin_headers);
       nghttp2_session_callbacks_set_on_header_callback(raw, header);
       nghttp2_session_callbacks_set_on_frame_recv_callback(raw, frame_received);
-      nghttp2_session_callbacks_set_on_invalid_frame_recv_callback(raw, invalid_frame);
+      nghttp2_session_callbacks_set_on_frame_send_callback(raw, frame_sent);
       nghttp2_session_callbacks_set_on_data_chunk_recv_callback(raw, data_received);
       nghttp2_session_callbacks_set_on_stream_close_callback(raw, stream_closed);
       nghttp2_session_callbacks_set_data_source_read_length_callback(raw, read_length);
@@ -323,7 +328,6 @@ bool Stream::send_head(std::span<const Field> fields, bool ends) {
     id_ = nghttp2_submit_request(&raw, nullptr, list.data(), list.size(), ends ? nullptr : &body, this);
     if (id_ < 0) return false;
     self_ = shared_from_this();
-    session_->link(*this);
   }
   last_framed_ = ends;
   session_->owner_.wants_write();
@@ -344,6 +348,11 @@ void Stream::reset(ErrorCode code) {
   if (closed_ || reset_by_us_ || !session_ || id_ < 0) return;
   reset_by_us_ = true;
   abandon_piece();
+  if (code == ErrorCode::no_error && last_framed_ && !end_sent_) {
+    // The end of a complete answer is still to be sent, and nghttp2 would drop it.
+    reset_after_end_ = true;
+    return;
+  }
   nghttp2_submit_rst_stream(session_->session_, NGHTTP2_FLAG_NONE, id_, static_cast<std::uint32_t>(code));
   session_->owner_.wants_write();
 }
@@ -352,7 +361,12 @@ void Stream::reset(ErrorCode code) {
 // -------------------------------------------------------------------------------------------
 
 Session::Session(io::Loop& loop, Role role, Owner& owner)
-    : loop_(loop), role_(role), owner_(owner), earned_at_(loop.now()), idle_since_(loop.now()) {
+    : loop_(loop),
+      role_(role),
+      owner_(owner),
+      earned_at_(loop.now()),
+      idle_since_(loop.now()),
+      frames_(role) {
   Owned<nghttp2_option, DeleteOptions> options;
   must(nghttp2_option_new(&options.value));
   nghttp2_option_set_no_auto_window_update(options.value, 1);
@@ -417,25 +431,57 @@ bool Session::pay(std::int64_t tokens) {
   }
   tokens_ -= tokens;
   if (tokens_ >= 0) return true;
-  if (!calmed_) {
-    calmed_ = true;
-    nghttp2_session_terminate_session(session_, NGHTTP2_ENHANCE_YOUR_CALM);
-    owner_.wants_write();
-  }
+  say_calm();
   return false;
 }
 
+void Session::say_calm() {
+  if (std::exchange(calmed_, true)) return;
+  nghttp2_session_terminate_session(session_, NGHTTP2_ENHANCE_YOUR_CALM);
+  owner_.wants_write();
+}
+
 Result<void> Session::receive(std::string_view bytes) {
-  const Reason reason = role_ == Role::server ? Reason::malformed_request : Reason::origin_malformed_response;
   const ssize_t taken =
       nghttp2_session_mem_recv(session_, reinterpret_cast<const std::uint8_t*>(bytes.data()), bytes.size());
-  if (calmed_ || taken == NGHTTP2_ERR_FLOODED)
-    return postern::fail(Reason::overloaded, "too many HTTP/2 frames that do nothing", side());
-  if (taken < 0) return postern::fail(reason, nghttp2_strerror(static_cast<int>(taken)), side());
-  if (!nghttp2_session_want_read(session_) && !going_away_ && !draining_)
-    return postern::fail(reason, "the rules of HTTP/2 were broken", side());
+  if (const std::int64_t unknown = frames_.follow(bytes); unknown > 0) pay(unknown);
+  if (taken == NGHTTP2_ERR_FLOODED) say_calm();  // Too many answers that the peer does not read.
+  if (auto so_far = verdict(); !so_far) return so_far;
+  if (taken < 0) return postern::fail(malformed(), nghttp2_strerror(static_cast<int>(taken)), side());
   if (nghttp2_session_want_write(session_)) owner_.wants_write();
   return {};
+}
+
+Result<void> Session::verdict() const {
+  if (calmed_) return postern::fail(Reason::overloaded, "too many HTTP/2 frames that do nothing", side());
+  if (broken_) return postern::fail(malformed(), "the rules of HTTP/2 were broken", side());
+  return {};
+}
+
+Session::Frames::Frames(Role role) : payload_left_(role == Role::server ? NGHTTP2_CLIENT_MAGIC_LEN : 0) {}
+
+// RFC 9113 §4.1
+std::int64_t Session::Frames::follow(std::string_view bytes) {
+  std::int64_t unknown = 0;
+  while (!bytes.empty()) {
+    const std::size_t wanted = payload_left_ > 0 ? payload_left_ : sizeof header_ - header_bytes_;
+    const std::size_t count = std::min(wanted, bytes.size());
+    if (payload_left_ > 0) {
+      payload_left_ -= count;
+    } else {
+      std::memcpy(header_ + header_bytes_, bytes.data(), count);
+      header_bytes_ += count;
+    }
+    bytes.remove_prefix(count);
+    if (header_bytes_ < sizeof header_) continue;
+    header_bytes_ = 0;
+    payload_left_ = static_cast<std::size_t>(header_[0] << 16 | header_[1] << 8 | header_[2]);
+    const unsigned char type = header_[3];
+    head_frame_ = type == NGHTTP2_HEADERS || type == NGHTTP2_CONTINUATION;
+    block_open_ = head_frame_ && (header_[4] & NGHTTP2_FLAG_END_HEADERS) == 0;
+    unknown += type > NGHTTP2_CONTINUATION;
+  }
+  return unknown;
 }
 
 void Session::produce(io::Buffer& out) {
@@ -503,11 +549,15 @@ void Session::close(Stream& stream, std::uint32_t code) {
 
 std::shared_ptr<Stream> Session::open() {
   if (capacity() == 0) return nullptr;
-  return make_stream(*this, loop_, true);
+  auto stream = make_stream(*this, loop_, true);
+  link(*stream);
+  return stream;
 }
 
 std::size_t Session::capacity() const {
-  if (failed_ || going_away_ || calmed_ || !nghttp2_session_check_request_allowed(session_)) return 0;
+  if (failed_ || going_away_ || draining_ || calmed_ || broken_ ||
+      !nghttp2_session_check_request_allowed(session_))
+    return 0;
   const std::size_t most = std::min<std::size_t>(
       nghttp2_session_get_remote_settings(session_, NGHTTP2_SETTINGS_MAX_CONCURRENT_STREAMS),
       limits::streams_max);

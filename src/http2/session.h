@@ -49,6 +49,8 @@ class Session {
   /// Everything that arrived. After an error the connection is to be closed once what produce() still gives
   /// (GOAWAY) is sent. Errors: malformed_request or origin_malformed_response, overloaded for a flood.
   Result<void> receive(std::string_view bytes);
+  /// What the peer did wrong, once that was answered with GOAWAY. Errors as receive().
+  Result<void> verdict() const;
   /// Appends frames to `out` until it holds about limits::write_bytes or nothing is left.
   void produce(io::Buffer& out);
   /// Resumes whoever waits for what receive() and produce() changed. False when there was nobody.
@@ -64,7 +66,7 @@ class Session {
   bool takes_extended_connect() const;
   std::size_t open_streams() const { return open_streams_; }
   /// A header block has begun and not ended.
-  bool within_head() const { return within_head_; }
+  bool within_head() const { return frames_.within_head(); }
   std::uint64_t frames_received() const { return frames_received_; }
   /// Since when there is no open stream.
   TimePoint idle_since() const { return idle_since_; }
@@ -83,6 +85,9 @@ class Session {
   friend struct Callbacks;
 
   Side side() const { return role_ == Role::server ? Side::sandbox : Side::origin; }
+  Reason malformed() const {
+    return role_ == Role::server ? Reason::malformed_request : Reason::origin_malformed_response;
+  }
   void mark_ready(Stream& stream);
   void link(Stream& stream);
   void unlink(Stream& stream);
@@ -95,6 +100,23 @@ class Session {
   void close(Stream& stream, std::uint32_t code);
   void resume(Stream& stream);
   bool pay(std::int64_t tokens);
+  void say_calm();
+
+  /// Where frames begin and end. nghttp2 says nothing about those that it passes over.
+  class Frames {
+   public:
+    explicit Frames(Role role);
+    /// Returns how many frames began that have a type of no meaning.
+    std::int64_t follow(std::string_view bytes);
+    bool within_head() const { return block_open_ || (head_frame_ && payload_left_ > 0); }
+
+   private:
+    std::size_t payload_left_;  ///< Of this frame; first of all, of the client's preface.
+    std::size_t header_bytes_ = 0;
+    unsigned char header_[9];
+    bool head_frame_ = false;  ///< HEADERS or CONTINUATION.
+    bool block_open_ = false;  ///< Without END_HEADERS so far.
+  };
 
   io::Loop& loop_;
   Role role_;
@@ -112,8 +134,9 @@ class Session {
   TimePoint earned_at_;
   TimePoint idle_since_;
   std::uint64_t frames_received_ = 0;
-  bool within_head_ = false;
+  Frames frames_;
   bool calmed_ = false;      ///< ENHANCE_YOUR_CALM was said.
+  bool broken_ = false;      ///< GOAWAY with another error was said.
   bool going_away_ = false;  ///< Either side said GOAWAY.
   bool draining_ = false;
   bool failed_ = false;

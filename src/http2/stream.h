@@ -104,7 +104,7 @@ class Stream : public std::enable_shared_from_this<Stream> {
   io::Task<Result<void>> send_body(BodyPiece piece, std::span<const HeaderField> trailers,
                                    TimePoint deadline);
   void cancel_send() { sent_.cancel(); }
-  /// RST_STREAM, unless the stream has ended already.
+  /// RST_STREAM, unless the stream has ended already. With no_error after what we had to send: behind it.
   void reset(ErrorCode code);
   void reset(std::uint32_t code) { reset(static_cast<ErrorCode>(code)); }
 
@@ -168,6 +168,8 @@ class Stream : public std::enable_shared_from_this<Stream> {
   bool deferred_ = false;  ///< nghttp2 waits for resume_data.
   bool head_sent_ = false;
   bool last_framed_ = false;
+  bool end_sent_ = false;
+  bool reset_after_end_ = false;
 
   bool closed_ = false;
   bool told_gone_ = false;
