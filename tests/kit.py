@@ -79,10 +79,10 @@ class Nginx:
         self.servers = []
         self.process = None
 
-    def serve(self, *names, locations="", tls=True, extra=""):
+    def serve(self, *names, locations="", tls=True, http2=False, extra=""):
         """Adds a server and returns its port; before start()."""
         port = free_port()
-        lines = [f"listen 127.0.0.1:{port}{' ssl' if tls else ''};", f"server_name {' '.join(names)};", extra]
+        lines = [f"listen 127.0.0.1:{port}{' ssl' if tls else ''}{' http2' if http2 else ''};", f"server_name {' '.join(names)};", extra]
         if tls:
             certificate, key = self.authority.certificate(*names)
             lines += [f"ssl_certificate {certificate};", f"ssl_certificate_key {key};"]

@@ -1,0 +1,76 @@
+"""gRPC as its own libraries speak it: every kind of call, what ends one before its time, and refusals that say what they are."""
+
+import json
+import os
+import shutil
+import subprocess
+
+import pytest
+
+import kit
+from clients_support import CANARY, PROGRAMS, PYTHON, Client, caller, running  # noqa: F401 (fixtures)
+
+HOST = "grpc.example.test"
+CACHE = kit.ROOT / "build/clients"
+
+
+@pytest.fixture(scope="module")
+def server(authority):
+    port = kit.free_port()
+    with running([PYTHON, PROGRAMS / "grpc_server.py", port, *authority.certificate(HOST)]) as process:
+        kit.wait_for_port(port, process)
+        yield port
+
+
+@pytest.fixture(scope="session")
+def node_modules():
+    """grpc-js, kept in build/ from one run to the next."""
+    place = CACHE / "node"
+    if not (place / "node_modules/@grpc/grpc-js").exists():
+        place.mkdir(parents=True, exist_ok=True)
+        subprocess.run(["npm", "install", "--no-audit", "--no-fund", "--no-package-lock", "--ignore-scripts", "--prefix", str(place), "@grpc/grpc-js@1"],
+                       check=True, timeout=300, capture_output=True)
+    return place / "node_modules"
+
+
+def language(name, request, caller):
+    """The words that start this language's client, in the caller's working directory."""
+    shutil.copy(PROGRAMS / f"grpc_client.{name}", caller.work)
+    if name == "py":
+        return [PYTHON, "grpc_client.py"]
+    shutil.copytree(request.getfixturevalue("node_modules"), caller.work / "node_modules")
+    return ["node", "grpc_client.js"]
+
+
+POLICY = {"rules": [{"name": "closed service", "match_hosts": [HOST], "match_paths": ["/test.Closed/*"], "action": "deny"},
+                    *kit.header_rule(HOST)["rules"], *kit.header_rule("gone.example.test", name="gone")["rules"]]}
+
+
+@pytest.mark.parametrize("name", ["py", "js"])
+def test_every_kind_of_call_of_a_grpc_library(caller, server, request, name):
+    command = language(name, request, caller)
+    run = caller.at(HOST, server).at("gone.example.test", kit.free_port()).run(*command, policy=POLICY, secrets={"KEY": CANARY}, timeout=120)
+    told = [json.loads(line) for line in run.stdout.splitlines()]
+    shown = run.stdout + run.stderr + run.log_text[-3000:]
+    assert run.status == 0, shown
+    assert told[:13] == [
+        {"unary": "hello", "authorization": f"Bearer {CANARY}", "binary": "00ff"},
+        {"count": ["0", "1", "2", "3", "4"], "counts": "up"},
+        {"total": 100_000},
+        {"chat": "heard 0"}, {"chat": "heard 1"}, {"chat": "heard 2"}, {"rest": []},
+        {"failed": {"code": 9, "message": "nicht möglich: 100%"}, "hint": "ask later"},
+        {"unknown": 12},
+        {"cancelled": "yes"},
+        {"deadline": 4, "cancelled": "yes"},
+        {"large": True},
+        {"parallel": True}], shown
+    denied, unreachable, rule = told[13:]
+    assert denied["denied"]["code"] == 7 and "it is not on its allow list" in denied["denied"]["message"] and denied["reason"] == "not_in_allow_list"
+    assert unreachable["unreachable"]["code"] == 14 and "gone.example.test" in unreachable["unreachable"]["message"], unreachable
+    assert rule["rule"]["code"] == 7 and "closed service" in rule["rule"]["message"] and rule["reason"] == "denied_by_rule"
+    records = [r for r in run.records if r["kind"] == "http" and r["host"] == HOST]
+    assert {r["protocol"] for r in records} == {"HTTP/2"}
+    paths = [r["path"].rpartition("/")[2] for r in records]
+    assert {path: paths.count(path) for path in set(paths)} == {
+        "Unary": 202, "Count": 1, "Total": 1, "Chat": 1, "Fail": 1, "Nothing": 1, "Wait": 2, "WasCancelled": 2, "Call": 1}
+    assert [r["reason"] for r in records if r["path"].endswith("/Wait")] == ["sandbox_closed"] * 2
