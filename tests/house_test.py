@@ -175,6 +175,23 @@ def test_no_argument_of_a_co_await_is_chosen_in_place():
     complain(problems)
 
 
+def test_no_condition_awaits():
+    """g++ 12 keeps what a bare condition awaits on the stack and not in the coroutine's frame: after the wait it is gone. Name the result first, or
+    declare it in the condition."""
+    problems = []
+    for path in sources(".cc", ".h", folders=("src",)):
+        text = "\n".join(line for _, line in code_lines(path))
+        for start in re.finditer(r"\b(?:if|while|switch) \(", text):
+            depth, end = 1, start.end()
+            while depth and end < len(text):
+                depth += {"(": 1, ")": -1}.get(text[end], 0)
+                end += 1
+            condition = text[start.end():end - 1].rpartition(";")[2]
+            if "co_await" in condition:
+                problems.append(f"{name(path)}: {' '.join(condition.split())[:120]}")
+    complain(problems)
+
+
 def test_secrets_are_unwrapped_in_credential_only():
     complain(
         [

@@ -119,7 +119,8 @@ io::Task<Result<void>> Connection::read_loop() {
     if (write_error_) co_return std::unexpected(*write_error_);
     if (session_.over()) break;  // The last frame has been sent.
     if (!ready && timed_out(ready.error())) {
-      if (!co_await deadline_passed()) co_return Result<void>{};
+      const bool go_on = co_await deadline_passed();
+      if (!go_on) co_return Result<void>{};
       continue;
     }
     co_await std::move(ready);
@@ -170,8 +171,10 @@ io::Task<void> Connection::write_loop() {
 }
 
 io::Task<bool> Connection::greeting(TimePoint deadline) {
-  while (session_.frames_received() == 0 && !closing_)
-    if (co_await greeted_.until(deadline) != io::Wait::Outcome::changed) co_return false;
+  while (session_.frames_received() == 0 && !closing_) {
+    const io::Wait::Outcome how = co_await greeted_.until(deadline);
+    if (how != io::Wait::Outcome::changed) co_return false;
+  }
   co_return !closing_;
 }
 

@@ -58,10 +58,13 @@ io::Task<Result<BodyPiece>> BodyReader::next(TimePoint deadline) {
   if (!ahead_) release_piece();
 
   if (framing_ != BodyFraming::chunked) {
-    if (input_->empty() && co_await co_await fill(deadline) == 0) {
-      if (framing_ == BodyFraming::length) co_return std::unexpected(ended_early());
-      complete_ = true;
-      co_return BodyPiece{{}, true, false};
+    if (input_->empty()) {
+      const std::size_t count = co_await co_await fill(deadline);
+      if (count == 0) {
+        if (framing_ == BodyFraming::length) co_return std::unexpected(ended_early());
+        complete_ = true;
+        co_return BodyPiece{{}, true, false};
+      }
     }
     std::string_view data = input_->bytes();
     if (framing_ == BodyFraming::length) {
@@ -85,7 +88,8 @@ io::Task<Result<BodyPiece>> BodyReader::next(TimePoint deadline) {
         continue;
       }
       release_piece();
-      if (co_await co_await fill(deadline) == 0) co_return std::unexpected(ended_early());
+      const std::size_t count = co_await co_await fill(deadline);
+      if (count == 0) co_return std::unexpected(ended_early());
     }
   }
   // Look ahead, so that the end of the body travels with its last data and small chunks travel together.
