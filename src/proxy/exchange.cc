@@ -485,6 +485,11 @@ io::Task<void> Exchange::relay_answer() {
       co_return co_await refuse(std::move(why));
     }
     answer->upgrade = head->upgrade;
+  } else if (!body_started_ && !sandbox_.request().protocol.empty() && head->status < 300) {
+    // To an extended CONNECT any 2xx would say that the tunnel is there.
+    Error why{Reason::origin_malformed_response, Side::origin, Retry::never,
+              "the origin did not switch to a WebSocket"};
+    co_return co_await refuse(std::move(why));
   }
   if (auto started = sandbox_.start_answer(*answer); !started)
     co_return co_await refuse(std::move(started.error()));
