@@ -8,6 +8,7 @@ import os
 import select
 import socket
 import ssl
+import struct
 import threading
 
 import h2.config
@@ -353,8 +354,9 @@ class Call1(Call):
                 pass  # The other side may just be gone.
 
     def abort(self):
-        """The end of TCP without that of TLS."""
-        self.connection.close()
+        """A reset of the connection."""
+        self.connection.socket.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+        self.connection.socket.close()
 
     def how_it_ended(self):
         # Below TLS: Python's shows a reset as an end.
@@ -435,7 +437,7 @@ class Origin:
     """Serves each call by `script(call)` in a thread. Failures are kept in `errors`; `calls` in the order of their arrival."""
 
     def __init__(self, script, certificate, alpn, settings=None):
-        self.script, self.settings = script, settings
+        self.script, self.alpn, self.settings = script, alpn, settings
         self.errors, self.calls, self.versions = [], [], []
         self.context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
         self.context.load_cert_chain(*map(str, certificate))
@@ -459,9 +461,24 @@ class Origin:
         except Exception as error:  # A test looks at them.
             self.errors.append(error)
 
+    def _offers_http2(self, connection):
+        """Looks at the ClientHello without taking it. Python's TLS goes on where nothing offered is spoken; servers of HTTP/2 alone do not."""
+        hello = b""
+        while len(hello) < 5 or len(hello) < 5 + int.from_bytes(hello[3:5], "big"):
+            before = len(hello)
+            hello = connection.recv(20000, socket.MSG_PEEK)
+            if len(hello) == before:
+                return True  # It ended; the handshake will say so.
+        if b"\x02h2" in hello:
+            return True
+        connection.sendall(b"\x15\x03\x03\x00\x02\x02\x78")  # Alert: no_application_protocol.
+        return False
+
     def _serve(self, connection):
         try:
             connection.settimeout(WAIT)
+            if "http/1.1" not in self.alpn and not self._offers_http2(connection):
+                return connection.shutdown(socket.SHUT_RDWR)
             connection = self.context.wrap_socket(connection, server_side=True)
         except OSError as error:
             return self.errors.append(error)
