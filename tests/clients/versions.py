@@ -152,10 +152,19 @@ class Call2(Call):
                 self.connection.state.end_stream(self.number)
             self.connection.flush()
 
-    def stalled(self):
-        """Whether the other side lets nothing more be sent now."""
+    def send_what_fits(self, data):
+        """False once the other side lets nothing more be sent: its window stays shut while it answers many pings."""
         with self.connection.changed:
-            return self.connection.state.local_flow_control_window(self.number) == 0
+            state, connection = self.connection.state, self.connection
+            for _ in range(50):
+                if state.local_flow_control_window(self.number) > 0:
+                    size = min(len(data), state.local_flow_control_window(self.number))
+                    return bool(self.send(data[:size]))
+                seen = connection.pongs
+                state.ping(b"still up")
+                connection.flush()
+                self._wait(lambda: connection.pongs > seen)
+            return False
 
     def abort(self, code=8):
         with self.connection.changed:
@@ -178,6 +187,7 @@ class Connection2:
         self.socket.settimeout(WAIT)
         self.changed = threading.Condition(threading.RLock())
         self.over = False
+        self.pongs = 0
         self.calls = {}
         client = serve is None
         self.state = h2.connection.H2Connection(h2.config.H2Configuration(
@@ -225,6 +235,8 @@ class Connection2:
     def _take(self, event):
         if isinstance(event, h2.events.RemoteSettingsChanged):
             self.greeted = True
+        if isinstance(event, h2.events.PingAckReceived):
+            self.pongs += 1
         call = self.calls.get(getattr(event, "stream_id", None))
         if isinstance(event, h2.events.RequestReceived):
             call = self.calls[event.stream_id] = Call2(self, event.stream_id)
