@@ -125,7 +125,7 @@ bool Http1SandboxSide::ready_for_next() const {
 }
 
 io::Task<void> Http1SandboxSide::drain() {
-  if (aborted_ || body_.complete()) co_return;
+  if (aborted_ || tunnel_ || body_.complete()) co_return;
   // RFC 9112 §9.6: our end first, then what still comes is read off. Closing over unread bytes is a reset,
   // which can overtake the answer; and many clients look for an answer only after they have sent everything.
   if (close_) stream_.shutdown_write();

@@ -425,12 +425,14 @@ class Connection1:
         self.socket.close()
 
 
-def connect(host, version, only=True):
+def connect(host, version):
     """A connection of the sandbox's that speaks this version: "h1" or "h2"."""
     context = ssl.create_default_context()
     alpn = {"h1": "http/1.1", "h2": "h2"}[version]
     context.set_alpn_protocols([alpn])
-    connection = context.wrap_socket(socket.create_connection((host, 443), WAIT), server_hostname=host)
+    connection = socket.create_connection((host, 443), WAIT)
+    connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+    connection = context.wrap_socket(connection, server_hostname=host)
     assert connection.selected_alpn_protocol() == alpn, connection.selected_alpn_protocol()
     speaking = Connection2(connection) if version == "h2" else Connection1(connection)
     speaking.host = host
@@ -489,6 +491,7 @@ class Origin:
     def _serve(self, connection):
         try:
             connection.settimeout(WAIT)
+            connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
             if "http/1.1" not in self.alpn and not self._offers_http2(connection):
                 return connection.shutdown(socket.SHUT_RDWR)
             connection = self.context.wrap_socket(connection, server_side=True)
