@@ -91,7 +91,8 @@ TimePoint Connection::next_deadline() {
   head_since_.reset();
   if (session_.frames_received() == 0 && requests_) return begun_ + timing_.first_bytes;
   if (session_.open_streams() == 0) return session_.idle_since() + timing_.idle;
-  if (requests_) return TimePoint::max();
+  // Nobody is told when the last stream ends: it is looked at again before such a connection can be due.
+  if (requests_) return loop_.now() + timing_.idle;
   return session_.ping_answered() ? last_read_ + timing_.ping_after : pinged_at_ + timing_.ping_answer;
 }
 

@@ -312,7 +312,7 @@ TEST_F(WindowGrowth, AReaderThatKeepsUpHasALargerWindowUpToALimit) {
   ASSERT_TRUE(kit::send_head(*stream, kit::get_request, true));
   exchange();
   bool over = false;
-  const std::size_t enough = 64 * MiB;
+  const std::size_t enough = 24 * MiB;
   loop_.spawn(read_some(stream, enough, loop_.now() + 5s, over));
   answer({{":status", "200"}}, false);
   const std::string piece(1 * MiB, 'x');
@@ -330,8 +330,8 @@ TEST_F(WindowGrowth, AReaderThatKeepsUpHasALargerWindowUpToALimit) {
 }
 
 TEST_F(WindowGrowth, AllStreamsTogetherGrowByNoMoreThanTheConnectionsLimit) {
-  constexpr std::size_t streams = 20;
-  const std::size_t enough = 16 * MiB;
+  constexpr std::size_t streams = 12;
+  const std::size_t enough = 8 * MiB;
   const std::string piece(1 * MiB, 'x');
   std::vector<std::shared_ptr<Stream>> asking;
   for (std::size_t i = 0; i < streams; ++i) {
