@@ -1,5 +1,7 @@
 #include "wire/http2_head.h"
 
+#include <algorithm>
+
 #include "wire/http1.h"
 #include "wire/http_rules.h"
 
@@ -30,6 +32,9 @@ bool belongs_to_http1(std::string_view name) {
 const char* read_fields(std::span<const HeaderField> fields, Notes& notes, RequestHead* request) {
   for (const HeaderField& field : fields) {
     if (!is_field_name(field.name) || !is_field_value(field.value)) return "malformed field";
+    // RFC 9113 §8.2.1. Names are compared byte by byte from here on.
+    if (std::ranges::any_of(field.name, [](char c) { return c >= 'A' && c <= 'Z'; }))
+      return "a field name in upper case";
     if (belongs_to_http1(field.name)) return "a field of HTTP/1.1 connections";
     if (field.name == "host") {
       notes.host = &field;
