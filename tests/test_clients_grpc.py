@@ -1,13 +1,14 @@
 """gRPC as its own libraries speak it: every kind of call, what ends one before its time, and refusals that say what they are."""
 
 import json
+import os
 import shutil
 import subprocess
 
 import pytest
 
 import kit
-from clients_support import CANARY, PROGRAMS, PYTHON, caller, running  # noqa: F401 (fixtures)
+from clients_support import CANARY, PROGRAMS, PYTHON, Client, caller, running  # noqa: F401 (fixtures)
 
 HOST = "grpc.example.test"
 CACHE = kit.ROOT / "build/clients"

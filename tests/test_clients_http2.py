@@ -13,7 +13,7 @@ import sys
 import pytest
 
 import kit
-from clients_support import CANARY, PROGRAMS, PYTHON, Once, caller, client, running, scripted  # noqa: F401 (fixtures)
+from clients_support import CANARY, PROGRAMS, PYTHON, WAIT, Once, caller, client, running  # noqa: F401 (fixtures)
 from test_clients_bulk import measured
 
 sys.path.insert(0, str(PROGRAMS))
@@ -266,25 +266,6 @@ tell(rest=call.rest())
     assert run.told == [*({"event": f"data: {number}\n\n"} for number in range(3)), {"rest": "last words"}]
     record = run.record(kind="http", path="/events")
     assert record["protocol"] == PROTOCOLS[sandbox] and record["reason"] == "allowed"
-
-
-@pytest.mark.parametrize("sandbox", ["h1", "h2"])
-def test_an_answer_that_only_its_end_ends_is_whole(caller, scripted, sandbox):
-    """Everything that the origin sent before it closed arrives, and so does the end."""
-    body = os.urandom(3_000_000)
-
-    def script(connection, number):
-        origin.read_head(connection)
-        connection.sendall(b"HTTP/1.1 200 OK\r\nConnection: close\r\n\r\n" + body)
-        connection.unwrap()
-
-    origin = scripted(script, HOST)
-    run = both(caller, origin, """
-import hashlib
-status, body = connect(HOST, VERSION).call("/").answer()
-tell(status=status, size=len(body), digest=hashlib.sha256(body).hexdigest())
-""", version=sandbox)
-    assert run.told == [{"status": 200, "size": len(body), "digest": hashlib.sha256(body).hexdigest()}]
 
 
 @pytest.mark.parametrize("form", FORMS)
