@@ -603,11 +603,11 @@ void Session::consumed(Stream& stream, std::size_t bytes) {
   // A reader that waits for bytes is held back by the window: as long as it keeps up it may have a larger
   // one.
   const auto window = static_cast<std::size_t>(stream.window_);
-  if (stream.awaited_bytes_ >= window && stream.window_ < limits::window_bytes_max &&
-      extra_window_ + window <= limits::extra_window_bytes_max) {
+  const std::size_t more = std::min(window, static_cast<std::size_t>(limits::window_bytes_max) - window);
+  if (more > 0 && stream.awaited_bytes_ >= window && extra_window_ + more <= limits::extra_window_bytes_max) {
     stream.awaited_bytes_ = 0;
-    extra_window_ += window;
-    stream.window_ *= 2;
+    extra_window_ += more;
+    stream.window_ += static_cast<std::int32_t>(more);
     nghttp2_session_set_local_window_size(session_, NGHTTP2_FLAG_NONE, stream.id_, stream.window_);
   }
   if (nghttp2_session_want_write(session_)) owner_.wants_write();
