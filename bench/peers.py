@@ -106,9 +106,12 @@ class Attempt:
             end(self.proxy)
 
 
+REALTIME: list[str] = []  # with --realtime: nothing else gets the core while a contender or its load wants it
+
+
 def on_cpu(cpu: int) -> list[str]:
-    """Both programs become what they start, so the process keeps its id. It ends when we are killed."""
-    return ["taskset", "-c", str(cpu), "setpriv", "--pdeathsig", "TERM", "--"]
+    """All of these programs become what they start, so the process keeps its id. It ends when we are killed."""
+    return [*REALTIME, "taskset", "-c", str(cpu), "setpriv", "--pdeathsig", "TERM", "--"]
 
 
 def start_load(setting: Setting, words: list[str]) -> subprocess.Popen:
@@ -128,7 +131,7 @@ class Direct:
         name = PASSED if passing else ORIGIN
         words = [str(setting.load), "--connect", f"127.0.0.1:{setting.origin_port}", "--sni", name,
                  "--ca", str(setting.file("ca.pem")), *load_options]
-        return Attempt(start_load(setting, words), [])
+        return Attempt(start_load(setting, [*REALTIME, *words]), [])
 
 
 class FixedPort:
@@ -158,7 +161,7 @@ class FixedPort:
                                      stdin=subprocess.DEVNULL, stdout=out, stderr=subprocess.STDOUT)
         try:
             wait_until_listening(port, proxy, setting.file(f"{self.name}.out"))
-            words = [str(setting.load), "--connect", f"127.0.0.1:{port}", "--sni", PASSED if passing else ORIGIN,
+            words = [*REALTIME, str(setting.load), "--connect", f"127.0.0.1:{port}", "--sni", PASSED if passing else ORIGIN,
                      "--ca", str(setting.file("ca.pem")), *load_options]
             return Attempt(start_load(setting, words), [proxy.pid, *children(proxy.pid)], proxy)
         except BaseException:

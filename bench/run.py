@@ -97,7 +97,7 @@ class Measurement:
 class Origin:
     def __init__(self, directory: pathlib.Path, cpu: int):
         self.process = subprocess.Popen(
-            [str(BUILD / "bench-origin"), "--cert", str(directory / "leaf.pem"), "--key", str(directory / "leaf.key"),
+            [*peers.REALTIME, str(BUILD / "bench-origin"), "--cert", str(directory / "leaf.pem"), "--key", str(directory / "leaf.key"),
              "--secret", peers.SECRET, "--cpu", str(cpu), "--limit", "7200"],
             stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
         self.port = int(self.process.stdout.readline())
@@ -458,6 +458,8 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--postern", type=pathlib.Path, default=built, help="the program to measure")
     parser.add_argument("--json", type=pathlib.Path, default=BUILD / "results.json", help="where the figures go")
     parser.add_argument("--nginx-modules", type=pathlib.Path, default=pathlib.Path("/usr/lib/nginx/modules"), help="where ngx_stream_module.so is")
+    parser.add_argument("--realtime", action="store_true",
+                        help="real-time priority for the contender, the load and the origin: for a machine that does something else too")
     parser.add_argument("--keep", action="store_true", help="keep the run's directory with configurations and logs")
     return parser.parse_args()
 
@@ -469,6 +471,8 @@ def prepare(options: argparse.Namespace) -> tuple[peers.Setting, Origin]:
     load_cpu, proxy_cpu = cores[0], cores[1]
     _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
     resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
+    if options.realtime:
+        peers.REALTIME = ["chrt", "--rr", "10"]
     build()
     # Not in /tmp: the sandbox has a /tmp of its own and could not read the load's files there.
     directory = BUILD / f"run-{os.getpid()}"

@@ -1,0 +1,267 @@
+// What the road costs in instructions: a real Worker on its loop, both of its ends in this thread, a fixed
+// number of requests and connections, and nothing that depends on a clock. Made to be run under
+// valgrind --tool=callgrind by road_check.py, which counts what happens inside Loop::run_once() and
+// inside measured() and nothing of the ends. It also runs bare, as a smoke test.
+//
+//   road_cost CASE...     without a name: all of them
+//
+// Prints one line of JSON per case: its name and how many times its work was done.
+
+#include <cstdio>
+#include <fmt/format.h>
+#include <functional>
+#include <map>
+#include <stdexcept>
+#include <string>
+#include <string_view>
+#include <valgrind/callgrind.h>
+
+#include "audit/record.h"
+#include "policy/decide.h"
+#include "policy/document.h"
+#include "proxy/road_harness.h"
+
+namespace {
+
+using namespace postern;  // NOLINT(google-build-using-namespace): a program of its own
+using proxy::road::Peer;
+using proxy::road::Road;
+
+constexpr const char* host = "api.example.com";
+
+/// Work without a loop is counted in here; the name stands in road_check.py.
+[[gnu::noinline]] void measured(const std::function<void()>& work) { work(); }
+
+void start_counting() {
+  CALLGRIND_START_INSTRUMENTATION;
+  CALLGRIND_ZERO_STATS;
+}
+
+void stop_counting(const char* name, int times) {
+  CALLGRIND_DUMP_STATS_AT(name);
+  CALLGRIND_STOP_INSTRUMENTATION;
+  std::printf("{\"case\": \"%s\", \"times\": %d}\n", name, times);
+  std::fflush(stdout);
+}
+
+void must(bool good, const char* what) {
+  if (!good) throw std::runtime_error(what);
+}
+
+/// Longer than a loaded machine needs for what takes a moment, even under valgrind.
+bool wait(Road& road, const std::function<bool()>& done) {
+  return road.wait_until(done, std::chrono::seconds(60));
+}
+
+std::string small_request() {
+  return fmt::format(
+      "GET /v1/small?with=query HTTP/1.1\r\nHost: {}\r\nUser-Agent: road-cost\r\nAccept: */*\r\n"
+      "X-Client: postern bench\r\n\r\n",
+      host);
+}
+
+std::string answer_with(std::size_t bytes) {
+  return fmt::format("HTTP/1.1 200 OK\r\nContent-Type: application/json\r\nContent-Length: {}\r\n\r\n{}",
+                     bytes, std::string(bytes, 'a'));
+}
+
+/// One request on the newest connection of the sandbox, answered by whichever origin connection got it.
+void exchange(Road& road, Peer& origin, const std::string& request, const std::string& answer) {
+  road.sandbox().send(request);
+  must(wait(road, [&] { return origin.received().ends_with("\r\n\r\n"); }), "no request arrived");
+  must(origin.take().find(proxy::road::canary) != std::string::npos, "no credential was put on it");
+  origin.send(answer);
+  must(wait(road, [&] { return road.sandbox().received().size() >= answer.size(); }), "no answer");
+  must(road.sandbox().take().starts_with("HTTP/1.1 200"), "another answer");
+}
+
+/// The first request of a road makes the connection to its origin, which serves all that follow.
+Peer& open_origin(Road& road, const std::string& answer) {
+  road.connect(host, 443, host);
+  road.sandbox().send(small_request());
+  must(wait(road, [&] { return road.origin() && road.origin()->received().ends_with("\r\n\r\n"); }),
+       "the origin was not reached");
+  road.origin()->take();
+  road.origin()->send(answer);
+  must(wait(road, [&] { return road.sandbox().received().size() >= answer.size(); }), "no first answer");
+  road.sandbox().take();
+  return *road.origin();
+}
+
+/// Requests one after the other on one intercepted connection, with a credential and a record each.
+void keepalive() {
+  Road road({});
+  const std::string request = small_request();
+  const std::string answer = answer_with(512);
+  Peer& origin = open_origin(road, answer);
+  for (int i = 0; i < 50; ++i) exchange(road, origin, request, answer);
+  constexpr int times = 400;
+  start_counting();
+  for (int i = 0; i < times; ++i) exchange(road, origin, request, answer);
+  stop_counting("keepalive", times);
+}
+
+/// A connection with a full handshake for every request; the leaf is cached, the origin's connection kept.
+void connection() {
+  Road road({});
+  const std::string request = small_request();
+  const std::string answer = answer_with(512);
+  Peer& origin = open_origin(road, answer);
+  const auto once = [&] {
+    road.connect(host, 443, host);
+    exchange(road, origin, request, answer);
+    road.sandbox().close();
+    must(wait(road, [&] { return road.worker().loop.active() == 1; }), "a connection did not end");
+  };
+  for (int i = 0; i < 10; ++i) once();
+  constexpr int times = 40;
+  start_counting();
+  for (int i = 0; i < times; ++i) once();
+  stop_counting("connection", times);
+}
+
+/// A connection that no rule covers: judged by its name, dialled, relayed, ended.
+void pass_through() {
+  Road road({});
+  const std::string request = "GET / HTTP/1.1\r\nHost: tls.example.com\r\n\r\n";
+  const std::string answer = answer_with(512);
+  const auto once = [&] {
+    const std::size_t origins = road.origins();
+    road.connect("tls.example.com", 443, "tls.example.com");
+    road.sandbox().send(request);
+    must(wait(road,
+              [&] { return road.origins() > origins && road.origin()->received().ends_with("\r\n\r\n"); }),
+         "nothing passed");
+    road.origin()->take();
+    road.origin()->send(answer);
+    must(wait(road, [&] { return road.sandbox().received().size() >= answer.size(); }), "no answer");
+    road.sandbox().close();
+    road.origin()->close();
+    must(wait(road, [&] { return road.worker().loop.active() == 0; }), "a connection did not end");
+  };
+  for (int i = 0; i < 10; ++i) once();
+  constexpr int times = 40;
+  start_counting();
+  for (int i = 0; i < times; ++i) once();
+  stop_counting("pass_through", times);
+}
+
+/// Counted per MiB that was relayed.
+void download() {
+  Road road({});
+  const std::string request = small_request();
+  Peer& origin = open_origin(road, answer_with(512));
+  constexpr int times = 2;
+  const std::string answer = answer_with(std::size_t{times} << 20);
+  start_counting();
+  exchange(road, origin, request, answer);
+  stop_counting("download", times);
+}
+
+/// One judgement with many rules. The last of them matches: the worst order.
+std::shared_ptr<const policy::Snapshot> rules_of(int count, bool one_host) {
+  const policy::HostPattern pattern{host, false};
+  policy::Document document;
+  for (int i = 0; i < count; ++i) {
+    policy::Rule& rule = document.rules.emplace_back();
+    const bool last = i + 1 == count;
+    rule.name = fmt::format("rule {}", i);
+    policy::HostPattern other{fmt::format("api{}.service{}.example.com", i, i % 97), false};
+    rule.match_hosts.push_back({host, one_host || last ? pattern : other});
+    if (!last) {
+      const std::string path = fmt::format("/v{}/resource-{}/*", i % 7, i);
+      rule.match_paths.push_back({path, policy::parse_path_pattern(path).value()});
+    }
+  }
+  return policy::compile(std::move(document)).value();
+}
+
+void rules(const char* name, int count, bool one_host) {
+  const auto snapshot = rules_of(count, one_host);
+  const Host asked{host, {}};
+  const HeaderField fields[] = {{"Host", host}, {"User-Agent", "road-cost"}, {"Accept", "*/*"}};
+  const policy::RequestFacts facts{
+      .host = asked, .port = 443, .tls = true, .method = "GET", .path = "/v3/other/thing", .fields = fields};
+  const auto judge = [&] {
+    for (int i = 0; i < 100; ++i) {
+      const policy::Verdict verdict = policy::decide(*snapshot, facts);
+      must(verdict.rule_index == static_cast<std::uint32_t>(count - 1), "another rule matched");
+    }
+  };
+  judge();
+  start_counting();
+  measured(judge);
+  stop_counting(name, 100);
+}
+
+/// A record as JSON: the journal's thread does it.
+void record() {
+  audit::Record sample;
+  sample.time = std::chrono::system_clock::time_point(std::chrono::microseconds(1'700'000'000'123'456));
+  sample.sandbox = std::make_shared<const std::string>("box");
+  sample.workspace = std::make_shared<const std::string>("home");
+  sample.reason = Reason::allowed;
+  sample.rule = "api";
+  sample.method = "GET";
+  sample.scheme = "https";
+  sample.host = host;
+  sample.port = 443;
+  sample.path = "/v1/small";
+  sample.status = 200;
+  sample.protocol = "HTTP/1.1";
+  sample.intercepted = true;
+  sample.origin_address = "127.0.0.1:443";
+  sample.credentials.push_back({"Authorization", "workspace_secret:API_KEY"});
+  sample.request_bytes = 180;
+  sample.response_bytes = 610;
+  sample.duration = std::chrono::microseconds(1234);
+  std::string out;
+  const auto print = [&] {
+    out.clear();
+    for (int i = 0; i < 100; ++i) audit::append_json(sample, out);
+  };
+  print();
+  start_counting();
+  measured(print);
+  stop_counting("record", 100);
+}
+
+const std::map<std::string_view, std::function<void()>>& cases() {
+  static const std::map<std::string_view, std::function<void()>> all = {
+      {"keepalive", keepalive},
+      {"connection", connection},
+      {"pass_through", pass_through},
+      {"download", download},
+      {"record", record},
+      {"rules_10", [] { rules("rules_10", 10, false); }},
+      {"rules_10000", [] { rules("rules_10000", 10'000, false); }},
+      {"paths_10", [] { rules("paths_10", 10, true); }},
+      {"paths_10000", [] { rules("paths_10000", 10'000, true); }},
+  };
+  return all;
+}
+
+}  // namespace
+
+int main(int argc, char** argv) {
+  try {
+    std::printf("{\"compiler\": \"%s %d\"}\n",
+#if defined(__clang__)
+                "clang++", __clang_major__
+#else
+                "g++", __GNUC__
+#endif
+    );
+    if (argc < 2)
+      for (const auto& [name, run] : cases()) run();
+    for (int i = 1; i < argc; ++i) {
+      const auto found = cases().find(argv[i]);
+      must(found != cases().end(), "unknown case");
+      found->second();
+    }
+  } catch (const std::exception& error) {
+    std::fprintf(stderr, "road_cost: %s\n", error.what());
+    return 1;
+  }
+  return 0;
+}
