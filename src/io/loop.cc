@@ -1,5 +1,6 @@
 #include "io/loop.h"
 
+#include <algorithm>
 #include <bit>
 #include <cerrno>
 #include <cstdlib>
@@ -32,7 +33,7 @@ Loop::Loop(const Clock& clock)
   if (!epoll_ || !wake_) std::abort();  // No descriptors at start-up: nothing can work.
   epoll_event event{};
   event.events = EPOLLIN;
-  event.data.ptr = this;
+  event.data.u64 = wake_token;
   if (::epoll_ctl(epoll_.get(), EPOLL_CTL_ADD, wake_.get(), &event) != 0) std::abort();
 }
 
@@ -49,21 +50,22 @@ void Loop::run_once(Duration longest) {
   auto* batch = reinterpret_cast<epoll_event*>(batch_storage_.data());
   const int found = ::epoll_wait(epoll_.get(), batch, batch_max, wait_milliseconds(longest));
   now_ = clock_.now();
-  batch_size_ = found > 0 ? found : 0;
-  for (batch_next_ = 0; batch_next_ < batch_size_;) {
-    const epoll_event event = batch[batch_next_++];
-    if (event.data.ptr == this) {
-      std::uint64_t count = 0;
-      [[maybe_unused]] const auto cleared = ::read(wake_.get(), &count, sizeof count);
-    } else if (event.data.ptr) {
-      static_cast<Pollable*>(event.data.ptr)->on_ready(event.events);
-    }
-  }
-  batch_size_ = 0;
+  for (int i = 0; i < found; ++i) dispatch(batch[i].data.u64, batch[i].events);
   run_timers();
   run_posted();
   run_deferred();
   if (turn_end_) turn_end_();
+}
+
+void Loop::dispatch(std::uint64_t token, std::uint32_t events) {
+  if (token == wake_token) {
+    std::uint64_t count = 0;
+    [[maybe_unused]] const auto cleared = ::read(wake_.get(), &count, sizeof count);
+    return;
+  }
+  const Registration registration = registrations_[static_cast<std::uint32_t>(token)];
+  if (registration.pollable && registration.generation == token >> 32)
+    registration.pollable->on_ready(events);
 }
 
 void Loop::stop() {
@@ -143,26 +145,53 @@ bool Loop::add(int fd, Pollable& pollable) {
   return add(fd, pollable, EPOLLIN | EPOLLOUT | EPOLLRDHUP | EPOLLET);
 }
 
-bool Loop::add(int fd, Pollable& pollable, std::uint32_t events) {
+bool Loop::control(int operation, int fd, std::uint32_t events) {
   epoll_event event{};
   event.events = events;
-  event.data.ptr = &pollable;
-  return ::epoll_ctl(epoll_.get(), EPOLL_CTL_ADD, fd, &event) == 0;
+  event.data.u64 = std::uint64_t{registrations_[static_cast<std::size_t>(fd)].generation} << 32 |
+                   static_cast<std::uint32_t>(fd);
+  return ::epoll_ctl(epoll_.get(), operation, fd, &event) == 0;
+}
+
+bool Loop::add(int fd, Pollable& pollable, std::uint32_t events) {
+  if (fd < 0) {
+    errno = EBADF;
+    return false;
+  }
+  const auto place = static_cast<std::size_t>(fd);
+  if (place >= registrations_.size()) registrations_.resize(std::max(place + 1, 2 * registrations_.size()));
+  registrations_[place].pollable = &pollable;
+  ++registrations_[place].generation;
+  if (control(EPOLL_CTL_ADD, fd, events)) return true;
+  registrations_[place].pollable = nullptr;
+  return false;
 }
 
 bool Loop::modify(int fd, Pollable& pollable, std::uint32_t events) {
-  epoll_event event{};
-  event.events = events;
-  event.data.ptr = &pollable;
-  return ::epoll_ctl(epoll_.get(), EPOLL_CTL_MOD, fd, &event) == 0;
+  const auto place = static_cast<std::size_t>(fd);
+  if (place >= registrations_.size()) {
+    errno = ENOENT;
+    return false;
+  }
+  registrations_[place].pollable = &pollable;
+  return control(EPOLL_CTL_MOD, fd, events);
 }
 
 void Loop::remove(int fd, Pollable& pollable) {
   ::epoll_ctl(epoll_.get(), EPOLL_CTL_DEL, fd, nullptr);
-  // An event for it may already be in the batch that is being handed out.
-  auto* batch = reinterpret_cast<epoll_event*>(batch_storage_.data());
-  for (int i = batch_next_; i < batch_size_; ++i)
-    if (batch[i].data.ptr == &pollable) batch[i].data.ptr = nullptr;
+  forget(fd, pollable);
+}
+
+void Loop::forget(int fd, Pollable& pollable) {
+  const auto place = static_cast<std::size_t>(fd);
+  if (place < registrations_.size() && registrations_[place].pollable == &pollable)
+    registrations_[place].pollable = nullptr;
+}
+
+void Loop::hand_over(int fd, Pollable& from, Pollable& to) {
+  const auto place = static_cast<std::size_t>(fd);
+  if (place < registrations_.size() && registrations_[place].pollable == &from)
+    registrations_[place].pollable = &to;
 }
 
 std::uint64_t Loop::tick_of(TimePoint t) const {

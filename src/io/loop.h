@@ -121,6 +121,11 @@ class Loop {
   bool add(int fd, Pollable& pollable, std::uint32_t events);
   bool modify(int fd, Pollable& pollable, std::uint32_t events);
   void remove(int fd, Pollable& pollable);
+  /// As remove(), for a descriptor that is closed next: the kernel then drops it by itself. Should a forked
+  /// child still hold it, what the kernel goes on reporting finds nobody.
+  void forget(int fd, Pollable& pollable);
+  /// From now on `to` is told what `from` was. Events that `from` has seen are not reported again.
+  void hand_over(int fd, Pollable& from, Pollable& to);
 
   /// Runs `work` at the end of this turn: after events, timers and posted work, before the hook of
   /// at_turn_end() and before anything is waited for. Once, however often it is asked for. What is deferred
@@ -160,6 +165,14 @@ class Loop {
   static constexpr std::size_t wheel_slots = 1024;
   static constexpr int batch_max = 256;
   static constexpr int deferred_passes_max = 4;  // so that work that defers itself does not starve epoll
+  static constexpr std::uint64_t wake_token = ~std::uint64_t{0};
+
+  /// Whom a descriptor's events are for. The kernel carries descriptor and generation, never a pointer: an
+  /// event that outlived its registration, in the fetched batch or in the kernel, has an old generation.
+  struct Registration {
+    Pollable* pollable = nullptr;
+    std::uint32_t generation = 0;
+  };
 
   struct DeferredList final : Deferred {
     DeferredList() = default;
@@ -174,6 +187,8 @@ class Loop {
   std::uint64_t tick_of(TimePoint t) const;
   void link(Timer& timer);
   void unlink(Timer& timer);
+  bool control(int operation, int fd, std::uint32_t events);
+  void dispatch(std::uint64_t token, std::uint32_t events);
   int wait_milliseconds(Duration longest) const;
   void run_timers();
   void run_posted();
@@ -196,8 +211,7 @@ class Loop {
   Timer* due_ = nullptr;  ///< The slot being run, so that timers may unlink each other.
 
   std::array<std::uint64_t, 3 * batch_max> batch_storage_{};  // epoll_event[batch_max], packed
-  int batch_size_ = 0;
-  int batch_next_ = 0;
+  std::vector<Registration> registrations_;                   // by descriptor
 
   std::mutex posted_mutex_;
   std::vector<std::move_only_function<void()>> posted_;

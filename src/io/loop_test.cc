@@ -263,6 +263,39 @@ TEST_F(LoopTest, OneThatIsRemovedWhileItsEventWaitsIsNotCalled) {
   EXPECT_TRUE(one.heard == 0 || two.heard == 0);
 }
 
+// A forked child may hold a descriptor that was closed here: the kernel then goes on reporting it.
+TEST_F(LoopTest, WhatIsReportedAfterAClosedDescriptorFindsNobody) {
+  struct Counter final : Pollable {
+    ~Counter() = default;
+    void on_ready(std::uint32_t) override { ++told; }
+    int told = 0;
+  } before, after;
+  int old_pair[2], new_pair[2];
+  ASSERT_EQ(::socketpair(AF_UNIX, SOCK_STREAM | SOCK_NONBLOCK, 0, old_pair), 0);
+  const Fd peer(old_pair[1]);
+  Fd closed(old_pair[0]);
+  const int number = closed.get();
+  ASSERT_TRUE(loop_.add(number, before));
+  const Fd held(::dup(number));
+  loop_.forget(number, before);
+  closed.reset();
+  ASSERT_EQ(::send(peer.get(), "x", 1, 0), 1);
+  loop_.run_once(0ms);
+  EXPECT_EQ(before.told, 0);
+  // The same number for another socket: what is reported of the old one is not for it.
+  ASSERT_EQ(::socketpair(AF_UNIX, SOCK_STREAM | SOCK_NONBLOCK, 0, new_pair), 0);
+  const Fd other(new_pair[1]), reused(new_pair[0]);
+  ASSERT_EQ(reused.get(), number);
+  ASSERT_TRUE(loop_.add(number, after, EPOLLIN | EPOLLET));
+  ASSERT_EQ(::send(peer.get(), "x", 1, 0), 1);
+  loop_.run_once(0ms);
+  EXPECT_EQ(before.told, 0);
+  EXPECT_EQ(after.told, 0);
+  ASSERT_EQ(::send(other.get(), "x", 1, 0), 1);
+  loop_.run_once(0ms);
+  EXPECT_EQ(after.told, 1);
+}
+
 TEST_F(LoopTest, WhatEpollDoesNotTakeIsSaid) {
   Ears ears;
   EXPECT_FALSE(loop_.add(-1, ears));

@@ -17,6 +17,26 @@ Stream::Stream(Loop& loop, Fd socket, Side side)
   unwatched_ = !loop_.add(socket_.get(), *this);
 }
 
+Stream::Stream(Loop& loop, Fd socket, Side side, Pollable& watcher)
+    : loop_(loop), socket_(std::move(socket)), side_(side), timer_(loop, *this) {
+  loop_.hand_over(socket_.get(), watcher, *this);
+}
+
+Stream::Stream(std::unique_ptr<Stream> other)
+    : maybe_readable_(other->maybe_readable_),
+      maybe_writable_(other->maybe_writable_),
+      unwatched_(other->unwatched_),
+      broken_(other->broken_),
+      hangup_(other->hangup_),
+      ended_(other->ended_),
+      loop_(other->loop_),
+      socket_(std::move(other->socket_)),
+      side_(other->side_),
+      timer_(loop_, *this) {
+  other->timer_.clear();
+  loop_.hand_over(socket_.get(), *other, *this);
+}
+
 Stream::Attempt Stream::refuse_unwatched() {
   error_ = Error{Reason::overloaded, Side::self, Retry::never, "cannot watch another connection"};
   return Attempt::failed;
@@ -25,17 +45,12 @@ Stream::Attempt Stream::refuse_unwatched() {
 Stream::~Stream() {
   if (destroyed_) *destroyed_ = true;
   if (socket_ && loop_.abandoning()) reset_on_close();
-  if (socket_) loop_.remove(socket_.get(), *this);
-}
-
-Fd Stream::release_socket() {
-  loop_.remove(socket_.get(), *this);
-  timer_.clear();
-  return std::move(socket_);
+  if (socket_) loop_.forget(socket_.get(), *this);
 }
 
 void Stream::shutdown_write() {
-  if (!resetting_) ::shutdown(socket_.get(), SHUT_WR);
+  // With nothing left to read either, only closing remains, and that sends the FIN.
+  if (!resetting_ && !ended_) ::shutdown(socket_.get(), SHUT_WR);
 }
 
 void Stream::reset_on_close() {
@@ -58,10 +73,13 @@ ssize_t Stream::receive(void* into, std::size_t size, int flags) {
     errno = EAGAIN;
     return -1;
   }
+  if (ended_) return 0;
   if (fault_plan && fault_plan->strikes(socket_.get(), size)) [[unlikely]] {
     errno = fault_plan->error_number;
     return -1;
   }
+  // The FIN is behind what is there now: when that was read, nothing more comes.
+  const bool last = hangup_ && !broken_;
   ssize_t count;
   do {
     count = ::recv(socket_.get(), into, size, flags);
@@ -72,6 +90,7 @@ ssize_t Stream::receive(void* into, std::size_t size, int flags) {
   const bool drained =
       (count < 0 && errno == EAGAIN) || (count > 0 && static_cast<std::size_t>(count) < size);
   if (drained && !hangup_) maybe_readable_ = false;
+  if ((drained && last && count > 0) || count == 0) ended_ = !(flags & MSG_PEEK);
   return count;
 }
 
@@ -242,48 +261,48 @@ Task<Result<std::unique_ptr<TcpStream>>> connect(Loop& loop, Endpoint endpoint, 
   if (::connect(raw, reinterpret_cast<const sockaddr*>(&address), size) != 0 && errno != EINPROGRESS)
     co_return refuse(errno);
 
-  enum class Outcome : std::uint8_t { ready, expired, unwatched };
   struct Connecting final : Pollable, Timer {
-    std::coroutine_handle<> waiting;
-    bool expired = false;
-    explicit Connecting(Loop& l) : Timer(l) {}
-    ~Connecting() = default;
-    void on_ready(std::uint32_t) override { std::exchange(waiting, {}).resume(); }
-    void on_timer() override {
-      expired = true;
-      std::exchange(waiting, {}).resume();
-    }
-  };
-  struct Awaiter {
     Loop& loop;
     int fd;
+    std::coroutine_handle<> waiting;
+    std::uint32_t seen = 0;
+    Connecting(Loop& l, int descriptor) : Timer(l), loop(l), fd(descriptor) {}
+    ~Connecting() { loop.forget(fd, *this); }
+    void on_ready(std::uint32_t events) override {
+      seen |= events;
+      if (waiting) std::exchange(waiting, {}).resume();
+    }
+    void on_timer() override { std::exchange(waiting, {}).resume(); }
+  };
+  struct Awaiter {
+    Connecting& connecting;
     TimePoint deadline;
-    Connecting connecting;
     bool watched = true;
-    Awaiter(Loop& l, int descriptor, TimePoint until)
-        : loop(l), fd(descriptor), deadline(until), connecting(l) {}
-    Awaiter(const Awaiter&) = delete;
     bool await_ready() const { return false; }
     bool await_suspend(std::coroutine_handle<> h) {
       connecting.waiting = h;
       connecting.set(deadline);
-      watched = loop.add(fd, connecting, EPOLLOUT);
+      watched = connecting.loop.add(connecting.fd, connecting);
       return watched;
     }
-    Outcome await_resume() {
-      return !watched ? Outcome::unwatched : connecting.expired ? Outcome::expired : Outcome::ready;
-    }
-    ~Awaiter() { loop.remove(fd, connecting); }
+    bool await_resume() { return watched; }
   };
-  const Outcome outcome = co_await Awaiter(loop, raw, deadline);
-  if (outcome == Outcome::unwatched) co_return fail(Reason::overloaded, "cannot watch another connection");
-  if (outcome == Outcome::expired)
+  Connecting connecting(loop, raw);
+  if (!co_await Awaiter{connecting, deadline})
+    co_return fail(Reason::overloaded, "cannot watch another connection");
+  connecting.clear();
+  if (connecting.seen == 0)
     co_return fail(Reason::connect_timeout, "no answer to the connection attempt", side,
                    Retry::fresh_connection);
+  // The usual case: connected, and nothing else is known yet.
+  if (connecting.seen == EPOLLOUT)
+    co_return std::make_unique<TcpStream>(loop, std::move(socket), side, connecting);
   int error_number = 0;
   socklen_t length = sizeof error_number;
   ::getsockopt(raw, SOL_SOCKET, SO_ERROR, &error_number, &length);
   if (error_number != 0) co_return refuse(error_number);
+  // Registered anew, so that what has arrived already is reported again.
+  loop.remove(raw, connecting);
   co_return std::make_unique<TcpStream>(loop, std::move(socket), side);
 }
 

@@ -22,6 +22,11 @@ class Stream : private Pollable {
  public:
   /// Takes the nonblocking socket and registers it. `side` says whom to blame in errors.
   Stream(Loop& loop, Fd socket, Side side);
+  /// The same for a socket that `watcher` has registered and to which nothing but room for writing was
+  /// reported.
+  Stream(Loop& loop, Fd socket, Side side, Pollable& watcher);
+  /// Takes over the socket of a stream on which nobody waits, and what is known about its readiness.
+  explicit Stream(std::unique_ptr<Stream> other);
   virtual ~Stream();
   Stream(const Stream&) = delete;
   Stream& operator=(const Stream&) = delete;
@@ -70,9 +75,6 @@ class Stream : private Pollable {
   std::uint64_t bytes_read() const { return bytes_read_; }
   std::uint64_t bytes_written() const { return bytes_written_; }
 
-  /// Gives the socket away (to become a TLS stream); this stream is dead afterwards.
-  Fd release_socket();
-
  protected:
   /// A coroutine that waits for this stream; tried again whenever the kernel reports something.
   struct Waiter {
@@ -109,6 +111,7 @@ class Stream : private Pollable {
   bool broken_ = false;
   bool resetting_ = false;  ///< reset_on_close() was called: no orderly end may precede it.
   bool hangup_ = false;     ///< EPOLLRDHUP or worse was seen: a short read no longer means "drained".
+  bool ended_ = false;      ///< Everything up to the peer's FIN was read.
 
  private:
   friend class ReadAwaiter;

@@ -394,15 +394,30 @@ TEST_F(StreamTest, AShutDownDirectionEndsAndTheOtherGoesOn) {
   EXPECT_EQ(reading.text, "late");
 }
 
-TEST_F(StreamTest, AReleasedSocketLivesOnInAnotherStream) {
-  const int number = stream_->fd();
-  Fd socket = stream_->release_socket();
-  EXPECT_EQ(socket.get(), number);
-  stream_.reset();
-  peer_sends("x");
-  TcpStream other(loop_, std::move(socket), Side::sandbox);
+TEST_F(StreamTest, AStreamThatTakesOverKnowsWhatTheOtherHadSeen) {
+  peer_sends("first");
+  Reading first;
+  loop_.spawn(read_once(*stream_, first, in(1s)));
+  EXPECT_TRUE(turn_until([&] { return first.over; }));
+  peer_sends("last");
+  ::shutdown(peer_.get(), SHUT_WR);
+  EXPECT_TRUE(turn_until([&] { return stream_->hung_up(); }));
+  TcpStream other(std::move(stream_));
+  EXPECT_TRUE(other.hung_up());
+  for (const char* expected : {"last", ""}) {
+    Reading reading;
+    loop_.spawn(read_once(other, reading, in(1s)));
+    EXPECT_TRUE(turn_until([&] { return reading.over; }));
+    EXPECT_EQ(reading.text, expected);
+  }
+}
+
+TEST_F(StreamTest, AStreamThatTakesOverIsToldWhatComesLater) {
+  TcpStream other(std::move(stream_));
   Reading reading;
   loop_.spawn(read_once(other, reading, in(1s)));
+  EXPECT_FALSE(reading.over);
+  peer_sends("x");
   EXPECT_TRUE(turn_until([&] { return reading.over; }));
   EXPECT_EQ(reading.text, "x");
 }

@@ -45,7 +45,7 @@ struct SocketBio {
 };
 
 TlsStream::TlsStream(std::unique_ptr<io::TcpStream> plain, ssl_st* connection)
-    : Stream(plain->loop(), plain->release_socket(), plain->side()), connection_(connection) {
+    : Stream(std::move(plain)), connection_(connection) {
   BIO* bio = connection_ ? BIO_new(SocketBio::method()) : nullptr;
   if (!bio) {
     error_ = Error{Reason::overloaded, Side::self, Retry::never, "out of memory for another TLS connection"};
