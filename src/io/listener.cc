@@ -1,5 +1,6 @@
 #include "io/listener.h"
 
+#include <algorithm>
 #include <cerrno>
 #include <fcntl.h>
 #include <sys/epoll.h>
@@ -28,12 +29,13 @@ void Listener::resume() {
 
 void Listener::accept_waiting() {
   resume();
+  accepts_per_turn_ = accepts_per_turn_max;
   on_ready(0);
 }
 
 void Listener::on_ready(std::uint32_t) {
   if (!spare_) spare_ = Fd(::open("/dev/null", O_RDONLY | O_CLOEXEC));
-  for (int i = 0; i < accepts_per_turn && !paused_; ++i) {
+  for (int i = 0; i < accepts_per_turn_ && !paused_; ++i) {
     Fd accepted(::accept4(socket_, nullptr, nullptr, SOCK_NONBLOCK | SOCK_CLOEXEC));
     if (accepted) {
       on_accept_(std::move(accepted));
@@ -41,8 +43,11 @@ void Listener::on_ready(std::uint32_t) {
     }
     if (errno == EINTR || errno == ECONNABORTED) continue;
     if ((errno == EMFILE || errno == ENFILE) && refuse_one()) continue;
+    accepts_per_turn_ = std::max(i, 1);
     return;
   }
+  // There may be more; if so, the next turn tells.
+  accepts_per_turn_ = std::min(2 * accepts_per_turn_, accepts_per_turn_max);
 }
 
 bool Listener::refuse_one() {

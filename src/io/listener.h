@@ -28,12 +28,15 @@ class Listener final : Pollable {
   void on_ready(std::uint32_t events) override;
   bool refuse_one();
 
-  static constexpr int accepts_per_turn = 64;  // so that a flood of connections cannot starve the open ones
+  // So that a flood of connections cannot starve the open ones.
+  static constexpr int accepts_per_turn_max = 64;
 
   Loop& loop_;
   bool paused_ = false;
   int socket_;
   OnAccept on_accept_;
+  /// As many as came lately: a try too many is a system call, one too few a turn.
+  int accepts_per_turn_ = 1;
   Fd spare_;  ///< Given up for a moment when descriptors run out, so that the queue can be emptied.
   std::uint64_t refused_ = 0;
 };

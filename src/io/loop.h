@@ -115,8 +115,7 @@ class Loop {
   /// What ends now is cut off in the middle: an orderly end would make it look complete.
   bool abandoning() const { return abandoning_; }
 
-  /// Registers edge-triggered for input, output and hang-up; `events` overrides that (e.g. level-triggered
-  /// listeners). False with errno on failure.
+  /// Registers edge-triggered for input, output and hang-up, or for `events`. False with errno on failure.
   bool add(int fd, Pollable& pollable);
   bool add(int fd, Pollable& pollable, std::uint32_t events);
   bool modify(int fd, Pollable& pollable, std::uint32_t events);

@@ -14,17 +14,19 @@ namespace postern::io {
 Stream::Stream(Loop& loop, Fd socket, Side side)
     : loop_(loop), socket_(std::move(socket)), side_(side), timer_(loop, *this) {
   // Out of epoll watches: no wait would ever end, so none is begun.
-  unwatched_ = !loop_.add(socket_.get(), *this);
+  // A fresh socket has room: to be told so would be a turn for nothing. Asked for when there is none.
+  unwatched_ = !loop_.add(socket_.get(), *this, EPOLLIN | EPOLLRDHUP | EPOLLET);
 }
 
 Stream::Stream(Loop& loop, Fd socket, Side side, Pollable& watcher)
-    : loop_(loop), socket_(std::move(socket)), side_(side), timer_(loop, *this) {
+    : watches_room_(true), loop_(loop), socket_(std::move(socket)), side_(side), timer_(loop, *this) {
   loop_.hand_over(socket_.get(), watcher, *this);
 }
 
 Stream::Stream(std::unique_ptr<Stream> other)
     : maybe_readable_(other->maybe_readable_),
       maybe_writable_(other->maybe_writable_),
+      watches_room_(other->watches_room_),
       unwatched_(other->unwatched_),
       broken_(other->broken_),
       hangup_(other->hangup_),
@@ -108,8 +110,19 @@ ssize_t Stream::transmit(const void* from, std::size_t size) {
     count = ::send(socket_.get(), from, size, MSG_NOSIGNAL);
   } while (count < 0 && errno == EINTR);
   if (count > 0) bytes_written_ += static_cast<std::size_t>(count);
-  if (count < 0 && errno == EAGAIN) maybe_writable_ = false;
+  if (count < 0 && errno == EAGAIN) return await_room();
   return count;
+}
+
+ssize_t Stream::await_room() {
+  maybe_writable_ = false;
+  if (!watches_room_) {
+    watches_room_ = true;
+    // Reports at once when room has come meanwhile.
+    if (!loop_.modify(socket_.get(), *this, EPOLLIN | EPOLLOUT | EPOLLRDHUP | EPOLLET)) return -1;
+  }
+  errno = EAGAIN;
+  return -1;
 }
 
 Stream::Attempt Stream::try_read(std::span<char> into, std::size_t& count) {

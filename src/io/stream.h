@@ -107,7 +107,8 @@ class Stream : private Pollable {
   std::optional<Error> error_;
   bool maybe_readable_ = true;
   bool maybe_writable_ = true;
-  bool unwatched_ = false;  ///< epoll did not take the socket.
+  bool watches_room_ = false;  ///< EPOLLOUT is asked for.
+  bool unwatched_ = false;     ///< epoll did not take the socket.
   bool broken_ = false;
   bool resetting_ = false;  ///< reset_on_close() was called: no orderly end may precede it.
   bool hangup_ = false;     ///< EPOLLRDHUP or worse was seen: a short read no longer means "drained".
@@ -129,6 +130,7 @@ class Stream : private Pollable {
   };
 
   void on_ready(std::uint32_t events) override;
+  ssize_t await_room();
   void on_deadline();
   Attempt refuse_unwatched();
   bool wake(Waiter*& slot, bool& destroyed);
