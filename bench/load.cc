@@ -7,7 +7,12 @@
 //   download   the same as keepalive; meant for large answers
 //   upload     POST --body-bytes each time
 //   latency    paced by --rate, one request in flight per connection; a late answer skips ticks, it does not
-//   shorten them idle       opens N connections, one request on each, and holds them
+//              shorten them
+//   sse        GET a stream of events that carry the time of their writing; how late each was is its latency
+//   idle       opens N connections, one request on each, and holds them
+//
+// --hosts N: %u in --sni and in the host of --connect is 0, 1, … in turn: a name that was never seen before.
+// --through HOST:PORT: CONNECT by way of a proxy. --expect N: the status that an answer must have.
 //
 // A run: warm up, all connections quiet, START on stderr; the work, all quiet again, END on stderr. With
 // --sync it waits for a line on stdin (or its end) after each mark, so that whoever samples the proxy's clock
@@ -17,6 +22,7 @@
 #include <algorithm>
 #include <chrono>
 #include <cstdint>
+#include <ctime>
 #include <memory>
 #include <netdb.h>
 #include <poll.h>
@@ -30,10 +36,11 @@ namespace {
 using bench::Progress;
 using Clock = std::chrono::steady_clock;
 
-enum class Mode : unsigned char { keepalive, newconn, download, upload, latency, idle };
+enum class Mode : unsigned char { keepalive, newconn, download, upload, latency, sse, idle };
 
 struct Options {
-  std::string host, port = "443", name, path = "/small", ca;
+  std::string host, port = "443", name, path = "/small", ca, through, expect = "200";
+  unsigned hosts = 1;
   Mode mode = Mode::keepalive;
   unsigned connections = 1;
   double seconds = 0, warmup_seconds = 0, hold_seconds = 0, rate = 0;
@@ -53,10 +60,11 @@ struct Phase {
   std::uint64_t requests_max = 0;
   double seconds_max = 0;
   std::uint64_t begun = 0, finished = 0, bytes = 0, errors = 0, reconnects = 0, resumed = 0,
-                skipped_ticks = 0;
+                skipped_ticks = 0, events = 0, batched = 0;
   std::vector<std::uint32_t> latencies_ns100;  // in units of 100 ns: 4 bytes hold 7 minutes
   Clock::time_point start = Clock::now();
   std::optional<Clock::time_point> end;
+  bool backwards = false;
 
   bool may_begin() const {
     if (errors > errors_max) return false;
@@ -69,6 +77,7 @@ struct Target {
   sockaddr_storage address{};
   socklen_t address_size = 0;
   std::string name;
+  std::string connect_head;  // when a proxy is asked for a tunnel
   std::string request_head;
   std::uint64_t body_bytes = 0;
   SSL_CTX* context = nullptr;
@@ -77,8 +86,8 @@ struct Target {
 /// One slot: a connection that is (re)opened when a request needs it.
 class Slot {
  public:
-  Slot(const Options& options, const Target& target, bench::Epoll& epoll)
-      : options_(options), target_(target), epoll_(epoll) {}
+  Slot(const Options& options, const std::vector<Target>& targets, bench::Epoll& epoll)
+      : options_(options), targets_(targets), epoll_(epoll) {}
   ~Slot() { SSL_SESSION_free(session_); }
   Slot(const Slot&) = delete;
   Slot& operator=(const Slot&) = delete;
@@ -87,7 +96,9 @@ class Slot {
 
   void begin(Phase& phase) {
     phase_ = &phase;
-    ++phase.begun;
+    // Names that the warm-up had are not new any more: it counts from the other end.
+    const std::size_t turn = phase.begun++ % targets_.size();
+    target_ = &targets_[phase.backwards ? targets_.size() - 1 - turn : turn];
     begun_at_ = Clock::now();
     // Once closed by the other side while idle is not an error, but it must show.
     if (state_ == State::closed && was_open_ && options_.mode != Mode::newconn) ++phase.reconnects;
@@ -114,20 +125,21 @@ class Slot {
   }
 
  private:
-  enum class State : unsigned char { closed, connecting, handshaking, sending, head, body, idle };
+  enum class State : unsigned char { closed, connecting, asking, handshaking, sending, head, body, idle };
 
   void connect() {
-    int fd = socket(target_.address.ss_family, SOCK_STREAM | SOCK_NONBLOCK | SOCK_CLOEXEC, 0);
+    int fd = socket(target_->address.ss_family, SOCK_STREAM | SOCK_NONBLOCK | SOCK_CLOEXEC, 0);
     if (fd < 0) bench::die("cannot make a socket");
     bench::set_no_delay(fd);
-    int result = ::connect(fd, reinterpret_cast<const sockaddr*>(&target_.address), target_.address_size);
+    int result = ::connect(fd, reinterpret_cast<const sockaddr*>(&target_->address), target_->address_size);
     int error = errno;
-    socket_ = bench::TlsSocket(target_.context, fd);
+    socket_ = bench::TlsSocket(target_->context, fd);
     SSL_set_connect_state(socket_.ssl());
-    SSL_set_tlsext_host_name(socket_.ssl(), target_.name.c_str());
-    SSL_set1_host(socket_.ssl(), target_.name.c_str());
+    SSL_set_tlsext_host_name(socket_.ssl(), target_->name.c_str());
+    SSL_set1_host(socket_.ssl(), target_->name.c_str());
     if (session_ != nullptr) SSL_set_session(socket_.ssl(), session_);
     epoll_.add(fd, this, EPOLLIN | EPOLLOUT | EPOLLRDHUP | EPOLLET);
+    asked_ = 0;
     state_ = result == 0 || error == EINPROGRESS ? State::connecting : State::closed;
     if (state_ == State::closed) fail();
     was_open_ = true;
@@ -136,6 +148,7 @@ class Slot {
   Progress step() {
     switch (state_) {
       case State::connecting: return finish_connect();
+      case State::asking: return ask_for_tunnel();
       case State::handshaking: return handshake();
       case State::sending: return send();
       case State::head:
@@ -153,6 +166,27 @@ class Slot {
     socklen_t size = sizeof error;
     getsockopt(socket_.fd(), SOL_SOCKET, SO_ERROR, &error, &size);
     if (error != 0) return Progress::failed;
+    state_ = target_->connect_head.empty() ? State::handshaking : State::asking;
+    return Progress::done;
+  }
+
+  /// CONNECT, in the clear; short enough for one packet each way.
+  Progress ask_for_tunnel() {
+    if (asked_ == 0) {
+      ssize_t sent =
+          ::send(socket_.fd(), target_->connect_head.data(), target_->connect_head.size(), MSG_NOSIGNAL);
+      if (sent != static_cast<ssize_t>(target_->connect_head.size())) return Progress::failed;
+      asked_ = 1;
+    }
+    char answer[1024];
+    ssize_t got = ::recv(socket_.fd(), answer, sizeof answer, MSG_PEEK);
+    if (got < 0 && errno == EAGAIN) return Progress::would_block;
+    if (got <= 0) return Progress::failed;
+    std::string_view said(answer, static_cast<std::size_t>(got));
+    std::size_t end = said.find("\r\n\r\n");
+    if (end == std::string_view::npos) return Progress::would_block;
+    if (said.substr(8, 4) != " 200") return Progress::failed;
+    got = ::recv(socket_.fd(), answer, end + 4, 0);
     state_ = State::handshaking;
     return Progress::done;
   }
@@ -166,8 +200,8 @@ class Slot {
   }
 
   void start_request() {
-    out_ = target_.request_head;
-    body_left_to_send_ = target_.body_bytes;
+    out_ = target_->request_head;
+    body_left_to_send_ = target_->body_bytes;
     head_.clear();
     state_ = State::sending;
   }
@@ -205,10 +239,35 @@ class Slot {
     std::string_view bytes(buffer, count);
     if (state_ == State::head && !take_head(bytes)) return Progress::failed;
     if (state_ == State::head) return Progress::done;
+    if (options_.mode == Mode::sse) return take_events(bytes);
     if (bytes.size() > body_left_) return Progress::failed;
     body_left_ -= bytes.size();
-    if (target_.body_bytes == 0) phase_->bytes += bytes.size();
+    if (target_->body_bytes == 0) phase_->bytes += bytes.size();
     if (body_left_ == 0) finish();
+    return Progress::done;
+  }
+
+  /// "data: <20 digits of nanoseconds>" wherever they stand; chunks are not looked at but for the last one.
+  Progress take_events(std::string_view bytes) {
+    timespec now{};
+    clock_gettime(CLOCK_MONOTONIC, &now);
+    const long long arrived = static_cast<long long>(now.tv_sec) * 1'000'000'000 + now.tv_nsec;
+    head_.append(bytes);
+    unsigned found = 0;
+    std::size_t at = 0;
+    for (std::size_t event;
+         (event = head_.find("data: ", at)) != std::string::npos && head_.size() >= event + 26;
+         at = event + 26) {
+      auto written = bench::parse_number<long long>(std::string_view(head_).substr(event + 6, 20));
+      if (!written) return Progress::failed;
+      phase_->latencies_ns100.push_back(static_cast<std::uint32_t>((arrived - *written) / 100));
+      ++found;
+    }
+    if (found > 1) phase_->batched += found - 1;
+    phase_->events += found;
+    const bool over = head_.ends_with("0\r\n\r\n");
+    head_.erase(0, at);
+    if (over) finish();
     return Progress::done;
   }
 
@@ -222,14 +281,16 @@ class Slot {
     bytes.remove_prefix(end + 4 - before);
     std::string_view head(head_.data(), end);
     auto length = bench::header_value(head, "content-length");
-    bool accepted = head.substr(0, 12) == "HTTP/1.1 200" && length;
+    const bool framed = length || options_.mode == Mode::sse;
+    bool accepted = head.starts_with("HTTP/1.1 ") && head.substr(9, 3) == options_.expect && framed;
     if (!accepted) {
       std::string_view line = head.substr(0, std::min<std::size_t>(head.find("\r\n"), 200));
       std::fprintf(stderr, "bench-load: answer not as expected: %.*s\n", static_cast<int>(line.size()),
                    line.data());
       return false;
     }
-    body_left_ = bench::parse_number<std::uint64_t>(*length).value_or(0);
+    if (length) body_left_ = bench::parse_number<std::uint64_t>(*length).value_or(0);
+    if (options_.mode == Mode::sse) head_.clear();
     closes_ = bench::header_value(head, "connection") == "close";
     state_ = State::body;
     return true;
@@ -238,7 +299,7 @@ class Slot {
   void finish() {
     auto latency =
         std::chrono::duration_cast<std::chrono::nanoseconds>(Clock::now() - begun_at_).count() / 100;
-    phase_->latencies_ns100.push_back(static_cast<std::uint32_t>(latency));
+    if (options_.mode != Mode::sse) phase_->latencies_ns100.push_back(static_cast<std::uint32_t>(latency));
     ++phase_->finished;
     phase_->end = Clock::now();
     state_ = State::idle;
@@ -272,7 +333,8 @@ class Slot {
   }
 
   const Options& options_;
-  const Target& target_;
+  const std::vector<Target>& targets_;
+  const Target* target_ = &targets_.front();
   bench::Epoll& epoll_;
   bench::TlsSocket socket_;
   State state_ = State::closed;
@@ -283,6 +345,7 @@ class Slot {
   std::string_view out_;
   std::uint64_t body_left_to_send_ = 0, body_left_ = 0;
   std::string head_;
+  int asked_ = 0;
 };
 
 /// The paced modes' clock: readable once per tick.
@@ -309,9 +372,9 @@ class Pace {
 
 class Load {
  public:
-  Load(const Options& options, const Target& target) : options_(options), target_(target) {
+  Load(const Options& options, const std::vector<Target>& targets) : options_(options), targets_(targets) {
     for (unsigned i = 0; i < options.connections; ++i)
-      slots_.push_back(std::make_unique<Slot>(options_, target_, epoll_));
+      slots_.push_back(std::make_unique<Slot>(options_, targets_, epoll_));
     if (options.rate > 0) {
       pace_.emplace(options.rate);
       epoll_.add(pace_->fd(), &*pace_, EPOLLIN);
@@ -373,7 +436,7 @@ class Load {
   }
 
   const Options& options_;
-  const Target& target_;
+  const std::vector<Target>& targets_;
   bench::Epoll epoll_;
   std::optional<Pace> pace_;
   std::vector<std::unique_ptr<Slot>> slots_;
@@ -388,9 +451,13 @@ void mark(const Options& options, const char* word) {
 }
 
 Mode parse_mode(std::string_view text) {
-  constexpr std::pair<std::string_view, Mode> modes[] = {
-      {"keepalive", Mode::keepalive}, {"newconn", Mode::newconn}, {"download", Mode::download},
-      {"upload", Mode::upload},       {"latency", Mode::latency}, {"idle", Mode::idle}};
+  constexpr std::pair<std::string_view, Mode> modes[] = {{"keepalive", Mode::keepalive},
+                                                         {"newconn", Mode::newconn},
+                                                         {"download", Mode::download},
+                                                         {"upload", Mode::upload},
+                                                         {"latency", Mode::latency},
+                                                         {"sse", Mode::sse},
+                                                         {"idle", Mode::idle}};
   for (auto [word, mode] : modes)
     if (word == text) return mode;
   bench::die("unknown mode " + std::string(text));
@@ -422,6 +489,12 @@ Options parse_options(int argc, char** argv) {
       o.name = *v;
     else if ((v = value("--path")))
       o.path = *v;
+    else if ((v = value("--through")))
+      o.through = *v;
+    else if ((v = value("--expect")))
+      o.expect = *v;
+    else if ((v = value("--hosts")))
+      read_number(o.hosts, *v);
     else if ((v = value("--ca")))
       o.ca = *v;
     else if ((v = value("--mode")))
@@ -463,37 +536,55 @@ Options parse_options(int argc, char** argv) {
   return o;
 }
 
-Target make_target(const Options& options) {
+std::string with_number(std::string text, unsigned number) {
+  std::size_t place = text.find("%u");
+  return place == std::string::npos ? text : text.replace(place, 2, std::to_string(number));
+}
+
+Target make_target(const Options& options, unsigned number, SSL_CTX* context) {
   Target target;
+  target.context = context;
+  target.name = with_number(options.name, number);
+  std::string host = with_number(options.host, number), port = options.port;
+  if (!options.through.empty()) {
+    target.connect_head =
+        "CONNECT " + host + ":" + port + " HTTP/1.1\r\nHost: " + host + ":" + port + "\r\n\r\n";
+    std::size_t colon = options.through.rfind(':');
+    host = options.through.substr(0, colon);
+    port = options.through.substr(colon + 1);
+  }
   addrinfo hints{};
   hints.ai_family = AF_INET;
   hints.ai_socktype = SOCK_STREAM;
   addrinfo* found = nullptr;
-  if (int error = getaddrinfo(options.host.c_str(), options.port.c_str(), &hints, &found); error != 0)
-    bench::die("cannot resolve " + options.host + ": " + gai_strerror(error));
+  if (int error = getaddrinfo(host.c_str(), port.c_str(), &hints, &found); error != 0)
+    bench::die("cannot resolve " + host + ": " + gai_strerror(error));
   std::memcpy(&target.address, found->ai_addr, found->ai_addrlen);
   target.address_size = found->ai_addrlen;
   freeaddrinfo(found);
 
-  target.name = options.name;
   target.body_bytes = options.mode == Mode::upload ? options.body_bytes : 0;
   std::string method = options.mode == Mode::upload ? "POST" : "GET";
-  target.request_head = method + " " + options.path + " HTTP/1.1\r\nHost: " + options.name +
+  target.request_head = method + " " + options.path + " HTTP/1.1\r\nHost: " + target.name +
                         "\r\nUser-Agent: bench-load\r\nAccept: */*\r\nX-Client: postern bench\r\n";
   if (options.mode == Mode::upload)
     target.request_head += "Content-Length: " + std::to_string(options.body_bytes) + "\r\n";
   target.request_head += "\r\n";
-
-  target.context = SSL_CTX_new(TLS_client_method());
-  bench::tune(target.context);
-  SSL_CTX_set_verify(target.context, SSL_VERIFY_PEER, nullptr);
-  static const unsigned char http1[] = "\x08http/1.1";
-  SSL_CTX_set_alpn_protos(target.context, http1, sizeof http1 - 1);
-  int trusted = options.ca.empty()
-                    ? SSL_CTX_set_default_verify_paths(target.context)
-                    : SSL_CTX_load_verify_locations(target.context, options.ca.c_str(), nullptr);
-  if (trusted != 1) bench::die("cannot load the trusted certificates");
   return target;
+}
+
+std::vector<Target> make_targets(const Options& options) {
+  SSL_CTX* context = SSL_CTX_new(TLS_client_method());
+  bench::tune(context);
+  SSL_CTX_set_verify(context, SSL_VERIFY_PEER, nullptr);
+  static const unsigned char http1[] = "\x08http/1.1";
+  SSL_CTX_set_alpn_protos(context, http1, sizeof http1 - 1);
+  int trusted = options.ca.empty() ? SSL_CTX_set_default_verify_paths(context)
+                                   : SSL_CTX_load_verify_locations(context, options.ca.c_str(), nullptr);
+  if (trusted != 1) bench::die("cannot load the trusted certificates");
+  std::vector<Target> targets;
+  for (unsigned i = 0; i < options.hosts; ++i) targets.push_back(make_target(options, i, context));
+  return targets;
 }
 
 double percentile_us(std::vector<std::uint32_t>& sorted, double part) {
@@ -508,11 +599,12 @@ void print_result(Phase& phase) {
   std::printf(
       "{\"requests\": %lu, \"seconds\": %.6f, \"rps\": %.1f, \"p50_us\": %.1f, \"p90_us\": %.1f, \"p99_us\": "
       "%.1f, \"max_us\": %.1f, "
-      "\"bytes\": %lu, \"errors\": %lu, \"reconnects\": %lu, \"resumed\": %lu, \"skipped_ticks\": %lu}\n",
+      "\"bytes\": %lu, \"errors\": %lu, \"reconnects\": %lu, \"resumed\": %lu, \"skipped_ticks\": %lu, "
+      "\"events\": %lu, \"batched\": %lu}\n",
       phase.finished, seconds, seconds > 0 ? static_cast<double>(phase.finished) / seconds : 0,
       percentile_us(phase.latencies_ns100, 0.5), percentile_us(phase.latencies_ns100, 0.9),
       percentile_us(phase.latencies_ns100, 0.99), percentile_us(phase.latencies_ns100, 1), phase.bytes,
-      phase.errors, phase.reconnects, phase.resumed, phase.skipped_ticks);
+      phase.errors, phase.reconnects, phase.resumed, phase.skipped_ticks, phase.events, phase.batched);
   std::fflush(stdout);
 }
 
@@ -521,11 +613,11 @@ void pause_for(double seconds) {
 }
 
 /// The first connections only fill the proxy's pools and caches: what the next N add is what N cost.
-void run_idle(const Options& options, const Target& target) {
+void run_idle(const Options& options, const std::vector<Target>& targets) {
   Options with_warmup = options;
   auto warm = static_cast<unsigned>(options.warmup_requests);
   with_warmup.connections += warm;
-  Load load(with_warmup, target);
+  Load load(with_warmup, targets);
   Phase warmup, phase;
   load.open(0, warm, warmup);
   pause_for(options.hold_seconds);
@@ -539,9 +631,10 @@ void run_idle(const Options& options, const Target& target) {
   print_result(phase);
 }
 
-void run_requests(const Options& options, const Target& target) {
-  Load load(options, target);
+void run_requests(const Options& options, const std::vector<Target>& targets) {
+  Load load(options, targets);
   Phase warmup, phase;
+  warmup.backwards = true;
   warmup.requests_max = options.warmup_requests;
   warmup.seconds_max = options.warmup_seconds;
   if (warmup.requests_max != 0 || warmup.seconds_max > 0) load.run(warmup);
@@ -563,9 +656,9 @@ void run_requests(const Options& options, const Target& target) {
 int main(int argc, char** argv) {
   Options options = parse_options(argc, argv);
   bench::prepare_process(options.cpu, options.limit_seconds);
-  Target target = make_target(options);
+  const std::vector<Target> targets = make_targets(options);
   if (options.mode == Mode::idle)
-    run_idle(options, target);
+    run_idle(options, targets);
   else
-    run_requests(options, target);
+    run_requests(options, targets);
 }

@@ -2,8 +2,11 @@
 //
 //   GET  /small      512 bytes
 //   GET  /bytes/N    N bytes, streamed
+//   GET  /sse/N      N server-sent events, one every 10 ms, each with the time at which it was written
 //   POST /sink       reads the body away and answers its size in decimal
 //
+// Below /close/ (/close/small, …) the answer is the connection's last: the next request needs another one.
+// --no-resume: each handshake is a full one.
 // Every request must carry the injected credential, and those that do not are counted: a proxy that is fast
 // because it forgot its work gives a void run. Paths below /open/ (/open/small, …) are for connections on
 // which nothing is injected; there the credential must be absent.
@@ -12,8 +15,10 @@
 // one line of JSON (the counts since the last one). At the end of stdin it ends.
 
 #include <cstdint>
+#include <ctime>
 #include <memory>
 #include <sys/stat.h>
+#include <sys/timerfd.h>
 #include <unordered_map>
 #include <vector>
 
@@ -28,6 +33,7 @@ constexpr std::size_t chunk_bytes = 64 * 1024;
 
 struct Options {
   std::string certificate, key, secret = "bench-secret";
+  bool resume = true;
   int cpu = -1;
   unsigned limit_seconds = 3600;
 };
@@ -40,6 +46,7 @@ struct Counts {
 struct Shared {
   std::string credential;    // the value that Authorization must have
   std::string small_answer;  // head and 512 bytes
+  std::string last_small_answer;
   std::string chunk;
   Counts counts;
 };
@@ -51,6 +58,21 @@ class Connection {
   }
 
   int fd() const { return socket_.fd(); }
+
+  bool wants_tick() const { return events_left_ != 0 && pending_.empty(); }
+  /// The next event of /sse/N is due.
+  void tick() {
+    timespec now{};
+    clock_gettime(CLOCK_MONOTONIC, &now);
+    char event[96];
+    int size = std::snprintf(event, sizeof event, "data: %020lld\n\n",
+                             static_cast<long long>(now.tv_sec) * 1'000'000'000 + now.tv_nsec);
+    char chunk[128];
+    size = std::snprintf(chunk, sizeof chunk, "%x\r\n%s\r\n", static_cast<unsigned>(size), event);
+    own_.assign(chunk, static_cast<std::size_t>(size));
+    if (--events_left_ == 0) own_ += "0\r\n\r\n";
+    pending_ = own_;
+  }
 
   /// Goes on until the socket would block. False: the connection has ended.
   bool advance() {
@@ -66,6 +88,11 @@ class Connection {
   Progress step() {
     if (!established_) return establish();
     if (!pending_.empty() || stream_left_ != 0) return send();
+    if (events_left_ != 0) return Progress::would_block;
+    if (closing_) {
+      socket_.send_close();
+      return Progress::closed;
+    }
     if (sink_left_ == 0 && take_request()) return Progress::done;
     return receive();
   }
@@ -136,7 +163,16 @@ class Connection {
     std::size_t from = head.find(' ') + 1;
     std::string_view path = head.substr(from, head.find(' ', from) - from);
     check_credential(head, path);
-    if (path == "/small") {
+    if (path.starts_with("/close/")) {
+      path.remove_prefix(6);
+      closing_ = true;
+    }
+    if (path == "/small" && closing_) {
+      pending_ = shared_.last_small_answer;
+    } else if (path.starts_with("/sse/")) {
+      events_left_ = bench::parse_number<std::uint64_t>(path.substr(5)).value_or(1);
+      pending_ = "HTTP/1.1 200 OK\r\nContent-Type: text/event-stream\r\nTransfer-Encoding: chunked\r\n\r\n";
+    } else if (path == "/small") {
       pending_ = shared_.small_answer;
     } else if (path.starts_with("/bytes/")) {
       stream_left_ = bench::parse_number<std::uint64_t>(path.substr(7)).value_or(0);
@@ -170,6 +206,8 @@ class Connection {
   std::string_view pending_;       // what is to be sent, into own_ or something shared
   std::uint64_t stream_left_ = 0;  // bytes of /bytes/N still to send
   std::uint64_t sink_left_ = 0, sink_size_ = 0;
+  std::uint64_t events_left_ = 0;
+  bool closing_ = false;
 };
 
 Options parse_options(int argc, char** argv) {
@@ -181,6 +219,8 @@ Options parse_options(int argc, char** argv) {
       options.key = *key;
     else if (auto secret = bench::option_value(i, argc, argv, "--secret"))
       options.secret = *secret;
+    else if (std::string_view(argv[i]) == "--no-resume")
+      options.resume = false;
     else if (auto cpu = bench::option_value(i, argc, argv, "--cpu"))
       options.cpu = bench::parse_number<int>(*cpu).value();
     else if (auto limit = bench::option_value(i, argc, argv, "--limit"))
@@ -204,6 +244,11 @@ int choose_protocol(SSL*, const unsigned char** out, unsigned char* size, const 
 SSL_CTX* make_context(const Options& options) {
   SSL_CTX* context = SSL_CTX_new(TLS_server_method());
   bench::tune(context);
+  if (!options.resume) {
+    SSL_CTX_set_session_cache_mode(context, SSL_SESS_CACHE_OFF);
+    SSL_CTX_set_num_tickets(context, 0);
+    SSL_CTX_set_options(context, SSL_OP_NO_TICKET);
+  }
   SSL_CTX_set_alpn_select_cb(context, choose_protocol, nullptr);
   static const unsigned char name[] = "bench";
   SSL_CTX_set_session_id_context(context, name, sizeof name - 1);
@@ -234,10 +279,15 @@ class Origin {
     shared_.small_answer =
         "HTTP/1.1 200 OK\r\nContent-Type: application/json\r\nContent-Length: 512\r\n\r\n" +
         std::string(512, 'a');
+    shared_.last_small_answer = shared_.small_answer;
+    shared_.last_small_answer.insert(17, "Connection: close\r\n");
     shared_.chunk.resize(chunk_bytes);
     for (std::size_t i = 0; i < chunk_bytes; ++i) shared_.chunk[i] = static_cast<char>('A' + i * 7 % 53);
     epoll_.add(listener_, &listener_, EPOLLIN);
     epoll_.add(STDIN_FILENO, &ended_, EPOLLIN);
+    itimerspec every{{0, 10'000'000}, {0, 10'000'000}};
+    if (ticker_ < 0) bench::die("cannot make a timer");
+    timerfd_settime(ticker_, 0, &every, nullptr);
   }
 
   void serve() {
@@ -245,6 +295,8 @@ class Origin {
       epoll_.wait([&](void* owner, unsigned) {
         if (owner == &listener_)
           accept_all();
+        else if (owner == &ticker_)
+          tick_all();
         else if (owner == &ended_)
           answer_orchestrator();
         else
@@ -264,9 +316,36 @@ class Origin {
     }
   }
 
+  /// The clock only runs while somebody listens: it would be work that belongs to no request.
+  void watch_clock(bool on) {
+    if (on == ticking_) return;
+    ticking_ = on;
+    if (on)
+      epoll_.add(ticker_, &ticker_, EPOLLIN);
+    else
+      epoll_.remove(ticker_);
+  }
+
+  void tick_all() {
+    std::uint64_t ticks = 0;
+    if (::read(ticker_, &ticks, sizeof ticks) != sizeof ticks) return;
+    std::vector<Connection*> due;
+    for (auto& [connection, owned] : connections_)
+      if (connection->wants_tick()) due.push_back(connection);
+    for (Connection* connection : due) {
+      connection->tick();
+      advance(connection);
+    }
+    watch_clock(!due.empty());
+  }
+
   void advance(Connection* connection) {
     auto found = connections_.find(connection);
-    if (found == connections_.end() || connection->advance()) return;
+    if (found == connections_.end()) return;
+    if (connection->advance()) {
+      if (connection->wants_tick()) watch_clock(true);
+      return;
+    }
     // Kept until the batch of events is over: a later event may still name it, and its address must not be
     // reused.
     finished_.push_back(std::move(found->second));
@@ -291,6 +370,8 @@ class Origin {
   Shared shared_;
   SSL_CTX* context_;
   int listener_;
+  int ticker_ = timerfd_create(CLOCK_MONOTONIC, TFD_NONBLOCK | TFD_CLOEXEC);
+  bool ticking_ = false;
   bool ended_ = false;
   bench::Epoll epoll_;
   std::unordered_map<Connection*, std::unique_ptr<Connection>> connections_;

@@ -5,6 +5,7 @@ puts `Authorization: Bearer bench-secret` on each request, writes one record per
 worker. Only loopback is used. A contender lives for one measurement: the others do not even exist meanwhile.
 """
 
+import atexit
 import dataclasses
 import json
 import os
@@ -13,6 +14,7 @@ import shutil
 import signal
 import socket
 import subprocess
+import tempfile
 import time
 
 ORIGIN = "origin.bench.test"  # intercepted
@@ -53,10 +55,11 @@ def make_certificates(directory: pathlib.Path) -> None:
             "-addext", "basicConstraints=critical,CA:TRUE", "-addext", "keyUsage=critical,keyCertSign")
     openssl("req", *curve, "-keyout", at("leaf.key"), "-out", at("leaf.csr"), "-subj", f"/CN={ORIGIN}")
     (directory / "leaf.ext").write_text(
-        f"subjectAltName=DNS:{ORIGIN},DNS:{PASSED}\nbasicConstraints=CA:FALSE\nkeyUsage=digitalSignature\nextendedKeyUsage=serverAuth\n")
+        f"subjectAltName=DNS:{ORIGIN},DNS:{PASSED},DNS:*.bench.test\nbasicConstraints=CA:FALSE\nkeyUsage=digitalSignature\nextendedKeyUsage=serverAuth\n")
     openssl("x509", "-req", "-in", at("leaf.csr"), "-CA", at("ca.pem"), "-CAkey", at("ca.key"), "-CAcreateserial",
             "-out", at("leaf.pem"), "-days", "2", "-extfile", at("leaf.ext"))
-    (directory / "leaf-bundle.pem").write_text((directory / "leaf.pem").read_text() + (directory / "leaf.key").read_text())
+    for name in ("leaf", "ca"):
+        (directory / f"{name}-bundle.pem").write_text((directory / f"{name}.pem").read_text() + (directory / f"{name}.key").read_text())
 
 
 def free_port() -> int:
@@ -149,6 +152,9 @@ class FixedPort:
     def command(self, setting: Setting, path: pathlib.Path) -> list[str]:
         raise NotImplementedError
 
+    def entrance(self, setting: Setting, port: int, name: str) -> list[str]:
+        return ["--connect", f"127.0.0.1:{port}", "--sni", name, "--ca", str(setting.file("ca.pem"))]
+
     def missing(self, setting: Setting, passing: bool) -> str | None:
         return None if shutil.which(self.program) else f"{self.program} is not installed"
 
@@ -161,8 +167,7 @@ class FixedPort:
                                      stdin=subprocess.DEVNULL, stdout=out, stderr=subprocess.STDOUT)
         try:
             wait_until_listening(port, proxy, setting.file(f"{self.name}.out"))
-            words = [*REALTIME, str(setting.load), "--connect", f"127.0.0.1:{port}", "--sni", PASSED if passing else ORIGIN,
-                     "--ca", str(setting.file("ca.pem")), *load_options]
+            words = [*REALTIME, str(setting.load), *self.entrance(setting, port, PASSED if passing else ORIGIN), *load_options]
             return Attempt(start_load(setting, words), [proxy.pid, *children(proxy.pid)], proxy)
         except BaseException:
             end(proxy)
@@ -172,6 +177,7 @@ class FixedPort:
 class Nginx(FixedPort):
     name = "nginx"
     program = "nginx"
+    listens = "ssl"
 
     def missing(self, setting, passing):
         if passing and not self.stream_module(setting).exists():
@@ -202,7 +208,7 @@ http {{
     keepalive_timeout 600s;
   }}
   server {{
-    listen 127.0.0.1:{port} ssl backlog=4096;
+    listen 127.0.0.1:{port} {self.listens} backlog=4096;
     server_name {ORIGIN};
     ssl_certificate {setting.file("leaf.pem")};
     ssl_certificate_key {setting.file("leaf.key")};
@@ -256,9 +262,20 @@ stream {{
 """
 
 
+class NginxH2(Nginx):
+    """HTTP/2 toward the client only: nginx has none toward origins."""
+
+    listens = "ssl http2"
+
+    def configuration(self, setting, port):
+        return super().configuration(setting, port).replace("client_max_body_size", "http2_max_concurrent_streams 256;\n    client_max_body_size")
+
+
 class HAProxy(FixedPort):
     name = "haproxy"
     program = "haproxy"
+    alpn = "http/1.1"
+    origin_alpn = ""
 
     def command(self, setting, path):
         return ["haproxy", "-db", "-f", str(path)]
@@ -270,12 +287,12 @@ class HAProxy(FixedPort):
   http-reuse always
   log-format '{{"time":"%t","host":"%[var(txn.host)]","method":"%HM","path":"%HP","status":%ST,"received":%U,"sent":%B,"ms":%Ta,"origin":"%si:%sp"}}'
 frontend sandbox
-  bind 127.0.0.1:{port} backlog 4096 ssl crt {setting.file("leaf-bundle.pem")} alpn http/1.1 ssl-min-ver TLSv1.2
+  bind 127.0.0.1:{port} backlog 4096 ssl crt {setting.file("leaf-bundle.pem")} alpn {self.alpn} ssl-min-ver TLSv1.2
   http-request set-var(txn.host) req.hdr(host)
   http-request set-header Authorization "Bearer {SECRET}"
   default_backend origin
 backend origin
-  server origin 127.0.0.1:{setting.origin_port} ssl verify required ca-file {setting.file("ca.pem")} sni str({ORIGIN}) verifyhost {ORIGIN} ssl-min-ver TLSv1.2 pool-max-conn 128
+  server origin 127.0.0.1:{setting.origin_port} ssl verify required ca-file {setting.file("ca.pem")} sni str({ORIGIN}) verifyhost {ORIGIN} ssl-min-ver TLSv1.2 pool-max-conn 128 {self.origin_alpn}
 """
 
     def passing_configuration(self, setting, port):
@@ -308,14 +325,129 @@ defaults
   timeout http-keep-alive 600s"""
 
 
+class HAProxyH2(HAProxy):
+    alpn = "h2"
+
+    def __init__(self, origin_h2: bool = False):
+        self.origin_alpn = "alpn h2" if origin_h2 else ""
+
+
+class Nghttpx(FixedPort):
+    name = "nghttpx"
+    program = "nghttpx"
+
+    def __init__(self, origin_h2: bool = False):
+        self.protocol = "proto=h2" if origin_h2 else "proto=http/1.1"
+
+    def command(self, setting, path):
+        return ["nghttpx", f"--conf={path}"]
+
+    def configuration(self, setting, port):
+        return f"""
+frontend=127.0.0.1,{port}
+backend=127.0.0.1,{setting.origin_port};;{self.protocol};tls;sni={ORIGIN}
+private-key-file={setting.file("leaf.key")}
+certificate-file={setting.file("leaf.pem")}
+cacert={setting.file("ca.pem")}
+add-request-header=Authorization: Bearer {SECRET}
+accesslog-file={setting.file("nghttpx.log")}
+errorlog-file={setting.file("nghttpx.err")}
+workers=1
+single-process=yes
+no-ocsp=yes
+no-server-push=yes
+"""
+
+
+class Interceptor(FixedPort):
+    """A tool that mints leaves: it is asked for a tunnel by CONNECT and breaks into it."""
+
+    def entrance(self, setting, port, name):
+        return ["--connect", f"{name}:{setting.origin_port}", "--through", f"127.0.0.1:{port}", "--sni", name, "--ca", str(setting.file("ca.pem"))]
+
+
+class Squid(Interceptor):
+    name = "squid"
+    program = "squid"
+    helper = pathlib.Path("/usr/lib/squid/security_file_certgen")
+
+    def missing(self, setting, passing):
+        return super().missing(setting, passing) or (None if self.helper.exists() else "squid has no ssl_bump (squid-openssl)")
+
+    def command(self, setting, path):
+        return ["squid", "-N", "-f", str(path)]
+
+    def configuration(self, setting, port):
+        # Squid gives up root, so what it writes lies where its user may go.
+        own = pathlib.Path(tempfile.mkdtemp(prefix="bench-squid-"))
+        atexit.register(shutil.rmtree, own, ignore_errors=True)
+        subprocess.run([str(self.helper), "-c", "-s", str(own / "certificates"), "-M", "4MB"], check=True, stdout=subprocess.DEVNULL, timeout=30)
+        (own / "hosts").write_text(f"127.0.0.1 {ORIGIN}\n")
+        for name in ("ca-bundle.pem", "ca.pem"):
+            shutil.copy(setting.file(name), own / name)
+        subprocess.run(["chown", "-R", "proxy:proxy", str(own)], check=True)
+        return f"""
+http_port 127.0.0.1:{port} ssl-bump tls-cert={own}/ca-bundle.pem generate-host-certificates=on dynamic_cert_mem_cache_size=4MB
+sslcrtd_program {self.helper} -s {own}/certificates -M 4MB
+sslcrtd_children 1 startup=1
+ssl_bump bump all
+hosts_file {own}/hosts
+tls_outgoing_options cafile={own}/ca.pem
+request_header_add Authorization "Bearer {SECRET}" all
+http_access allow all
+cache deny all
+cache_mem 8 MB
+access_log stdio:{own}/access.log
+cache_log {own}/cache.log
+pid_filename none
+shutdown_lifetime 0 seconds
+max_filedescriptors 8192
+coredump_dir {own}
+"""
+
+
+class Mitmproxy(Interceptor):
+    name = "mitmproxy"
+    program = "mitmdump"
+
+    def command(self, setting, path):
+        return ["mitmdump", "--listen-host", "127.0.0.1", "-p", path.read_text().split()[1], "--set", f"confdir={path.parent / 'mitmproxy'}",
+                "--set", f"ssl_verify_upstream_trusted_ca={setting.file('ca.pem')}", "--set", "termlog_verbosity=error", "--set", "http2=false",
+                "--set", "connection_strategy=lazy", "--set", "flow_detail=0", "-s", str(path)]
+
+    def configuration(self, setting, port):
+        own = setting.file("mitmproxy")
+        own.mkdir(exist_ok=True)
+        (own / "mitmproxy-ca.pem").write_text(setting.file("ca.key").read_text() + setting.file("ca.pem").read_text())
+        return f"""# {port}
+import json
+
+records = open({str(setting.file("mitmproxy.log"))!r}, "a", buffering=65536)
+
+
+def server_connect(data):
+    data.server.address = ("127.0.0.1", {setting.origin_port})
+
+
+def request(flow):
+    flow.request.headers["Authorization"] = "Bearer {SECRET}"
+
+
+def response(flow):
+    records.write(json.dumps({{"host": flow.request.host, "method": flow.request.method, "path": flow.request.path, "status": flow.response.status_code}}) + "\\n")
+"""
+
+
 class Postern:
     """`postern run` with the load generator inside: through the real capture, by name."""
 
     program = "postern"
 
-    def __init__(self, name: str = "postern", policy: dict | None = None):
+    def __init__(self, name: str = "postern", policy: dict | None = None, more_names: list[str] | None = None, connect: str | None = None):
+        self.connect = connect
         self.name = name
         self.policy = policy or {"rules": [injecting_rule("bench")]}
+        self.more_names = more_names or []
 
     def missing(self, setting, passing):
         return None if setting.postern.exists() else f"{setting.postern} is not built"
@@ -324,14 +456,14 @@ class Postern:
         policy = setting.write(f"{self.name}.json", json.dumps(self.policy))
         target = f"127.0.0.1:{setting.origin_port}"
         return [str(setting.postern), "run", "--policy", str(policy), "--secret", f"BENCH_KEY={SECRET}",
-                "--allow", PASSED, "--resolve", f"{ORIGIN}={target}", "--resolve", f"{PASSED}={target}",
+                "--allow", PASSED, *(word for name in (ORIGIN, PASSED, *self.more_names) for word in ("--resolve", f"{name}={target}")),
                 "--origin-ca", str(setting.file("ca.pem")), "--log", str(setting.file("postern.log")), "--quiet", "--"]
 
     def start(self, setting, passing, load_options):
         name = PASSED if passing else ORIGIN
         # Through a passed-through connection the sandbox sees the origin's own certificate.
         trust = ["--ca", str(setting.file("ca.pem"))] if passing else []
-        words = [*on_cpu(setting.proxy_cpu), *self.command(setting), str(setting.load), "--connect", f"{name}:443", *trust, *load_options]
+        words = [*on_cpu(setting.proxy_cpu), *self.command(setting), str(setting.load), "--connect", self.connect or f"{name}:443", *trust, *load_options]
         setting.file("postern.log").unlink(missing_ok=True)
         load = start_load(setting, words)
         return Attempt(load, [load.pid])
@@ -351,6 +483,15 @@ def rules_of_other_paths(count: int) -> dict:
     """All on the one host, the last one matches: the worst order."""
     others = [injecting_rule(f"other-{i}", match_paths=[f"/v{i % 7}/resource-{i}/*"]) for i in range(count - 1)]
     return {"rules": [*others, injecting_rule("bench")]}
+
+
+MINTED = 600  # names; each is dialled once to warm up or once while the clock runs
+
+
+def minting_policy() -> dict:
+    """Everything below bench.test is covered, and refused before an origin is asked: what is left is the leaf."""
+    return {"rules": [{"name": "closed", "match_hosts": ["*.bench.test"], "match_paths": ["/closed"], "action": "deny"},
+                      injecting_rule("bench", match_hosts=["*.bench.test"])]}
 
 
 def children(pid: int) -> list[int]:

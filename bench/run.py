@@ -85,6 +85,7 @@ class Measurement:
     wait_ns: int
     kb: int
     wall_s: float
+    refused: bool = False  # the proxy itself answers: no origin sees these requests
 
     def as_json(self) -> dict:
         return dataclasses.asdict(self)
@@ -95,10 +96,10 @@ class Measurement:
 
 
 class Origin:
-    def __init__(self, directory: pathlib.Path, cpu: int):
+    def __init__(self, directory: pathlib.Path, cpu: int, *more: str):
         self.process = subprocess.Popen(
             [*peers.REALTIME, str(BUILD / "bench-origin"), "--cert", str(directory / "leaf.pem"), "--key", str(directory / "leaf.key"),
-             "--secret", peers.SECRET, "--cpu", str(cpu), "--limit", "7200"],
+             "--secret", peers.SECRET, "--cpu", str(cpu), "--limit", "7200", *more],
             stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
         self.port = int(self.process.stdout.readline())
 
@@ -111,6 +112,45 @@ class Origin:
     def end(self) -> None:
         self.process.stdin.close()
         self.process.stdout.close()
+        peers.end(self.process)
+
+
+class Http2Origin:
+    """nginx as an origin of HTTP/2. It refuses what comes without the credential, so it needs no counters."""
+
+    def __init__(self, directory: pathlib.Path, cpu: int):
+        self.port = peers.free_port()
+        configuration = directory / "h2-origin.conf"
+        configuration.write_text(f"""
+daemon off;
+user root;
+worker_processes 1;
+pid {directory}/h2-origin.pid;
+events {{ worker_connections 4096; }}
+http {{
+  access_log off;
+  keepalive_requests 100000000;
+  http2_max_concurrent_streams 512;
+  server {{
+    listen 127.0.0.1:{self.port} ssl http2;
+    ssl_certificate {directory}/leaf.pem;
+    ssl_certificate_key {directory}/leaf.key;
+    default_type application/json;
+    location /small {{
+      if ($http_authorization != "Bearer {peers.SECRET}") {{ return 403; }}
+      return 200 "{'a' * 512}";
+    }}
+  }}
+}}
+""")
+        self.process = subprocess.Popen([*peers.REALTIME, "taskset", "-c", str(cpu), "setpriv", "--pdeathsig", "TERM", "--", "nginx", "-c", str(configuration),
+                                         "-p", str(directory), "-e", str(directory / "h2-origin.err")], stdin=subprocess.DEVNULL)
+        peers.wait_until_listening(self.port, self.process, configuration)
+
+    def counts(self) -> None:
+        return None
+
+    def end(self) -> None:
         peers.end(self.process)
 
 
@@ -151,7 +191,7 @@ def measure(setting: peers.Setting, origin: Origin, contender, passing: bool, op
         if attempt.load.returncode != 0:
             raise Void(f"the load ended with {attempt.load.returncode}: {' / '.join([*said, rest.strip()][-4:])}")
         result = Measurement(json.loads(out), origin.counts(), after.cpu_ns - before.cpu_ns, after.wait_ns - before.wait_ns,
-                             after.kb - before.kb, after.at - before.at)
+                             after.kb - before.kb, after.at - before.at, "--expect" in options)
     finally:
         attempt.finish()
     check(result, said)
@@ -162,13 +202,15 @@ def check(result: Measurement, said: list[str]) -> None:
     told = f" ({' / '.join(said[-3:])})" if said else ""
     if result.load["errors"]:
         raise Void(f"{result.load['errors']} requests failed{told}")
+    if result.origin is None:
+        return
     if result.origin["missing"]:
         raise Void(f"{result.origin['missing']} of {result.origin['requests']} requests had no credential")
     if result.origin["unexpected"]:
         raise Void(f"{result.origin['unexpected']} passed-through requests had a credential")
     if result.origin["errors"]:
         raise Void(f"the origin met {result.origin['errors']} errors")
-    if result.origin["requests"] < result.load["requests"]:
+    if result.origin["requests"] < result.load["requests"] and not result.refused:
         raise Void(f"only {result.origin['requests']} of {result.load['requests']} requests reached the origin")
 
 
@@ -200,6 +242,9 @@ class Scenario:
     value: Callable[[Measurement], float]
     options: Callable[[bool], list[str]]  # of bench-load, given --quick
     contenders: list
+    origin: str = "h1"  # which of the origins: h1, h2, cold (full handshakes only)
+    load: str = "bench-load"
+    base: str = "nginx"
     passing: bool = False
     relative_to_direct: bool = False  # the value is what is added to "direct" in the same round
 
@@ -225,11 +270,38 @@ def transfer(mode: str, path: str) -> Callable[[bool], list[str]]:
 
 def paced(quick: bool) -> list[str]:
     # /open/: what goes directly carries no credential, and through a proxy the same path would be refused as having one.
-    return ["--mode", "latency", "--connections", "1", "--rate", "500", "--warmup-seconds", "0.3", "--seconds", "1.5" if quick else "4"]
+    return ["--mode", "latency", "--connections", "1", "--rate", "2000", "--warmup-seconds", "0.3", "--seconds", "1.5" if quick else "4"]
 
 
 def idle(quick: bool) -> list[str]:
     return ["--mode", "idle", "--connections", "300" if quick else "1000", "--warmup-requests", "100", "--hold", "1.0"]
+
+
+def http2(quick: bool) -> list[str]:
+    return ["--connections", "16", "--streams", "32", "--warmup-requests", "3000", "--requests", "20000" if quick else "100000"]
+
+
+def slow_tools(quick: bool) -> list[str]:
+    """So few connections and requests that mitmproxy is through in time."""
+    return ["--mode", "keepalive", "--connections", "16", "--warmup-requests", "100", "--requests", "1500" if quick else "4000"]
+
+
+def refused(*more: str) -> Callable[[bool], list[str]]:
+    half = str(peers.MINTED // 2)
+    return lambda quick: ["--mode", "newconn", "--connections", "8", "--no-resume", "--path", "/closed", "--expect", "403",
+                          "--warmup-requests", half, "--requests", half, *more]
+
+
+def cold(path: str) -> Callable[[bool], list[str]]:
+    return lambda quick: ["--mode", "keepalive", "--connections", "16", "--path", path, "--warmup-requests", "200", "--requests", "1000" if quick else "4000"]
+
+
+def events(quick: bool) -> list[str]:
+    return ["--mode", "sse", "--connections", "4", "--path", "/sse/50", "--warmup-requests", "4", "--requests", "8" if quick else "40"]
+
+
+def milliseconds_late(m: Measurement) -> float:
+    return m.load["p50_us"] / 1000
 
 
 class DirectWithCredential(peers.Direct):
@@ -239,21 +311,48 @@ class DirectWithCredential(peers.Direct):
         return super().start(setting, passing, [*load_options, "--path", "/open/small"])
 
 
+class DirectSse(peers.Direct):
+    def start(self, setting, passing, load_options):
+        return super().start(setting, passing, [word.replace("/sse/", "/open/sse/") for word in load_options])
+
+
+NEW_NAMES = [f"n{number}.bench.test" for number in range(peers.MINTED)]
+
 SCENARIOS = [
     Scenario("keepalive", "small request, keep-alive, 64 connections", "µs CPU/request", cpu_us_per_request, keepalive, PROXIES),
     Scenario("newconn", "new connection, full handshake, one request", "µs CPU/connection", cpu_us_per_request, new_connections("--no-resume"), PROXIES),
     Scenario("resumed", "new connection, resumed, one request", "µs CPU/connection", cpu_us_per_request, new_connections("--resume"), PROXIES),
     Scenario("download", "download, intercepted", "s CPU/GB", cpu_s_per_gb, transfer("download", f"/bytes/{64 * MB}"), PROXIES),
     Scenario("upload", "upload, intercepted", "s CPU/GB", cpu_s_per_gb, transfer("upload", "/sink"), PROXIES),
-    Scenario("latency", "latency added to the direct path, one connection, 500/s, median", "µs", median_latency_us, paced,
+    Scenario("latency", "latency added to the direct path, one connection, 2,000/s, median", "µs", median_latency_us, paced,
              [DirectWithCredential(), *PROXIES], relative_to_direct=True),
     Scenario("idle", "memory of an idle intercepted connection", "KB RSS", kb_per_connection, idle, PROXIES),
     Scenario("pass-download", "download, passed through by SNI", "s CPU/GB", cpu_s_per_gb, transfer("download", f"/open/bytes/{64 * MB}"), PROXIES, passing=True),
     Scenario("pass-newconn", "new connection, passed through by SNI, one request", "µs CPU/connection", cpu_us_per_request,
              new_connections("--no-resume", "--path", "/open/small"), PROXIES, passing=True),
-    Scenario("rules", "small request, keep-alive, policy with 1,000 rules", "µs CPU/request", cpu_us_per_request, keepalive,
+    Scenario("tools", "small request, keep-alive, 16 connections, interception tools", "µs CPU/request", cpu_us_per_request, slow_tools,
+             [peers.Postern(), peers.Squid(), peers.Mitmproxy()], base="postern"),
+    Scenario("h2", "HTTP/2 request, 16 connections of 32 streams, origin HTTP/1.1", "µs CPU/request", cpu_us_per_request, http2,
+             [peers.NginxH2(), peers.HAProxyH2(), peers.Nghttpx(), peers.Postern()], load="h2_load", base="nghttpx"),
+    Scenario("h2-h2", "HTTP/2 request, 16 connections of 32 streams, origin HTTP/2", "µs CPU/request", cpu_us_per_request, http2,
+             [peers.HAProxyH2(True), peers.Nghttpx(True), peers.Postern()], origin="h2", load="h2_load", base="nghttpx"),
+    Scenario("minted", "new connection, refused request: the leaf is cached", "µs CPU/connection", cpu_us_per_request, refused("--hosts", "1"),
+             [peers.Postern("postern", peers.minting_policy(), NEW_NAMES, "n%u.bench.test:443")], base="postern"),
+    Scenario("mint", "the same for a host that was never seen: the leaf is minted", "µs CPU/connection", cpu_us_per_request, refused("--hosts", str(peers.MINTED)),
+             [peers.Postern("postern", peers.minting_policy(), NEW_NAMES, "n%u.bench.test:443")], base="postern"),
+    Scenario("origin-warm", "request on a kept origin connection, 16 connections", "µs CPU/request", cpu_us_per_request, cold("/small"),
+             [peers.Nginx(), peers.Postern()]),
+    Scenario("origin-resumed", "request on a new origin connection, resumed", "µs CPU/request", cpu_us_per_request, cold("/close/small"),
+             [peers.Nginx(), peers.Postern()]),
+    Scenario("origin-full", "request on a new origin connection, full handshake", "µs CPU/request", cpu_us_per_request, cold("/close/small"),
+             [peers.Nginx(), peers.Postern()], origin="cold"),
+    Scenario("sse", "server-sent event, 100/s on each of 4 connections, from its writing to its reading, median", "ms", milliseconds_late, events,
+             [DirectSse(), peers.Nginx(), peers.HAProxy(), peers.Postern()]),
+    Scenario("rules", "small request, keep-alive, policies with many rules", "µs CPU/request", cpu_us_per_request, keepalive,
              [peers.Nginx(), peers.Postern(), peers.Postern("postern, 1,000 hosts", peers.rules_of_other_hosts(1000)),
-              peers.Postern("postern, 1,000 paths", peers.rules_of_other_paths(1000))]),
+              peers.Postern("postern, 1,000 paths", peers.rules_of_other_paths(1000)),
+              peers.Postern("postern, 10,000 hosts", peers.rules_of_other_hosts(10000)),
+              peers.Postern("postern, 10,000 paths", peers.rules_of_other_paths(10000))]),
 ]
 STARTUP = "startup"
 
@@ -286,8 +385,12 @@ def rotated(items: list, by: int) -> list:
     return items[by:] + items[:by]
 
 
-def run_rounds(scenario: Scenario, setting, origin, rounds: int, quick: bool):
+def run_rounds(scenario: Scenario, setting, origins: dict, rounds: int, quick: bool):
     """Per contender, per round: a Measurement, or None where it was void. Also what went wrong."""
+    if scenario.load == "h2_load" and not shutil.which("h2load"):
+        return {}, {c.name: ["h2load (nghttp2-client) is not installed"] for c in scenario.contenders}
+    origin = origins[scenario.origin]
+    setting = dataclasses.replace(setting, origin_port=origin.port, load=HERE / "h2_load.py" if scenario.load == "h2_load" else setting.load)
     notes: dict[str, list[str]] = {c.name: [] for c in scenario.contenders}
     able = []
     for contender in scenario.contenders:
@@ -317,7 +420,7 @@ def summarise(scenario: Scenario, measured: dict, notes: dict) -> list[Result]:
         for name in values:
             if name != "direct":
                 values[name] = [v - d if v is not None and d is not None else None for v, d in zip(values[name], direct)]
-    base = next((name for name in ("nginx", "haproxy") if any(v is not None for v in values.get(name, []))), None)
+    base = next((name for name in (scenario.base, "nginx", "haproxy") if any(v is not None for v in values.get(name, []))), None)
     results = []
     for contender in scenario.contenders:
         mine = values.get(contender.name, [])
@@ -464,7 +567,7 @@ def arguments() -> argparse.Namespace:
     return parser.parse_args()
 
 
-def prepare(options: argparse.Namespace) -> tuple[peers.Setting, Origin]:
+def prepare(options: argparse.Namespace) -> tuple[peers.Setting, dict]:
     cores = sorted(os.sched_getaffinity(0))
     if len(cores) < 2:
         sys.exit("bench: two cores are needed: one for the proxy, one for the load and the origin")
@@ -478,19 +581,21 @@ def prepare(options: argparse.Namespace) -> tuple[peers.Setting, Origin]:
     directory = BUILD / f"run-{os.getpid()}"
     directory.mkdir(parents=True)
     peers.make_certificates(directory)
-    origin = Origin(directory, load_cpu)
-    setting = peers.Setting(directory, options.postern.resolve(), BUILD / "bench-load", origin.port, proxy_cpu, load_cpu, options.nginx_modules)
+    origins = {"h1": Origin(directory, load_cpu), "cold": Origin(directory, load_cpu, "--no-resume")}
+    if shutil.which("nginx"):
+        origins["h2"] = Http2Origin(directory, load_cpu)
+    setting = peers.Setting(directory, options.postern.resolve(), BUILD / "bench-load", origins["h1"].port, proxy_cpu, load_cpu, options.nginx_modules)
     peers.environment_for_runs(setting)
-    return setting, origin
+    return setting, origins
 
 
-def run_all(options: argparse.Namespace, setting: peers.Setting, origin: Origin) -> list[Result]:
+def run_all(options: argparse.Namespace, setting: peers.Setting, origins: dict) -> list[Result]:
     rounds = options.rounds or (3 if options.quick else 5)
     wanted = options.only or [s.name for s in SCENARIOS] + [STARTUP]
     results: list[Result] = []
     for scenario in SCENARIOS:
         if scenario.name in wanted:
-            results += summarise(scenario, *run_rounds(scenario, setting, origin, rounds, options.quick))
+            results += summarise(scenario, *run_rounds(scenario, setting, origins, rounds, options.quick))
     if STARTUP in wanted:
         os.sched_setaffinity(0, {setting.load_cpu, setting.proxy_cpu})
         results += run_startup(setting, options.quick)
@@ -501,14 +606,15 @@ def main() -> int:
     options = arguments()
     # So that the `finally`s end what was started also when someone ends us.
     signal.signal(signal.SIGTERM, lambda number, frame: sys.exit(128 + number))
-    setting, origin = prepare(options)
+    setting, origins = prepare(options)
     about = machine()
     # We only wait and sample, but where we do that must not be the proxy's core.
     os.sched_setaffinity(0, {setting.load_cpu})
     try:
-        results = run_all(options, setting, origin)
+        results = run_all(options, setting, origins)
     finally:
-        origin.end()
+        for origin in origins.values():
+            origin.end()
         if not options.keep:
             shutil.rmtree(setting.directory, ignore_errors=True)
     options.json.parent.mkdir(parents=True, exist_ok=True)

@@ -165,6 +165,8 @@ class Epoll {
     if (epoll_ctl(fd_, EPOLL_CTL_ADD, fd, &event) != 0) die("cannot watch a descriptor");
   }
 
+  void remove(int fd) { epoll_ctl(fd_, EPOLL_CTL_DEL, fd, nullptr); }
+
   template <typename Handler>
   void wait(Handler&& handle) {
     epoll_event events[256];
