@@ -1,6 +1,8 @@
 #include "policy/decide.h"
 
 #include <array>
+#include <optional>
+#include <span>
 
 #include "wire/http1.h"
 #include "wire/path.h"
@@ -64,15 +66,14 @@ bool matches_method(const Rule& rule, const RequestFacts& facts) {
 
 /// An allowing rule wants exactly its paths. A denying rule also takes what a lenient origin would read as
 /// one of them ("//admin", "/admin;x", "/admin/"), as with methods.
-bool matches_path(const Rule& rule, const RequestFacts& facts) {
+bool matches_path(const Rule& rule, const RequestFacts& facts, const wire::LenientPath* lenient) {
   if (rule.match_paths.empty()) return true;
   if (rule.action == Action::allow) {
     return std::ranges::any_of(rule.match_paths,
                                [&](const Rule::MatchPath& path) { return path.pattern.matches(facts.path); });
   }
-  const auto lenient = wire::lenient_path(facts.path);
   return std::ranges::any_of(rule.match_paths, [&](const Rule::MatchPath& path) {
-    return path.pattern.matches_leniently(facts.path, lenient ? &*lenient : nullptr);
+    return path.pattern.matches_leniently(facts.path, lenient);
   });
 }
 
@@ -92,9 +93,29 @@ bool matches_headers(const Rule& rule, const RequestFacts& facts) {
   });
 }
 
-bool matches(const Rule& rule, const RequestFacts& facts) {
-  return matches_method(rule, facts) && matches_path(rule, facts) && matches_headers(rule, facts);
+bool matches(const Rule& rule, const RequestFacts& facts, const wire::LenientPath* lenient) {
+  return matches_method(rule, facts) && matches_path(rule, facts, lenient) && matches_headers(rule, facts);
 }
+
+/// Every form of the path that some pattern may be compared with (PathPattern::matches_leniently).
+class Readings {
+ public:
+  Readings(std::string_view path, const wire::LenientPath* lenient) {
+    add(path);
+    if (!lenient) return;
+    add(lenient->decoded);
+    add(lenient->bare);
+  }
+  std::span<const std::string_view> all() const { return {readings_.data(), count_}; }
+
+ private:
+  void add(std::string_view path) {
+    readings_[count_++] = path;
+    if (path.size() > 1 && path.ends_with('/')) readings_[count_++] = path.substr(0, path.size() - 1);
+  }
+  std::array<std::string_view, 6> readings_;
+  std::size_t count_ = 0;
+};
 
 Reason outcome(const Snapshot& snapshot, const Rule& rule, bool tls) {
   if (rule.action == Action::deny) return Reason::denied_by_rule;
@@ -131,9 +152,13 @@ Verdict decide(const Snapshot& snapshot, const RequestFacts& facts) {
   if (verdict.reason != Reason::allowed) return verdict;
   CoveringRules rules = snapshot.rule_index().covering(facts.host);
   verdict.judges_paths = rules.judges_paths();
+  std::optional<wire::LenientPath> lenient;
+  if (rules.denies()) lenient = wire::lenient_path(facts.path);
+  const wire::LenientPath* const leniently = lenient ? &*lenient : nullptr;
+  rules.keep_for(Readings(facts.path, leniently).all());
   for (std::uint32_t number = rules.next(); number != no_rule; number = rules.next()) {
     const Rule& rule = snapshot.rules()[number];
-    if (!matches(rule, facts)) continue;
+    if (!matches(rule, facts, leniently)) continue;
     verdict.rule = &rule;
     verdict.rule_index = number;
     verdict.reason = outcome(snapshot, rule, facts.tls);

@@ -658,5 +658,106 @@ TEST(Property, CompiledRulesAnswerAsTheNaiveReading) {
   EXPECT_GT(unmatched, 1000);
 }
 
+/// Rules and requests out of a few pieces, so that they meet often.
+class PathGenerator {
+ public:
+  explicit PathGenerator(unsigned seed) : random_(seed) {}
+  std::size_t below(std::size_t limit) { return random_() % limit; }
+  std::string_view piece() {
+    static constexpr std::string_view pieces[] = {"a",      "b",   "v1",    "admin", "x;p=1",
+                                                  "c.json", "%2F", "a%3Ab", ""};
+    return pieces[below(std::size(pieces))];
+  }
+  std::string path(std::size_t depth_max) {
+    std::string out;
+    for (std::size_t depth = 1 + below(depth_max); depth > 0; --depth) out.append("/").append(piece());
+    return out;
+  }
+  std::string pattern() {
+    switch (below(6)) {
+      case 0: return "*" + path(2);
+      case 1: return "*.json";
+      case 2: return path(2);
+      case 3: return below(8) == 0 ? "*" : "/*";
+      default: return path(3) + "/*";
+    }
+  }
+  Rule rule(std::string name) {
+    Rule out;
+    out.name = std::move(name);
+    out.action = below(3) == 0 ? Action::deny : Action::allow;
+    const bool subdomains = below(4) == 0;
+    out.match_hosts.push_back(
+        {"api.example.com", {subdomains ? "example.com" : "api.example.com", subdomains}});
+    for (std::size_t i = below(3); i > 0; --i) {
+      const std::string text = pattern();
+      if (auto parsed = parse_path_pattern(text)) out.match_paths.push_back({text, std::move(*parsed)});
+    }
+    if (below(3) == 0) out.match_methods.emplace_back("POST");
+    return out;
+  }
+
+ private:
+  std::mt19937 random_;
+};
+
+std::shared_ptr<const Snapshot> compiled(std::span<const Rule* const> rules) {
+  Document document;
+  for (const Rule* rule : rules) {
+    Rule& copy = document.rules.emplace_back();
+    copy.name = rule->name;
+    copy.action = rule->action;
+    copy.match_hosts = rule->match_hosts;
+    copy.match_paths = rule->match_paths;
+    copy.match_methods = rule->match_methods;
+  }
+  return compile(std::move(document)).value();
+}
+
+// Many rules of a host are found by their paths; what is found must be what looking at one after the other
+// finds, for rules that deny too, which read a path in several ways.
+TEST(Decide, AnIndexOfPathsFindsTheRuleThatLookingAtEachFinds) {
+  for (unsigned seed = 0; seed < 60; ++seed) {
+    PathGenerator random(seed);
+    std::vector<Rule> rules;
+    const std::size_t count = 10 + random.below(60);
+    for (std::size_t i = 0; i < count; ++i) rules.push_back(random.rule(fmt::format("rule {}", i)));
+    std::vector<const Rule*> all;
+    std::vector<std::shared_ptr<const Snapshot>> alone;
+    for (const Rule& rule : rules) {
+      all.push_back(&rule);
+      alone.push_back(compiled(std::span(&all.back(), 1)));
+    }
+    const auto together = compiled(all);
+    for (int i = 0; i < 100; ++i) {
+      std::string scratch;
+      const std::string raw = random.path(5);
+      const wire::CanonicalPath path = wire::canonical_path(raw, scratch);
+      if (path.ambiguity) continue;
+      const Request request{.method = random.below(2) == 0 ? "GET" : "POST", .path = std::string(path.path)};
+      std::uint32_t expected = no_rule;
+      for (std::uint32_t number = 0; number < count && expected == no_rule; ++number)
+        if (verdict(*alone[number], request).rule) expected = number;
+      EXPECT_EQ(verdict(*together, request).rule_index, expected) << seed << ' ' << request.path;
+    }
+  }
+}
+
+TEST(Decide, PathsWithMorePrefixesThanAnybodyNamesAreJudgedAll) {
+  std::vector<Rule> rules(300);
+  std::string prefix = "/";
+  std::vector<const Rule*> all;
+  for (std::size_t i = 0; i < rules.size(); ++i) {
+    rules[i].name = fmt::format("rule {}", i);
+    rules[i].match_hosts.push_back({"api.example.com", {"api.example.com", false}});
+    rules[i].match_methods.emplace_back(i == 7 ? "GET" : "POST");
+    const std::string text = prefix + "*";
+    rules[i].match_paths.push_back({text, parse_path_pattern(text).value()});
+    prefix += "a/";
+    all.push_back(&rules[i]);
+  }
+  EXPECT_EQ(verdict(*compiled(all), {.path = prefix}).rule_index, 7U);
+}
+
 }  // namespace
 }  // namespace postern::policy
