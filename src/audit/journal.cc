@@ -64,13 +64,25 @@ void Journal::write_all() {
   }
 }
 
+/// Null when there are too many hosts already.
+Summary::PerHost* Journal::summary_of(const std::string& host, std::uint16_t port) {
+  // Mostly one record after the other is of the same host.
+  if (last_summary_ && last_port_ == port && last_host_ == host) return last_summary_;
+  std::string name = fmt::format("{}:{}", host, port);
+  const auto place = summary_.hosts.find(name);
+  if (place == summary_.hosts.end() && summary_.hosts.size() >= summary_hosts_max) return nullptr;
+  last_host_ = host;
+  last_port_ = port;
+  last_summary_ = place != summary_.hosts.end() ? &place->second : &summary_.hosts[std::move(name)];
+  return last_summary_;
+}
+
 void Journal::write_batch(Batch& batch) {
   line_buffer_.clear();
   for (const auto& record : batch) {
     ++summary_.records;
-    const std::string name = fmt::format("{}:{}", record->host, record->port);
-    if (summary_.hosts.size() < summary_hosts_max || summary_.hosts.contains(name)) {
-      Summary::PerHost& host = summary_.hosts[name];
+    if (Summary::PerHost* found = summary_of(record->host, record->port)) {
+      Summary::PerHost& host = *found;
       switch (decision_of(record->reason)) {
         case Decision::allowed: ++host.allowed; break;
         case Decision::denied: ++host.denied; break;

@@ -61,6 +61,7 @@ class Journal {
   void write_batch(Batch& batch);
   void write_lines();
   bool wait_for_sink(int error_number);
+  Summary::PerHost* summary_of(const std::string& host, std::uint16_t port);
 
   Fd sink_;
   std::atomic<std::size_t> queued_ = 0;
@@ -72,6 +73,9 @@ class Journal {
   std::atomic<bool> closing_ = false;  ///< Set under the mutex.
   bool asleep_ = false;
   Summary summary_;  ///< Writer's until close().
+  std::string last_host_;
+  std::uint16_t last_port_ = 0;
+  Summary::PerHost* last_summary_ = nullptr;
   std::string line_buffer_;
   std::thread writer_;
 };

@@ -1,8 +1,7 @@
 #include "audit/record.h"
 
-#include <fmt/chrono.h>
-#include <fmt/format.h>
-#include <iterator>
+#include <array>
+#include <charconv>
 
 namespace postern::audit {
 
@@ -21,34 +20,75 @@ std::string_view token(Kind kind) {
 // RFC 8259 §7. Bytes that are not UTF-8 cannot come here: hosts and paths are canonical ASCII, the rest is
 // ours; a method or path that is not is escaped byte by byte all the same.
 void append_string(std::string_view text, std::string& out) {
+  constexpr std::string_view digits = "0123456789abcdef";
   out += '"';
-  for (const char c : text) {
-    const auto byte = static_cast<unsigned char>(c);
-    if (c == '"' || c == '\\') {
-      out += '\\';
-      out += c;
-    } else if (byte < 0x20 || byte >= 0x7f) {
-      fmt::format_to(std::back_inserter(out), "\\u{:04x}", byte);
-    } else {
-      out += c;
-    }
+  std::size_t plain = 0;  // where the bytes begin that stand for themselves
+  for (std::size_t i = 0; i < text.size(); ++i) {
+    const auto byte = static_cast<unsigned char>(text[i]);
+    const bool quoted = byte == '"' || byte == '\\';
+    if (!quoted && byte >= 0x20 && byte < 0x7f) continue;
+    out.append(text, plain, i - plain);
+    plain = i + 1;
+    if (quoted)
+      out.append({'\\', text[i]});
+    else
+      out.append("\\u00").append({digits[byte >> 4], digits[byte & 15]});
   }
+  out.append(text, plain);
   out += '"';
 }
 
+void append_name(std::string_view name, std::string& out) { out.append(",\"").append(name).append("\":"); }
+
 void append_field(std::string_view name, std::string_view value, std::string& out) {
-  out += ",\"";
-  out += name;
-  out += "\":";
+  append_name(name, out);
   append_string(value, out);
 }
 
-void append_number(std::string_view name, std::uint64_t value, std::string& out) {
-  fmt::format_to(std::back_inserter(out), ",\"{}\":{}", name, value);
+void append_digits(std::uint64_t value, std::string& out) {
+  std::array<char, 20> digits;
+  out.append(digits.data(), std::to_chars(digits.data(), digits.data() + digits.size(), value).ptr);
 }
 
-double milliseconds(std::chrono::microseconds duration) {
-  return static_cast<double>(duration.count()) / 1000.0;
+/// As many digits as asked for, with zeros in front.
+void append_padded(std::uint64_t value, int width, std::string& out) {
+  std::array<char, 20> digits;
+  for (int i = width; i > 0; value /= 10)
+    digits[static_cast<std::size_t>(--i)] = static_cast<char>('0' + value % 10);
+  out.append(digits.data(), static_cast<std::size_t>(width));
+}
+
+void append_number(std::string_view name, std::uint64_t value, std::string& out) {
+  append_name(name, out);
+  append_digits(value, out);
+}
+
+/// "1.234"
+void append_milliseconds(std::chrono::microseconds duration, std::string& out) {
+  const auto micros = static_cast<std::uint64_t>(std::max<std::int64_t>(duration.count(), 0));
+  append_digits(micros / 1000, out);
+  out += '.';
+  append_padded(micros % 1000, 3, out);
+}
+
+/// "2026-01-31T12:34:56.123456Z"
+void append_time(std::chrono::system_clock::time_point time, std::string& out) {
+  using namespace std::chrono;  // NOLINT(google-build-using-namespace)
+  const auto day = floor<days>(time);
+  const year_month_day date(day);
+  const hh_mm_ss clock(duration_cast<microseconds>(time - day));
+  append_padded(static_cast<std::uint64_t>(static_cast<int>(date.year())), 4, out);
+  const auto part = [&out](char before, auto value, int width) {
+    out += before;
+    append_padded(static_cast<std::uint64_t>(value), width, out);
+  };
+  part('-', static_cast<unsigned>(date.month()), 2);
+  part('-', static_cast<unsigned>(date.day()), 2);
+  part('T', clock.hours().count(), 2);
+  part(':', clock.minutes().count(), 2);
+  part(':', clock.seconds().count(), 2);
+  part('.', clock.subseconds().count(), 6);
+  out += 'Z';
 }
 
 }  // namespace
@@ -78,10 +118,9 @@ void Record::clear() {
 }
 
 void append_json(const Record& record, std::string& out) {
-  const auto seconds = std::chrono::floor<std::chrono::seconds>(record.time);
-  const auto micros = std::chrono::duration_cast<std::chrono::microseconds>(record.time - seconds).count();
-  fmt::format_to(std::back_inserter(out), "{{\"time\":\"{:%Y-%m-%dT%H:%M:%S}.{:06}Z\"",
-                 fmt::gmtime(std::chrono::system_clock::to_time_t(seconds)), micros);
+  out += "{\"time\":\"";
+  append_time(record.time, out);
+  out += '"';
   append_field("sandbox", record.sandbox ? *record.sandbox : "", out);
   append_field("workspace", record.workspace ? *record.workspace : "", out);
   append_field("kind", token(record.kind), out);
@@ -107,12 +146,17 @@ void append_json(const Record& record, std::string& out) {
   out += ']';
   append_number("request_bytes", record.request_bytes, out);
   append_number("response_bytes", record.response_bytes, out);
-  fmt::format_to(std::back_inserter(out),
-                 ",\"duration_ms\":{:.3f},\"timings\":{{\"dns\":{:.3f},\"connect\":{:.3f},\"tls\":{:.3f},"
-                 "\"first_byte\":{:.3f}}}",
-                 milliseconds(record.duration), milliseconds(record.timings.dns),
-                 milliseconds(record.timings.connect), milliseconds(record.timings.tls),
-                 milliseconds(record.timings.first_byte));
+  append_name("duration_ms", out);
+  append_milliseconds(record.duration, out);
+  out += ",\"timings\":{\"dns\":";
+  append_milliseconds(record.timings.dns, out);
+  append_name("connect", out);
+  append_milliseconds(record.timings.connect, out);
+  append_name("tls", out);
+  append_milliseconds(record.timings.tls, out);
+  append_name("first_byte", out);
+  append_milliseconds(record.timings.first_byte, out);
+  out += '}';
   append_number("policy_version", record.policy_version, out);
   if (!record.detail.empty()) append_field("detail", record.detail, out);
   out += "}\n";
