@@ -187,10 +187,12 @@ Result<void> Exchange::judge() {
   if (verdict_.rule) recording_->rule = verdict_.rule->name;
   if (verdict_.reason != Reason::allowed) return fail(verdict_.reason, {}, Side::sandbox);
   // The path that was matched is the path that is sent. Where no rule looks at paths, it goes as it came.
-  if (verdict_.judges_paths)
+  if (verdict_.judges_paths) {
+    target_.reserve(path.path.size() + path.query.size());
     target_.assign(path.path).append(path.query);
-  else
+  } else {
     target_.assign(request.target);
+  }
   return take_credentials();
 }
 
@@ -285,6 +287,7 @@ std::span<const HeaderField> Exchange::request_trailers() {
 
 void Exchange::forwardable(std::span<const HeaderField> fields, bool request) {
   fields_.clear();
+  fields_.reserve(fields.size() + 4);
   bool nominates = false;
   for (const HeaderField& field : fields) nominates = nominates || wire::same_name(field.name, "connection");
   for (const HeaderField& field : fields) {

@@ -77,10 +77,12 @@ void note(const HeaderField& field, Notes& notes) {
 }
 
 constexpr char too_many_fields[] = "too many fields";
+constexpr std::size_t usual_fields = 16;  // room is made once for most heads
 
 /// Adds the fields up to the empty line to `storage`, which must be the last two bytes. Returns why not, or
 /// nullptr.
 const char* read_fields(const char* at, const char* end, std::vector<HeaderField>& storage, Notes& notes) {
+  if (storage.capacity() == 0) storage.reserve(usual_fields);
   while (at != end && *at != '\r') {
     if (storage.size() == head_fields_max) return too_many_fields;
     HeaderField& field = storage.emplace_back();
