@@ -203,7 +203,7 @@ http {{
   access_log {setting.file("nginx.log")} record buffer=64k flush=1s;
   upstream origin {{
     server 127.0.0.1:{setting.origin_port};
-    keepalive 128;
+    keepalive 1024;
     keepalive_requests 100000000;
     keepalive_timeout 600s;
   }}
@@ -292,7 +292,7 @@ frontend sandbox
   http-request set-header Authorization "Bearer {SECRET}"
   default_backend origin
 backend origin
-  server origin 127.0.0.1:{setting.origin_port} ssl verify required ca-file {setting.file("ca.pem")} sni str({ORIGIN}) verifyhost {ORIGIN} ssl-min-ver TLSv1.2 pool-max-conn 128 {self.origin_alpn}
+  server origin 127.0.0.1:{setting.origin_port} ssl verify required ca-file {setting.file("ca.pem")} sni str({ORIGIN}) verifyhost {ORIGIN} ssl-min-ver TLSv1.2 pool-max-conn 1024 {self.origin_alpn}
 """
 
     def passing_configuration(self, setting, port):
