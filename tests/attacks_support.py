@@ -175,6 +175,10 @@ class Sandbox:
         assert "broken" not in reply, reply["broken"]
         return reply
 
+    def hear(self, text):
+        """What a test made of bytes that the sandbox got: it is searched for canaries as they are."""
+        self.heard.append(json.dumps({"received": text}))
+
     def python(self, code):
         return self.do("run", code=code)["result"]
 

@@ -4,8 +4,10 @@ Orders are dictionaries with "do" naming a function below; bytes travel as latin
 socket is made by hand: a client library would repair, or refuse to send, exactly the bytes that an attack is made of.
 """
 
+import functools
 import json
 import os
+import select
 import socket
 import ssl
 import sys
@@ -13,6 +15,7 @@ import time
 import traceback
 
 HELD = []  # Connections that "hold" keeps open.
+DIALLED = []  # Those of "dial", by number.
 LIMIT = 20  # Seconds for what takes milliseconds.
 
 
@@ -30,21 +33,27 @@ class Plain:
         self.connection.shutdown(socket.SHUT_WR)
 
 
+@functools.lru_cache  # Reading the system's authorities takes longer than most attacks.
+def tls_context(check_name, check, alpn, lowest, highest):
+    context = ssl.create_default_context()
+    context.check_hostname = check_name
+    if not check:
+        context.verify_mode = ssl.CERT_NONE
+    if alpn:
+        context.set_alpn_protocols(list(alpn))
+    if lowest or highest:
+        context.set_ciphers("ALL:@SECLEVEL=0")
+        context.minimum_version = getattr(ssl.TLSVersion, lowest or "TLSv1")
+        context.maximum_version = getattr(ssl.TLSVersion, highest or "TLSv1_3")
+    return context
+
+
 class Tls:
     """TLS on a memory BIO, so that the first flight can be cut at will."""
 
     def __init__(self, connection, sni, alpn=(), check=True, record=0, step=0, lowest=None, highest=None):
         self.connection = connection
-        context = ssl.create_default_context()
-        context.check_hostname = bool(check and sni)
-        if not check:
-            context.verify_mode = ssl.CERT_NONE
-        if alpn:
-            context.set_alpn_protocols(list(alpn))
-        if lowest or highest:
-            context.set_ciphers("ALL:@SECLEVEL=0")
-            context.minimum_version = getattr(ssl.TLSVersion, lowest or "TLSv1")
-            context.maximum_version = getattr(ssl.TLSVersion, highest or "TLSv1_3")
+        context = tls_context(bool(check and sni), bool(check), tuple(alpn), lowest, highest)
         self.inward, self.outward = ssl.MemoryBIO(), ssl.MemoryBIO()
         self.tls = context.wrap_bio(self.inward, self.outward, server_hostname=sni)
         self.first = True
@@ -207,6 +216,110 @@ def release(order):
     for stream in HELD:
         stream.connection.close()
     HELD.clear()
+    return {}
+
+
+def dial(order):
+    """Opens a connection for "write", "read", "flood" and "hang_up"."""
+    try:
+        stream = connect(order)
+    except (OSError, ssl.SSLError) as error:
+        return {"error": str(error)}
+    DIALLED.append(stream)
+    return {"id": len(DIALLED) - 1, "alpn": stream.tls.selected_alpn_protocol() if isinstance(stream, Tls) else None}
+
+
+def write(order):
+    """Writes it, `times` times."""
+    stream, data = DIALLED[order["id"]], order["data"].encode("latin-1")
+    stream.connection.settimeout(order.get("timeout", LIMIT))
+    try:
+        if order.get("step"):
+            for i in range(0, len(data), order["step"]):
+                stream.send(data[i:i + order["step"]])
+        else:
+            stream.send(data * order.get("times", 1))
+    except TimeoutError:
+        return {"end": "timeout"}
+    except (OSError, ssl.SSLError):
+        return {"end": "reset"}
+    return {"end": "open"}
+
+
+def read(order):
+    """What is there, or what comes next."""
+    stream = DIALLED[order["id"]]
+    stream.connection.settimeout(order["timeout"])
+    try:
+        data = stream.receive()
+    except TimeoutError:
+        return {"received": "", "end": "timeout"}
+    except ConnectionError:
+        return {"received": "", "end": "reset"}
+    except (OSError, ssl.SSLError) as error:
+        return {"received": "", "end": "error: " + str(error)}
+    return {"received": data.decode("latin-1"), "end": "open" if data else "closed"}
+
+
+def flood(order):
+    """Writes as fast as the other side takes it, `times` copies, and meanwhile reads unless told not to, so that neither waits for the
+    other. Ends early when the other side ends it, or stops taking for `patience` seconds."""
+    stream, piece = DIALLED[order["id"]], order["data"].encode("latin-1")
+    left, batch, received, end = order["times"], order.get("batch", 64), bytearray(), "open"
+    patience, plain = order.get("patience", 3), stream.connection
+    pending = bytearray()
+
+    def take():
+        data = plain.recv(1 << 18)
+        if not data:
+            raise ConnectionResetError
+        stream.inward.write(data)
+        try:
+            while data := stream.tls.read(1 << 18):
+                received.extend(data)
+        except ssl.SSLWantReadError:
+            return
+        raise ConnectionResetError  # close_notify
+
+    plain.setblocking(False)
+    try:
+        while left or pending:
+            if not pending:
+                count = min(batch, left)
+                stream.tls.write(piece * count)
+                left -= count
+                pending.extend(stream.outward.read())
+            readable, writable, _ = select.select([plain] if order.get("read", True) else [], [plain], [], patience)
+            if readable:
+                take()
+            if writable:
+                del pending[:plain.send(pending)]
+            if not readable and not writable:
+                end = "timeout"
+                break
+    except (OSError, ssl.SSLError):
+        end = "reset"
+        try:  # What it said before it went.
+            while True:
+                take()
+        except (OSError, ssl.SSLError):
+            pass
+    plain.settimeout(LIMIT)
+    return {"sent": order["times"] - left, "received": received.decode("latin-1"), "end": end}
+
+
+def hang_up(order):
+    stream = DIALLED[order["id"]]
+    try:
+        if order["how"] == "half":
+            stream.half_close()
+        elif order["how"] == "reset":
+            stream.connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, b"\1\0\0\0\0\0\0\0")
+            stream.connection.close()
+        else:
+            stream.connection.close()
+    except OSError:
+        pass
     return {}
 
 
