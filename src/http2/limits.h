@@ -13,10 +13,11 @@ inline constexpr std::uint32_t streams_max = 128;               // at once, eith
 inline constexpr std::size_t header_list_bytes_max = 64 * KiB;  // as in HTTP/1.1; 431 above
 inline constexpr std::size_t header_fields_max = 256;           // likewise
 inline constexpr std::size_t header_bomb_bytes =
-    256 * KiB;                                        // what HPACK may unfold before the block is given up
-inline constexpr std::size_t continuations_max = 16;  // 64 KiB need four of 16 KiB
-inline constexpr std::size_t informational_max = 18;  // heads that wait for a reader
-inline constexpr std::int32_t window_bytes = 65535;   // per stream: what a reader that stops costs
+    256 * KiB;  // what HPACK may unfold before the block is given up
+inline constexpr std::size_t frame_bytes_max = 16 * KiB;  // RFC 9113 §4.2: what we never allowed more of
+inline constexpr std::size_t continuations_max = 16;      // 64 KiB need four of 16 KiB
+inline constexpr std::size_t informational_max = 18;      // heads that wait for a reader
+inline constexpr std::int32_t window_bytes = 65535;       // per stream: what a reader that stops costs
 inline constexpr std::int32_t window_bytes_max = 4 * 1024 * 1024;  // for a reader that keeps up
 inline constexpr std::size_t extra_window_bytes_max =
     32 * MiB;  // beyond window_bytes, all streams of a connection

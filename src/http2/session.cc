@@ -104,8 +104,33 @@ struct Callbacks {
     return static_cast<Stream*>(nghttp2_session_get_stream_user_data(raw, id));
   }
 
-  static int begin_frame(nghttp2_session*, const nghttp2_frame_hd* header, void* user) {
+  // What RFC 9113 has for a connection error and nghttp2 lets pass; NGHTTP2_NO_ERROR when it is neither.
+  static std::uint32_t broken_rule(Session& self, nghttp2_session* raw, const nghttp2_frame_hd& header) {
+    switch (header.type) {
+      case NGHTTP2_CONTINUATION:  // §4.2: nghttp2 measures all but these.
+        return header.length > limits::frame_bytes_max ? NGHTTP2_FRAME_SIZE_ERROR : NGHTTP2_NO_ERROR;
+      case NGHTTP2_PRIORITY:  // §6.3
+        return header.stream_id == 0 ? NGHTTP2_PROTOCOL_ERROR : NGHTTP2_NO_ERROR;
+      case NGHTTP2_HEADERS:
+        // §5.1.1: a stream that has ended, or that was skipped, does not open (again).
+        if (self.role_ == Role::client || self.draining_) return NGHTTP2_NO_ERROR;
+        if (header.stream_id > self.last_opened_) {
+          self.last_opened_ = header.stream_id;
+          return NGHTTP2_NO_ERROR;
+        }
+        if (nghttp2_session_find_stream(raw, header.stream_id) || self.was_given_up(header.stream_id))
+          return NGHTTP2_NO_ERROR;
+        return header.stream_id % 2 == 1 ? NGHTTP2_STREAM_CLOSED : NGHTTP2_PROTOCOL_ERROR;
+      default: return NGHTTP2_NO_ERROR;
+    }
+  }
+
+  static int begin_frame(nghttp2_session* raw, const nghttp2_frame_hd* header, void* user) {
     Session& self = session(user);
+    if (const std::uint32_t code = broken_rule(self, raw, *header); code != NGHTTP2_NO_ERROR) {
+      nghttp2_session_terminate_session(raw, code);
+      return NGHTTP2_ERR_CALLBACK_FAILURE;
+    }
     ++self.frames_received_;
     const auto is = [&](std::uint8_t flag) { return (header->flags & flag) != 0; };
     switch (header->type) {
@@ -187,6 +212,11 @@ struct Callbacks {
     found->end_sent_ = true;
     if (found->reset_after_end_ && !found->ended_)
       nghttp2_submit_rst_stream(raw, NGHTTP2_FLAG_NONE, frame->hd.stream_id, NGHTTP2_NO_ERROR);
+    return 0;
+  }
+
+  static int invalid_frame(nghttp2_session*, const nghttp2_frame* frame, int, void* user) {
+    if (frame->hd.type == NGHTTP2_HEADERS) session(user).give_up(frame->hd.stream_id);
     return 0;
   }
 
@@ -281,6 +311,7 @@ struct Callbacks {
       nghttp2_session_callbacks_set_on_begin_headers_callback(raw, begin_headers);
       nghttp2_session_callbacks_set_on_header_callback(raw, header);
       nghttp2_session_callbacks_set_on_frame_recv_callback(raw, frame_received);
+      nghttp2_session_callbacks_set_on_invalid_frame_recv_callback(raw, invalid_frame);
       nghttp2_session_callbacks_set_on_frame_send_callback(raw, frame_sent);
       nghttp2_session_callbacks_set_on_data_chunk_recv_callback(raw, data_received);
       nghttp2_session_callbacks_set_on_stream_close_callback(raw, stream_closed);
@@ -536,6 +567,7 @@ void Session::close(Stream& stream, std::uint32_t code) {
     // reset).
     const bool premature = code != 0 && !stream.reset_by_us_ && !stream.last_framed_;
     if (role_ == Role::server && premature) pay(limits::reset_tokens);
+    if (role_ == Role::server && !stream.ended_ && !stream.peer_reset_) give_up(stream.id_);
     nghttp2_session_set_stream_user_data(session_, stream.id_, nullptr);
   }
   if (role_ == Role::server && !stream.delivered_ && !stream.reset_by_us_) {
@@ -545,6 +577,18 @@ void Session::close(Stream& stream, std::uint32_t code) {
   }
   mark_ready(stream);
   stream.self_.reset();
+}
+
+// The peer may have sent trailers before it heard that we had closed their stream (RFC 9113 §5.1).
+void Session::give_up(std::int32_t id) {
+  if (given_up_.size() < limits::streams_max)
+    given_up_.push_back(id);
+  else
+    given_up_[given_up_next_++ % limits::streams_max] = id;
+}
+
+bool Session::was_given_up(std::int32_t id) const {
+  return std::ranges::find(given_up_, id) != given_up_.end();
 }
 
 std::shared_ptr<Stream> Session::open() {

@@ -100,6 +100,8 @@ class Session {
   void close(Stream& stream, std::uint32_t code);
   void resume(Stream& stream);
   bool pay(std::int64_t tokens);
+  void give_up(std::int32_t id);
+  bool was_given_up(std::int32_t id) const;
   void say_calm();
 
   /// Where frames begin and end. nghttp2 says nothing about those that it passes over.
@@ -126,6 +128,9 @@ class Session {
   Stream* streams_ = nullptr;
   std::size_t open_streams_ = 0;
   std::size_t extra_window_ = 0;
+  std::int32_t last_opened_ = 0;        ///< Server: the highest stream that the peer opened.
+  std::vector<std::int32_t> given_up_;  ///< Server: streams that we closed before their end, the last ones.
+  std::size_t given_up_next_ = 0;
   std::vector<std::shared_ptr<Stream>> ready_;
   std::vector<std::shared_ptr<Stream>> waking_;
   std::vector<std::shared_ptr<Stream>> requests_;
