@@ -4,6 +4,7 @@ Around each of them: an honest call that works in the same Postern, no canary wh
 descriptors, and an origin that finds no fault with the HTTP/1.1 that reached it (tests/http2/strict_origin.py).
 """
 
+import itertools
 import time
 
 import pytest
@@ -15,6 +16,7 @@ from http2.frames import (CANCEL, DATA, ENHANCE_YOUR_CALM, HEADERS, INITIAL_WIND
 from http2.strict_origin import ok
 from http2.world import API, EVIL, OTHER, PLAIN, World, eventually
 
+MARKERS = itertools.count()
 GROWTH = 24_000  # Kilobytes that Postern may have more while an attack goes on: buffers that are kept, not an attacker's choice.
 
 
@@ -75,24 +77,27 @@ def request(path="/", *more, method="GET", authority=API, scheme="https"):
     return [(":method", method), (":scheme", scheme), (":authority", authority), (":path", path), *more]
 
 
-def records_of(world, count, act):
-    """Exactly `count` records come of what `act` does; another would show while an honest call is made."""
-    before = len(world.sandbox.records())
-    result = act()
-    eventually(lambda: len(world.sandbox.records()) >= before + count)
-    marker = f"/marker-{before}"
+def mark(world):
+    """Waits for the records of everything before; returns how many there are."""
+    marker = f"/marker-{next(MARKERS)}"
     assert world.client().get(marker).status == 200
     assert eventually(lambda: any(record.get("path") == marker for record in world.sandbox.records()))
-    found = [record for record in world.sandbox.records()[before:] if record.get("path") != marker]
+    return len(world.sandbox.records())
+
+
+def records_of(world, count, act):
+    """Exactly `count` records come of what `act` does; another would show while an honest call is made."""
+    before = mark(world)
+    result = act()
+    eventually(lambda: len(world.sandbox.records()) >= before + count)
+    found = world.sandbox.records()[before:mark(world) - 1]
     assert len(found) == count, found
     return result, found
 
 
-def check_honest_beside(world, seconds=3):
-    """Another connection is served while the attack's is still there; such a call takes milliseconds."""
-    started = time.monotonic()
+def check_honest_beside(world):
+    """Another connection is served while the attack's is still there; the client gives up on what takes longer than its patience."""
     world.honest()
-    assert time.monotonic() - started < seconds
 
 
 def check_memory(world):
@@ -101,10 +106,10 @@ def check_memory(world):
 
 # --- floods (65, 66, 68)
 
-def check_calmed(client):
+def check_calmed(client, *other_codes):
     """The connection was ended, and says why if the word could get through."""
     client.drained()
-    assert client.goaway is None and client.end == "reset" or client.goaway.code == ENHANCE_YOUR_CALM, (client.goaway, client.end)
+    assert client.goaway is None and client.end == "reset" or client.goaway.code in (ENHANCE_YOUR_CALM, *other_codes), (client.goaway, client.end)
 
 
 def pairs(first, count, make):
@@ -112,29 +117,40 @@ def pairs(first, count, make):
 
 
 RESETS = [
-    ("HEADERS and RST_STREAM", lambda s: headers(s, request("/rapid")) + rst_stream(s)),
-    ("HEADERS with a body and RST_STREAM", lambda s: headers(s, request("/rapid", method="POST"), end=False) + data(s, b"x") + rst_stream(s)),
-    ("HEADERS that the server must reset", lambda s: headers(s, request("/rapid", ("UPPER", "x")))),
-    ("an increment of 0 that the server must reset", lambda s: headers(s, request("/rapid")) + window_update(s, 0)),
-    ("DATA after the end that the server must reset", lambda s: headers(s, request("/rapid")) + data(s, b"x")),
-    ("a window's overflow that the server must reset", lambda s: headers(s, request("/rapid")) + window_update(s, WINDOW_MAX)),
-    ("a PRIORITY of 4 octets that the server must reset", lambda s: headers(s, request("/rapid")) + frame(frames.PRIORITY, 0, s, bytes(4))),
+    ("HEADERS and RST_STREAM", lambda s: headers(s, request("/rapid")) + rst_stream(s), ()),
+    ("HEADERS with a body and RST_STREAM", lambda s: headers(s, request("/rapid", method="POST"), end=False) + data(s, b"x") + rst_stream(s), ()),
+    ("HEADERS that the server must reset", lambda s: headers(s, request("/rapid", ("UPPER", "x"))), ()),
+    ("an increment of 0 that the server must reset", lambda s: headers(s, request("/rapid")) + window_update(s, 0), ()),
+    ("a window's overflow that the server must reset", lambda s: headers(s, request("/rapid")) + window_update(s, WINDOW_MAX), ()),
+    # These are connection errors at once.
+    ("DATA after the end", lambda s: headers(s, request("/rapid")) + data(s, b"x"), (frames.STREAM_CLOSED,)),
+    ("a PRIORITY of 4 octets", lambda s: headers(s, request("/rapid")) + frame(frames.PRIORITY, 0, s, bytes(4)), (frames.FRAME_SIZE_ERROR,)),
 ]
 
 
-@pytest.mark.parametrize("make", cases(RESETS))
-def test_rapid_resets_end_the_connection_before_they_cost_the_origin_anything(world, client, make):
+@pytest.mark.parametrize("make, other_codes", cases(RESETS))
+def test_rapid_resets_end_the_connection_before_they_cost_the_origin_anything(world, client, make, other_codes):
     """Threat 65: CVE-2023-44487, and CVE-2025-8671 where the server is made to reset."""
-    streams = 20_000
-    connections = world.api.connections
-    for start in range(0, streams, 2000):
-        client.flood(pairs(1 + 2 * start, 2000, make), 1)
-        if client.end:
-            break
+    burst, first = 60, 1
+    while first < 40_000 and not client.end:
+        client.flood(pairs(first, burst, make), 1)
+        client.write(ping())
+        first += 2 * burst
+        try:
+            client.expect(PING, ack=True)  # As fast as it can be without more streams at once than are allowed.
+        except AssertionError:
+            assert client.end
+    check_calmed(client, *other_codes)
+    check_honest_beside(world)
+    assert len(world.api.of("/rapid")) < 1000
+    check_memory(world)
+
+
+def test_resets_in_one_burst_end_the_connection_too(world, client):
+    client.flood(pairs(1, 20_000, lambda s: headers(s, request("/rapid")) + rst_stream(s)), 1)
     check_calmed(client)
     check_honest_beside(world)
-    assert len(world.api.of("/rapid")) < 3000
-    assert world.api.connections - connections < 1500
+    assert len(world.api.of("/rapid")) < 1000
     check_memory(world)
 
 
@@ -326,9 +342,9 @@ def stream_out(connection, size):
 
 # --- whose request it is (13, 16-18, 29, 30, 32)
 
-@pytest.mark.parametrize("authority", [OTHER, PLAIN, EVIL, API + ":8443", "127.0.0.1", "www." + API, API + ".evil.example.test"])
-def test_another_authority_than_that_of_the_connection_is_misdirected(world, client, authority):
-    response, [record] = records_of(world, 1, lambda: client.get("/coalesced", authority=authority))
+@pytest.mark.parametrize("named", [OTHER, PLAIN, EVIL, API + ":8443", "127.0.0.1", "www." + API, API + ".evil.example.test"])
+def test_another_authority_than_that_of_the_connection_is_misdirected(world, client, named):
+    response, [record] = records_of(world, 1, lambda: client.get("/coalesced", authority=named))
     assert response.status == 421 and response.reason == "misdirected_request", response
     assert record["decision"] == "denied" and record["reason"] == "misdirected_request" and record["credentials"] == []
     client.check_usable()
@@ -336,9 +352,9 @@ def test_another_authority_than_that_of_the_connection_is_misdirected(world, cli
         assert not origin.of("/coalesced")
 
 
-@pytest.mark.parametrize("authority", ["API.example.TEST", API + ".", API + ":443"])
-def test_another_spelling_of_the_same_host_is_the_same_host(world, client, authority):
-    assert client.get("/spelling", authority=authority).status == 200
+@pytest.mark.parametrize("named", ["API.example.TEST", API + ".", API + ":443"])
+def test_another_spelling_of_the_same_host_is_the_same_host(world, client, named):
+    assert client.get("/spelling", authority=named).status == 200
     assert world.api.of("/spelling")[-1].one("host") == API and world.api.requests[-1].one("authorization") == f"Bearer {world.key}"
 
 
@@ -465,9 +481,9 @@ def test_an_early_answer_with_an_unread_body_leaves_nothing_behind(world, client
 @pytest.mark.parametrize("fields, statuses", cases([
     ("TRACE", request("/", method="TRACE"), (405,)), ("trace", request("/", method="trace"), (405,)),
     ("CONNECT", [(":method", "CONNECT"), (":authority", API + ":443")], (405,)), ("CONNECT elsewhere", [(":method", "CONNECT"), (":authority", EVIL + ":443")], (405, 421)),
-    ("extended CONNECT to another protocol", [(":method", "CONNECT"), (":protocol", "connect-udp"), *request("/tunnel")[1:]], (400, 405, 501)),
-    ("extended CONNECT to h2c", [(":method", "CONNECT"), (":protocol", "h2c"), *request("/tunnel")[1:]], (400, 405, 501)),
-    ("extended CONNECT to a protocol with CRLF", [(":method", "CONNECT"), (":protocol", "websocket\r\nx: y"), *request("/tunnel")[1:]], (400, 405, 501))]))
+    ("extended CONNECT to another protocol", [(":method", "CONNECT"), (":protocol", "connect-udp"), *request("/tunnel")[1:]], (400, 403, 405, 501)),
+    ("extended CONNECT to h2c", [(":method", "CONNECT"), (":protocol", "h2c"), *request("/tunnel")[1:]], (400, 403, 405, 501)),
+    ("extended CONNECT to a protocol with CRLF", [(":method", "CONNECT"), (":protocol", "websocket\r\nx: y"), *request("/tunnel")[1:]], (400, 403, 405, 501))]))
 def test_methods_that_are_not_passed_on(world, client, fields, statuses):
     def act():
         client.write(headers(1, fields, end=False), data(1, b"tunnelled"))

@@ -1077,8 +1077,8 @@ def test_a_content_length_that_is_not_that_of_the_content_is_malformed(world, cl
     client.write(headers(stream, client.fields("/length", *fields, method="POST"), end=not pieces and trailers is None), *whole,
                  headers(stream, trailers) if trailers else b"")
     client.check_malformed(stream)
-    # What is too much comes behind what looked whole.
-    assert len(pieces) > 1 or not any(request.complete for request in world.api.of("/length")[before:])
+    # What is too much may come behind what looked whole.
+    assert len(pieces) > 1 or ("content-length", "0") in fields or not any(request.complete for request in world.api.of("/length")[before:])
     assert not world.api.of("/smuggled")
 
 
