@@ -148,10 +148,10 @@ class Client:
                 left = self.window.get(stream, 65535 if stream == 0 else self.initial_window) - len(found.payload)
                 assert left >= 0 or not found.payload, f"§6.9.1: {found} exceeds the window of {stream} by {-left}"
                 self.window[stream] = left
-            if self.refill and found.payload:
-                self.grant(0, len(found.payload))
-                if not found.end_stream:
-                    self.grant(found.stream, len(found.payload))
+            for stream in (0, found.stream) if self.refill and not found.end_stream else (0,) if self.refill else ():
+                full = 65535 if stream == 0 else self.initial_window
+                if self.window[stream] * 2 < full:  # As clients do, and not for every frame.
+                    self.grant(stream, full - self.window[stream])
             self.hear(found.content.decode("latin-1"))
         if found.kind == HEADERS:
             found.fields = self._fields_of(found)

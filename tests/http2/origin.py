@@ -53,7 +53,7 @@ class Peer:
         self.window = {}  # What the client may still send.
         self.send_window = {}  # What we may still send, when a test cares (Peer.send_body).
         self.refill = True
-        self.unacknowledged = 0
+        self.unacknowledged, self.acknowledged = 0, False
         self.later = []  # (condition, action)
 
     def write(self, *pieces):
@@ -148,6 +148,9 @@ class Peer:
             if found.ack:
                 insist(not found.payload and self.unacknowledged > 0, "6.5.3")
                 self.unacknowledged -= 1
+                for key in self.window if self.unacknowledged == 0 and not self.acknowledged else ():
+                    self.window[key] += self._initial(key) - 65535
+                self.acknowledged = self.acknowledged or self.unacknowledged == 0
             else:
                 for key, value in found.settings:
                     self.settings[key] = value
@@ -166,8 +169,7 @@ class Peer:
             request = self.requests.get(found.stream)
             insist(request and not request.complete and request.reset is None, "5.1")
             for key in (0, found.stream):
-                initial = 65535 if key == 0 else dict(self.origin.settings).get(frames.INITIAL_WINDOW_SIZE, 65535)
-                self.window[key] = self.window.get(key, initial) - len(found.payload)
+                self.window[key] = self.window.get(key, self._initial(key)) - len(found.payload)
                 insist(self.window[key] >= 0 or not found.payload, "6.9.1")
             request.body += found.content
             if self.refill and found.payload:
@@ -183,9 +185,12 @@ class Peer:
         elif found.kind == PRIORITY:
             insist(len(found.payload) == 5, "6.3")
 
+    def _initial(self, stream):
+        """§6.9.2: until our settings are acknowledged the client may not know them."""
+        return 65535 if stream == 0 or self.unacknowledged else dict(self.origin.settings).get(frames.INITIAL_WINDOW_SIZE, 65535)
+
     def grant(self, stream, increment):
-        initial = 65535 if stream == 0 else dict(self.origin.settings).get(frames.INITIAL_WINDOW_SIZE, 65535)
-        self.window[stream] = self.window.get(stream, initial) + increment
+        self.window[stream] = self.window.get(stream, self._initial(stream)) + increment
         self.write(frames.window_update(stream, increment))
 
     def _take_headers(self, found, insist):
