@@ -211,13 +211,14 @@ io::Task<Result<void>> Exchange::reach_and_send() {
 }
 
 bool Exchange::may_retry(const Error& error) const {
-  if (!origin_ || origin_->anything_received() || body_started_) return false;
+  // Once: over HTTP/2 the other connection may be one that others use, too.
+  if (retried_ || !origin_ || origin_->anything_received() || body_started_) return false;
   // An origin of HTTP/2 that says so has not looked at the request (RFC 9113 §8.7).
-  if (error.retry == Retry::fresh_connection) return !retried_;
+  if (error.retry == Retry::fresh_connection) return true;
   // A pooled connection that its origin had already closed: nothing was answered, and nothing is lost by
-  // asking again.
+  // asking again. An answer that makes no sense is an answer.
   return origin_reused_ && is_idempotent(method_) && error.side == Side::origin &&
-         error.reason != Reason::origin_timeout;
+         error.reason != Reason::origin_timeout && error.reason != Reason::origin_malformed_response;
 }
 
 // Which version of HTTP this request needs.
