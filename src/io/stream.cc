@@ -301,8 +301,8 @@ Task<Result<std::unique_ptr<TcpStream>>> connect(Loop& loop, Endpoint endpoint, 
     bool await_resume() { return watched; }
   };
   Connecting connecting(loop, raw);
-  if (!co_await Awaiter{connecting, deadline})
-    co_return fail(Reason::overloaded, "cannot watch another connection");
+  const bool watched = co_await Awaiter{connecting, deadline};
+  if (!watched) co_return fail(Reason::overloaded, "cannot watch another connection");
   connecting.clear();
   if (connecting.seen == 0)
     co_return fail(Reason::connect_timeout, "no answer to the connection attempt", side,
