@@ -131,7 +131,6 @@ struct Callbacks {
       nghttp2_session_terminate_session(raw, code);
       return NGHTTP2_ERR_CALLBACK_FAILURE;
     }
-    ++self.frames_received_;
     const auto is = [&](std::uint8_t flag) { return (header->flags & flag) != 0; };
     switch (header->type) {
       case NGHTTP2_HEADERS: return 0;
@@ -489,7 +488,8 @@ Result<void> Session::verdict() const {
   return {};
 }
 
-Session::Frames::Frames(Role role) : payload_left_(role == Role::server ? NGHTTP2_CLIENT_MAGIC_LEN : 0) {}
+Session::Frames::Frames(Role role)
+    : payload_left_(role == Role::server ? NGHTTP2_CLIENT_MAGIC_LEN : 0), preface_(role == Role::server) {}
 
 // RFC 9113 §4.1
 std::int64_t Session::Frames::follow(std::string_view bytes) {
@@ -499,6 +499,7 @@ std::int64_t Session::Frames::follow(std::string_view bytes) {
     const std::size_t count = std::min(wanted, bytes.size());
     if (payload_left_ > 0) {
       payload_left_ -= count;
+      if (payload_left_ == 0 && !std::exchange(preface_, false)) ++received_;
     } else {
       std::memcpy(header_ + header_bytes_, bytes.data(), count);
       header_bytes_ += count;
@@ -507,6 +508,7 @@ std::int64_t Session::Frames::follow(std::string_view bytes) {
     if (header_bytes_ < sizeof header_) continue;
     header_bytes_ = 0;
     payload_left_ = static_cast<std::size_t>(header_[0] << 16 | header_[1] << 8 | header_[2]);
+    if (payload_left_ == 0) ++received_;
     const unsigned char type = header_[3];
     head_frame_ = type == NGHTTP2_HEADERS || type == NGHTTP2_CONTINUATION;
     block_open_ = head_frame_ && (header_[4] & NGHTTP2_FLAG_END_HEADERS) == 0;

@@ -67,7 +67,7 @@ class Session {
   std::size_t open_streams() const { return open_streams_; }
   /// A header block has begun and not ended.
   bool within_head() const { return frames_.within_head(); }
-  std::uint64_t frames_received() const { return frames_received_; }
+  std::uint64_t frames_received() const { return frames_.received(); }  ///< Whole ones.
   /// Since when there is no open stream.
   TimePoint idle_since() const { return idle_since_; }
 
@@ -110,11 +110,14 @@ class Session {
     explicit Frames(Role role);
     /// Returns how many frames began that have a type of no meaning.
     std::int64_t follow(std::string_view bytes);
+    std::uint64_t received() const { return received_; }
     bool within_head() const { return block_open_ || (head_frame_ && payload_left_ > 0); }
 
    private:
     std::size_t payload_left_;  ///< Of this frame; first of all, of the client's preface.
     std::size_t header_bytes_ = 0;
+    std::uint64_t received_ = 0;  ///< Frames, to their end.
+    bool preface_;
     unsigned char header_[9];
     bool head_frame_ = false;  ///< HEADERS or CONTINUATION.
     bool block_open_ = false;  ///< Without END_HEADERS so far.
@@ -138,7 +141,6 @@ class Session {
   std::int64_t tokens_ = limits::tokens_max;
   TimePoint earned_at_;
   TimePoint idle_since_;
-  std::uint64_t frames_received_ = 0;
   Frames frames_;
   bool calmed_ = false;      ///< ENHANCE_YOUR_CALM was said.
   bool broken_ = false;      ///< GOAWAY with another error was said.
