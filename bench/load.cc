@@ -566,6 +566,7 @@ Target make_target(const Options& options, unsigned number, SSL_CTX* context) {
   target.body_bytes = options.mode == Mode::upload ? options.body_bytes : 0;
   std::string method = options.mode == Mode::upload ? "POST" : "GET";
   target.request_head = method + " " + options.path + " HTTP/1.1\r\nHost: " + target.name +
+                        (options.through.empty() ? "" : ":" + options.port) +
                         "\r\nUser-Agent: bench-load\r\nAccept: */*\r\nX-Client: postern bench\r\n";
   if (options.mode == Mode::upload)
     target.request_head += "Content-Length: " + std::to_string(options.body_bytes) + "\r\n";

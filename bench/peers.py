@@ -400,6 +400,7 @@ cache_mem 8 MB
 access_log stdio:{own}/access.log
 cache_log {own}/cache.log
 pid_filename none
+pinger_enable off
 shutdown_lifetime 0 seconds
 max_filedescriptors 8192
 coredump_dir {own}
