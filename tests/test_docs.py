@@ -170,7 +170,7 @@ def test_every_reason_is_explained_with_its_status_and_no_other():
 
 def test_every_field_of_a_record_is_explained():
     source = (ROOT / "src/audit/record.cc").read_text()
-    written = set(re.findall(r'append_(?:field|number)\("(\w+)"', source)) | set(re.findall(r'\\"(\w+)\\":', source))
+    written = set(re.findall(r'append_(?:field|number|name)\("(\w+)"', source)) | set(re.findall(r'\\"(\w+)\\":', source))
     text = (ROOT / "docs/log.md").read_text()
     assert {"time", "duration_ms", "credentials", "timings", "detail"} <= written
     for field in written:

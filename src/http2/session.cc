@@ -483,7 +483,9 @@ Result<void> Session::receive(std::string_view bytes) {
 }
 
 Result<void> Session::verdict() const {
-  if (calmed_) return postern::fail(Reason::overloaded, "too many HTTP/2 frames that do nothing", side());
+  // An origin that floods us is broken; a sandbox that does so is at a limit of ours.
+  const Reason flooded = role_ == Role::server ? Reason::overloaded : malformed();
+  if (calmed_) return postern::fail(flooded, "too many HTTP/2 frames that do nothing", side());
   if (broken_) return postern::fail(malformed(), "the rules of HTTP/2 were broken", side());
   return {};
 }

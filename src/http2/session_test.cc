@@ -1156,7 +1156,7 @@ TEST_F(RawClient, AnOriginThatFloodsIsLeft) {
     if (received) take();
   }
   ASSERT_FALSE(received);
-  EXPECT_EQ(received.error().reason, Reason::overloaded);
+  EXPECT_EQ(received.error().reason, Reason::origin_malformed_response);
   EXPECT_EQ(received.error().side, Side::origin);
   EXPECT_EQ(client_.session.open(), nullptr);
 }
