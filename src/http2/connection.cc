@@ -114,6 +114,8 @@ Result<bool> Connection::deadline_passed() {
 
 io::Task<Result<void>> Connection::read_loop() {
   while (!session_.over()) {
+    // It may have failed while nobody waited here.
+    if (write_error_) co_return std::unexpected(*write_error_);
     input_.release();
     const TimePoint deadline = next_deadline();
     auto ready = co_await stream_->wait_readable(deadline);
