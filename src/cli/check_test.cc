@@ -88,9 +88,9 @@ TEST_F(Check, EveryExampleDoesWhatItSays) {
       status("github.yaml", "GET", "https://github.com/acme/widgets.git/info/refs?service=git-upload-pack"),
       check_allowed);
   EXPECT_EQ(status("anthropic.yaml", "POST", "https://api.anthropic.com/v1/messages"), check_allowed);
-  EXPECT_EQ(status("anthropic.yaml", "GET", "https://pypi.org/simple/"), check_allowed);
-  EXPECT_EQ(status("anthropic.yaml", "PUT", "https://registry.npmjs.org/left-pad"), check_denied);
-  EXPECT_EQ(status("anthropic.yaml", "GET", "http://pypi.org/simple/"), check_denied);
+  EXPECT_EQ(status("anthropic.yaml", "GET", "https://pypi.example.com/simple/"), check_allowed);
+  EXPECT_EQ(status("anthropic.yaml", "PUT", "https://npm.example.com/left-pad"), check_denied);
+  EXPECT_EQ(status("anthropic.yaml", "GET", "http://pypi.example.com/simple/"), check_denied);
   EXPECT_EQ(status("database.yaml", "GET", "db.example.com:5432"), check_allowed);
   EXPECT_EQ(status("database.yaml", "GET", "db.example.com:5433"), check_denied);
   EXPECT_EQ(status("database.yaml", "GET", "https://api.example.com/v1/x"), check_allowed);

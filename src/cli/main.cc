@@ -82,7 +82,7 @@ void add_run(CLI::App& app, postern::cli::RunOptions& options) {
   run->footer(
       "Without a policy nothing is reachable but what --allow names. Examples:\n"
       "  postern run --policy examples/openai.yaml --secret OPENAI_API_KEY -- python3 agent.py\n"
-      "  postern run --allow pypi.org --allow '*.pythonhosted.org' -- pip install requests\n"
+      "  postern run --allow pypi.example.com --allow files.example.com -- pip install requests\n"
       "  postern run --allow '*' --deny '*.ads.example' --log - -- npm test\n"
       "The exit status is the command's (128+N after signal N); 125 means that Postern itself failed.\n"
       "docs/run.md explains every option, docs/policy.md the policy file.");
