@@ -4,6 +4,7 @@ Every client runs with an environment and a home of its own, so that no setting 
 npm registry, trust variables) decides a test. Root also tests an ordinary user, for whom the sandbox is built otherwise.
 """
 
+import socket
 import contextlib
 import os
 import pwd
@@ -139,3 +140,15 @@ def running(words, **popen):
         except subprocess.TimeoutExpired:
             process.kill()
             process.wait()
+
+
+def ended_by(connection):
+    """How the peer ended the connection, after whatever it still sent. Below TLS: Python's shows a reset as an end."""
+    with socket.socket(fileno=os.dup(connection.fileno())) as raw:
+        raw.settimeout(WAIT)
+        try:
+            while raw.recv(65536):
+                pass
+            return "close"
+        except ConnectionResetError:
+            return "reset"

@@ -10,7 +10,7 @@ import socket
 import pytest
 
 import kit
-from clients_support import CANARY, PYTHON, WAIT, Once, caller, client, running, scripted, simple_answer  # noqa: F401 (fixtures)
+from clients_support import CANARY, PYTHON, WAIT, Once, caller, client, ended_by, running, scripted, simple_answer  # noqa: F401 (fixtures)
 
 HOST = "api.example.test"
 POLICY = kit.header_rule(HOST)
@@ -320,18 +320,6 @@ tell(body=half.answer()[1], rest=half.rest())
 
 
 # ---- leaving early -----------------------------------------------------------------------------------------
-
-def ended_by(connection):
-    """How the peer ended the connection, after whatever it still sent. Below TLS: Python's shows a reset as an end."""
-    with socket.socket(fileno=os.dup(connection.fileno())) as raw:
-        raw.settimeout(WAIT)
-        try:
-            while raw.recv(65536):
-                pass
-            return "close"
-        except ConnectionResetError:
-            return "reset"
-
 
 def test_a_client_that_cancels_an_answer_cancels_it_at_the_origin(caller, scripted):
     ended = []

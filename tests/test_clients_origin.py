@@ -7,7 +7,7 @@ import subprocess
 import pytest
 
 import kit
-from clients_support import CANARY, Once, caller, client, scripted, simple_answer  # noqa: F401 (fixtures)
+from clients_support import CANARY, Once, caller, client, ended_by, scripted, simple_answer  # noqa: F401 (fixtures)
 
 HOST = "api.example.test"
 POLICY = kit.header_rule(HOST)
@@ -80,7 +80,8 @@ def test_a_connection_that_was_closed_while_idle_costs_nobody_an_error(caller, s
             closed.wait()
             return connection.sendall(simple_answer(b"", b"Connection: close\r\n"))
         connection.sendall(simple_answer(b"answer %d;" % number))
-        connection.unwrap() if number == 1 else None
+        # With its body unread a connection is not closed but reset, and the answer may be lost with it.
+        connection.unwrap() if number == 1 else ended_by(connection)
         connection.close()
         closed.happened()
 
