@@ -46,6 +46,7 @@ enum class Decision : std::uint8_t { allowed, denied, failed };
   X(origin_timeout, failed, 504)             \
   /* ourselves */                            \
   X(credential_unavailable, failed, 502)     \
+  X(callback_failed, failed, 502)            \
   X(audit_unavailable, failed, 503)          \
   X(overloaded, failed, 503)                 \
   X(shutting_down, failed, 503)              \

@@ -17,8 +17,10 @@
 #include <unistd.h>
 
 #include "cli/doctor.h"
+#include "cli/key_server.h"
 #include "cli/run_summary.h"
 #include "cli/state_directory.h"
+#include "credential/callback_key.h"
 #include "credential/injections.h"
 #include "credential/secret_store.h"
 #include "policy/document.h"
@@ -90,9 +92,43 @@ Fd open_log(const std::string& log) {
   return file;
 }
 
-std::shared_ptr<const proxy::Egress> load_policy(const RunOptions& options,
-                                                 const credential::SecretStore& secrets,
-                                                 const std::vector<Cidr>& allow_private) {
+/// Who asks the callbacks. The listener of their key is part of it.
+struct Asking {
+  std::shared_ptr<const credential::CallbackSigner> signer;
+  std::unique_ptr<KeyServer> keys;
+};
+
+Asking prepare_asking(const RunOptions& options, const std::string& workspace_directory) {
+  Asking asking;
+  auto key = must(credential::load_or_create_callback_key(workspace_directory));
+  std::string issuer = options.callback_issuer;
+  if (!issuer.empty()) {
+    const auto url = wire::parse_url(issuer);
+    if (!url || url->target != "/" || issuer.ends_with('/')) {
+      complain(
+          fmt::format("--callback-issuer '{}' is not the origin of a URL (for example "
+                      "https://postern.example.com)",
+                      issuer));
+      throw Stop{};
+    }
+  }
+  if (!options.callback_jwks.empty()) {
+    const credential::JwtKey* const published[] = {&key};
+    asking.keys = must(KeyServer::listen(options.callback_jwks, credential::jwk_set(published)));
+    if (issuer.empty()) issuer = asking.keys->origin();
+  }
+  if (issuer.empty()) issuer = "https://postern.invalid";  // Says nothing, and leads nowhere (RFC 6761 §6.4).
+  asking.signer = std::make_shared<const credential::CallbackSigner>(std::move(key), std::move(issuer));
+  return asking;
+}
+
+struct Policy {
+  std::shared_ptr<const policy::Snapshot> snapshot;
+  credential::Injections injections;
+};
+
+Policy load_policy(const RunOptions& options, const credential::SecretStore& secrets,
+                   const std::vector<Cidr>& allow_private) {
   policy::Document document;
   if (!options.policy_file.empty())
     document = must(policy::load_document(options.policy_file), options.policy_file);
@@ -109,7 +145,7 @@ std::shared_ptr<const proxy::Egress> load_policy(const RunOptions& options,
   auto injections =
       must(credential::resolve(*snapshot, secrets), file,
            "secrets are given by --secret KEY (from this environment), --secret KEY=VALUE or --secrets FILE");
-  return std::make_shared<const proxy::Egress>(proxy::Egress{std::move(snapshot), std::move(injections)});
+  return {std::move(snapshot), std::move(injections)};
 }
 
 /// Files in which secrets or the log rest must not be readable or writable for the program, wherever they
@@ -221,10 +257,16 @@ int run_checked(const RunOptions& options) {
   const auto allow_private = must(parse_networks(options.allow_private));
   must(tls::TrustStore::check(options.origin_ca));
   const credential::SecretStore secrets = must(read_secrets(options.secrets, options.secret_files));
-  const auto egress = load_policy(options, secrets, allow_private);
+  Policy policy = load_policy(options, secrets, allow_private);
   Fd log = open_log(options.log);
   const std::string state = must(state_directory());
-  const tls::WorkspaceCa ca = must(tls::WorkspaceCa::load_or_create(state + "/workspaces/" + workspace_name));
+  const std::string workspace = state + "/workspaces/" + workspace_name;
+  const tls::WorkspaceCa ca = must(tls::WorkspaceCa::load_or_create(workspace));
+  Asking asking;
+  if (!policy.snapshot->callbacks().empty() || !options.callback_jwks.empty())
+    asking = prepare_asking(options, workspace);
+  const auto egress =
+      proxy::make_egress(std::move(policy.snapshot), std::move(policy.injections), asking.signer);
 
   sandbox::LaunchSpec spec = describe_program(options, secrets, *egress->snapshot);
   spec.limits = original_limits;
@@ -241,6 +283,7 @@ int run_checked(const RunOptions& options) {
   sandbox::Sandbox program = must(sandbox::start(spec));
   auto captured = must(sandbox::capture_network(program.init_pid()));
   const Fd signals = take_signals();
+  if (asking.keys) asking.keys->start();
   audit::Journal journal(std::move(log));
   int status = 0;
   {

@@ -27,6 +27,8 @@ struct RunOptions {
   std::vector<std::string> allow_private;
   std::vector<std::string> resolve;
   std::vector<std::string> origin_ca;
+  std::string callback_jwks;    ///< ADDRESS:PORT
+  std::string callback_issuer;  ///< URL
   std::string log;
   std::vector<std::string> env;
   std::vector<PathOption> paths;

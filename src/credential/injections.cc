@@ -4,7 +4,6 @@
 
 #include "credential/wiped_string.h"
 #include "policy/pattern.h"
-#include "wire/http1.h"
 
 namespace postern::credential {
 
@@ -24,6 +23,14 @@ struct Buildup {
     headers.reserve(rule.headers.size());
     for (std::size_t i = 0; i < rule.headers.size(); ++i) {
       add_header(rule.headers[i], fmt::format("rules[{}].headers[{}].value", index, i), headers);
+    }
+  }
+
+  void add_callback(const policy::Callback& callback, std::size_t index) {
+    auto& headers = out.callbacks_.emplace_back();
+    for (std::size_t i = 0; i < callback.request_headers.size(); ++i) {
+      const std::string where = fmt::format("callbacks[{}].request_headers[{}].value", index, i);
+      add_header(callback.request_headers[i], where, headers);
     }
   }
 
@@ -68,46 +75,18 @@ struct Buildup {
 
   void finish(const policy::Header& header, const std::string& where, std::string source,
               std::string_view value, std::vector<InjectedHeader>& headers) {
-    // RFC 9110 §5.5: a line break in a value would write the sandbox's or the secret's author a header of
-    // their own.
-    if (!wire::is_field_value(value)) {
-      return fail(
-          where, header.at,
-          fmt::format(
-              "the value for {} ({}) holds CR, LF, NUL or another control character, which no header can",
-              header.name, source));
-    }
-    if (value.size() > policy::header_value_bytes_max) {
-      return fail(where, header.at,
-                  fmt::format("the value for {} ({}) is longer than {} bytes", header.name, source,
-                              policy::header_value_bytes_max));
-    }
-    WipedString line(header.name.size() + value.size() + 4);
-    line.bytes().append(header.name).append(": ").append(value).append("\r\n");
-    InjectedHeader& injected = headers.emplace_back();
-    injected.name = header.name;
-    injected.source_ = std::move(source);
-    injected.line_ = std::move(line).seal();
+    auto made = make_header(header.name, std::move(source), value);
+    if (!made) return fail(where, header.at, std::move(made.error()));
+    headers.push_back(std::move(*made));
   }
 };
-
-void append_header_line(const InjectedHeader& header, std::string& out) { out += header.line_.unwrap(); }
-
-void append_header_value(const InjectedHeader& header, std::string& out) {
-  std::string_view value = header.line_.unwrap();
-  value.remove_prefix(header.name.size() + std::string_view(": ").size());
-  value.remove_suffix(std::string_view("\r\n").size());
-  out += value;
-}
-
-std::size_t line_size(const InjectedHeader& header) { return header.line_.unwrap().size(); }
-
-std::string_view source_of(const InjectedHeader& header) { return header.source_; }
 
 std::expected<Injections, std::vector<policy::Problem>> resolve(const policy::Snapshot& snapshot,
                                                                 const SecretStore& secrets) {
   Buildup buildup{secrets, {}, {}};
   for (std::size_t i = 0; i < snapshot.rules().size(); ++i) buildup.add_rule(snapshot.rules()[i], i);
+  for (std::size_t i = 0; i < snapshot.callbacks().size(); ++i)
+    buildup.add_callback(snapshot.callbacks()[i], i);
   if (!buildup.problems.empty()) return std::unexpected(std::move(buildup.problems));
   return std::move(buildup.out);
 }

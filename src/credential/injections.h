@@ -1,8 +1,6 @@
 #pragma once
 // The header lines that rules put on requests, made ready once per snapshot: templates filled in, checked,
-// and locked away. Immutable, shared by the loops beside the snapshot that they belong to. There is one door
-// out, append_header_line(), and the road goes through it only after the origin's identity was verified and
-// the journal has taken the record.
+// and locked away. Immutable, shared by the loops beside the snapshot that they belong to.
 
 #include <cstdint>
 #include <expected>
@@ -12,40 +10,13 @@
 #include <string_view>
 #include <vector>
 
-#include "base/secret.h"
+#include "credential/injected_header.h"
 #include "credential/secret_store.h"
 #include "policy/snapshot.h"
 
 namespace postern::credential {
 
-struct InjectedHeader;
 struct Buildup;
-
-/// Appends "Name: value\r\n". The single door out.
-void append_header_line(const InjectedHeader& header, std::string& out);
-
-/// Appends the value alone, for HTTP/2. The other half of the same door.
-void append_header_value(const InjectedHeader& header, std::string& out);
-
-/// How many bytes append_header_line() appends, so that the buffer need not grow around a secret.
-std::size_t line_size(const InjectedHeader& header);
-
-/// Where the value comes from, for the record: "workspace_secret:OPENAI_API_KEY" (several keys with commas),
-/// "plaintext", "opaque". Valid while the header lives.
-std::string_view source_of(const InjectedHeader& header);
-
-struct InjectedHeader {
-  std::string name;
-
- private:
-  friend struct Buildup;
-  friend void append_header_line(const InjectedHeader& header, std::string& out);
-  friend void append_header_value(const InjectedHeader& header, std::string& out);
-  friend std::size_t line_size(const InjectedHeader& header);
-  friend std::string_view source_of(const InjectedHeader& header);
-  std::string source_;
-  Secret line_;  // plaintext too: one way for all
-};
 
 class Injections {
  public:
@@ -54,6 +25,11 @@ class Injections {
   Injections& operator=(Injections&&) noexcept = default;
   Injections(const Injections&) = delete;
   Injections& operator=(const Injections&) = delete;
+
+  /// The headers with which a callback is asked. Valid while the Injections live.
+  std::span<const InjectedHeader> of_callback(std::uint32_t callback_index) const {
+    return callbacks_[callback_index];
+  }
 
   /// The headers of a rule, in the order of the document; empty for policy::no_rule and for rules that set
   /// none. Valid while the Injections live.
@@ -65,6 +41,7 @@ class Injections {
  private:
   friend struct Buildup;
   std::vector<std::vector<InjectedHeader>> rules_;
+  std::vector<std::vector<InjectedHeader>> callbacks_;
 };
 
 /// Fills in the templates of every enabled rule. Problems, all of them: a {KEY} that the store does not have

@@ -145,8 +145,8 @@ io::Task<Result<Reached>> Pool::dial(const Wanted& wanted, const std::string& ke
 io::Task<Result<Reached>> Pool::shake_hands(const Wanted& wanted, const std::string& key,
                                             const std::string& link_key, Protocol protocol, tls::Alpn alpn,
                                             bool& refused, ReachTimings& timings) {
-  Dialled dialled =
-      co_await co_await dialler_.dial(wanted.host, wanted.port, loop_.now() + dial_timeout, timings.dial);
+  const TimePoint dial_end = std::min(wanted.deadline, loop_.now() + dial_timeout);
+  Dialled dialled = co_await co_await dialler_.dial(wanted.host, wanted.port, dial_end, timings.dial);
   Reached reached;
   reached.address = dialled.endpoint.to_string();
   std::unique_ptr<io::Stream> verified;
@@ -157,7 +157,7 @@ io::Task<Result<Reached>> Pool::shake_hands(const Wanted& wanted, const std::str
     auto stream = std::make_unique<tls::TlsStream>(
         std::move(dialled.stream),
         tls_.new_connection(wanted.host.name, wanted.host.literal.has_value(), key, alpn));
-    auto shaken = co_await stream->handshake(loop_.now() + handshake_timeout);
+    auto shaken = co_await stream->handshake(std::min(wanted.deadline, loop_.now() + handshake_timeout));
     timings.tls = std::chrono::duration_cast<std::chrono::microseconds>(loop_.now() - started);
     refused = stream->protocol_refused();
     if (!shaken) co_return std::unexpected(std::move(shaken.error()));

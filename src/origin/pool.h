@@ -57,6 +57,7 @@ struct Wanted {
   Freshness freshness = Freshness::pooled_or_new;
   /// The request cannot be repeated, so a pooled connection is asked once more whether its origin has gone.
   bool must_be_alive = false;
+  TimePoint deadline = TimePoint::max();  ///< Earlier than the pool's own limits.
 };
 
 /// Either a connection for one exchange, or a stream on a shared one.

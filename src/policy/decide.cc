@@ -134,7 +134,7 @@ DestinationVerdict judge_destination(const Snapshot& snapshot, const Destination
     return verdict;
   }
   const CoveringRules rules = snapshot.rule_index().covering(destination.host);
-  verdict.intercept = !rules.empty();
+  verdict.intercept = !rules.empty() || snapshot.callback_for(destination.host) != no_rule;
   verdict.denies_some = rules.denies();
   verdict.judges_paths = rules.judges_paths();
   return verdict;
@@ -163,6 +163,14 @@ Verdict decide(const Snapshot& snapshot, const RequestFacts& facts) {
     verdict.rule_index = number;
     verdict.reason = outcome(snapshot, rule, facts.tls);
     break;
+  }
+  // Static headers win over a callback; a rule that only allows has none.
+  if (verdict.reason == Reason::allowed && !snapshot.callbacks().empty() &&
+      (!verdict.rule || verdict.rule->headers.empty())) {
+    verdict.callback_index = snapshot.callback_for(facts.host);
+    if (verdict.callback_index != no_rule && !facts.tls &&
+        snapshot.plaintext_credentials() == PlaintextCredentials::refuse)
+      verdict.reason = Reason::plaintext_credential;
   }
   return verdict;
 }

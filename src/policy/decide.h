@@ -25,8 +25,8 @@ struct Destination {
 
 struct DestinationVerdict {
   Reason reason = Reason::internal;
-  /// An enabled rule covers the host: HTTP and TLS to it are looked into, on every port. Only set when
-  /// allowed.
+  /// An enabled rule or a callback covers the host: HTTP and TLS to it are looked into, on every port. Only
+  /// set when allowed.
   bool intercept = false;
   /// A rule closes a part of the host, so nothing that cannot be looked into may go there.
   bool denies_some = false;
@@ -58,6 +58,8 @@ struct Verdict {
   Reason reason = Reason::internal;
   const Rule* rule = nullptr;  ///< The first enabled rule that matches. Valid while the snapshot lives.
   std::uint32_t rule_index = no_rule;
+  /// The callback to ask for credentials, when no rule has any for this request; or no_rule.
+  std::uint32_t callback_index = no_rule;
   bool judges_paths = false;
 };
 

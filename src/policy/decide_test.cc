@@ -759,5 +759,60 @@ TEST(Decide, PathsWithMorePrefixesThanAnybodyNamesAreJudgedAll) {
   EXPECT_EQ(verdict(*compiled(all), {.path = prefix}).rule_index, 7U);
 }
 
+// ---- callbacks
+// -------------------------------------------------------------------------------------------------
+
+constexpr std::string_view with_callbacks = R"(
+rules:
+  - name: static
+    match_hosts: [api.example.com]
+    match_paths: [/static/*]
+    headers: [{name: Authorization, type: plaintext, value: x}]
+  - name: off
+    enabled: false
+    match_hosts: [api.example.com]
+    headers: [{name: Authorization, type: plaintext, value: x}]
+  - name: closed
+    match_hosts: [api.example.com]
+    match_methods: [DELETE]
+    action: deny
+  - name: open
+    match_hosts: [b.example.com]
+callbacks:
+  - {match_hosts: ["*.sub.example.com", api.example.com], url: https://c.example.net/0, ttl_seconds: 60}
+  - {match_hosts: [api.example.com, b.example.com, x.sub.example.com], url: https://c.example.net/1, ttl_seconds: 60}
+)";
+
+TEST(Callbacks, AreAskedWhereNoRuleHasHeaders) {
+  const auto policy = snapshot(with_callbacks);
+  EXPECT_EQ(verdict(*policy, {.path = "/static/x"}).callback_index, no_rule) << "static headers win";
+  EXPECT_EQ(verdict(*policy, {.path = "/"}).callback_index, 0u) << "the first callback wins";
+  EXPECT_EQ(verdict(*policy, {.host = "b.example.com"}).callback_index, 1u)
+      << "a rule without headers has none";
+  EXPECT_EQ(verdict(*policy, {.host = "x.sub.example.com"}).callback_index, 0u) << "first in the document";
+  EXPECT_EQ(verdict(*policy, {.host = "sub.example.com"}).callback_index, no_rule)
+      << "the apex is not below itself";
+  EXPECT_EQ(verdict(*policy, {.host = "c.example.net"}).callback_index, no_rule);
+  const Verdict denied = verdict(*policy, {.method = "DELETE"});
+  EXPECT_EQ(denied.reason, Reason::denied_by_rule);
+  EXPECT_EQ(denied.callback_index, no_rule) << "nobody is asked about what is denied";
+}
+
+TEST(Callbacks, AreAskedOverTlsOnly) {
+  EXPECT_EQ(verdict(*snapshot(with_callbacks), {.tls = false}).reason, Reason::plaintext_credential);
+  const auto lenient = snapshot(with_callbacks, {.plaintext_credentials = PlaintextCredentials::allow});
+  EXPECT_EQ(verdict(*lenient, {.tls = false}).reason, Reason::allowed);
+}
+
+TEST(Callbacks, CoverTheirHostsAndNotTheirEndpoint) {
+  const auto policy = snapshot(with_callbacks, {.default_egress = DefaultEgress::hosts_of_rules});
+  EXPECT_EQ(judge_https(*policy, "x.sub.example.com"), Reason::allowed);
+  EXPECT_EQ(judge_https(*policy, "c.example.net"), Reason::not_in_allow_list)
+      << "asked by us, not by the sandbox";
+  EXPECT_THAT(policy->allowed_hint(), HasSubstr("*.sub.example.com"));
+  const Host covered = host("x.sub.example.com");
+  EXPECT_TRUE(judge_destination(*policy, {covered, 443, Transport::tls}).intercept);
+}
+
 }  // namespace
 }  // namespace postern::policy

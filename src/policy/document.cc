@@ -1,6 +1,7 @@
 #include "policy/document.h"
 
 #include <array>
+#include <charconv>
 #include <fcntl.h>
 #include <fmt/format.h>
 #include <fmt/ranges.h>
@@ -30,6 +31,11 @@ constexpr std::array<std::string_view, 5> provider_types = {"aws", "gcp", "azure
 constexpr std::array<std::string_view, 8> unsupported_rule_fields = {
     "aws", "gcp", "azure", "oauth2", "github_app", "rewrite", "transform", "limits"};
 constexpr std::array<std::string_view, 4> header_fields = {"name", "type", "value", "is_set"};
+constexpr std::array<std::string_view, 5> callback_fields = {"match_hosts", "url", "ttl_seconds",
+                                                             "full_request", "request_headers"};
+// Ours in every request to a callback.
+constexpr std::array<std::string_view, 2> callback_own_headers = {"content-type",
+                                                                  "x-langsmith-signature-jwt"};
 constexpr std::array<std::string_view, 3> header_types = {"workspace_secret", "plaintext", "opaque"};
 
 bool contains(Names names, std::string_view name) { return std::ranges::find(names, name) != names.end(); }
@@ -49,15 +55,6 @@ std::string lower(std::string_view text) {
     if (c >= 'A' && c <= 'Z') c = static_cast<char>(c - 'A' + 'a');
   }
   return out;
-}
-
-/// Fields that belong to the message or to the connection, not to the user. RFC 9110 §7.6.1 and §10.1.1, RFC
-/// 9112 §6, RFC 6455 §11.3. `name` is lower case.
-bool is_reserved_header(std::string_view name) {
-  constexpr std::array<std::string_view, 10> reserved = {
-      "host", "content-length", "transfer-encoding", "connection", "upgrade",
-      "te",   "trailer",        "keep-alive",        "expect",     "http2-settings"};
-  return contains(reserved, name) || name.starts_with("proxy-") || name.starts_with("sec-websocket-");
 }
 
 /// Walks the tree once and collects every problem, so that the author mends them in one go.
@@ -170,11 +167,6 @@ class Reader {
   void read_document(const Node& root, Document& out) {
     check_fields(root, "", document_fields);
     read_description(root, "", out.description);
-    if (const Node* callbacks = find(root, "callbacks");
-        callbacks != nullptr && expect(*callbacks, "callbacks", Node::Kind::sequence)) {
-      if (!callbacks->items.empty())
-        fail("callbacks", callbacks->at, "'callbacks' is not supported by this version");
-    }
     if (const Node* ignored = find(root, "no_proxy")) {
       read_strings(root, "", "no_proxy", rule_entries_max, [](const Node&, const std::string&) {});
       out.warnings.push_back({"no_proxy", ignored->at, "is deprecated and has no effect: leave it out"});
@@ -186,6 +178,10 @@ class Reader {
     read_list(root, "", "rules", rules_max, [&](const Node& item, const std::string& where) {
       if (!expect(item, where, Node::Kind::mapping)) return;
       read_rule(item, where, out.rules.emplace_back());
+    });
+    read_list(root, "", "callbacks", callbacks_max, [&](const Node& item, const std::string& where) {
+      if (!expect(item, where, Node::Kind::mapping)) return;
+      read_callback(item, where, out.callbacks.emplace_back());
     });
   }
 
@@ -219,11 +215,11 @@ class Reader {
     read_description(node, where, out.description);
     out.enabled = read_flag(node, where, "enabled", true);
     read_action(node, where, out);
-    read_match_hosts(node, where, out);
+    read_match_hosts(node, where, "rule", out.match_hosts);
     read_match_paths(node, where, out);
     read_match_methods(node, where, out);
     read_match_headers(node, where, out);
-    read_headers(node, where, out);
+    read_headers(node, where, "headers", header_types, out.headers);
     read_env_vars(node, where, out);
     if (out.action == Action::deny && !out.headers.empty()) {
       fail(child(where, "headers"), node.find("headers")->at,
@@ -288,22 +284,24 @@ class Reader {
     }
   }
 
-  void read_match_hosts(const Node& node, const std::string& where, Rule& out) {
+  void read_match_hosts(const Node& node, const std::string& where, std::string_view what,
+                        std::vector<Rule::MatchHost>& out) {
     const Node* hosts = find(node, "match_hosts");
     if (hosts == nullptr) {
       if (node.find("match_hosts") == nullptr || unknown_fields_ == UnknownFields::tolerate) {
-        fail(where, node.at, "a rule needs 'match_hosts', the hosts that it is for");
+        fail(where, node.at, fmt::format("a {} needs 'match_hosts', the hosts that it is for", what));
       }
       return;
     }
     if (hosts->kind == Node::Kind::sequence && hosts->items.empty()) {
-      return fail(child(where, "match_hosts"), hosts->at, "is empty: a rule needs at least one host");
+      return fail(child(where, "match_hosts"), hosts->at,
+                  fmt::format("is empty: a {} needs at least one host", what));
     }
     read_strings(node, where, "match_hosts", rule_entries_max,
                  [&](const Node& item, const std::string& place) {
                    auto pattern = parse_host_pattern(item.text);
                    if (!pattern) return fail(place, item.at, pattern.error());
-                   out.match_hosts.push_back({item.text, std::move(*pattern)});
+                   out.push_back({item.text, std::move(*pattern)});
                  });
   }
 
@@ -347,23 +345,24 @@ class Reader {
         });
   }
 
-  void read_headers(const Node& node, const std::string& where, Rule& out) {
-    read_list(node, where, "headers", rule_headers_max, [&](const Node& item, const std::string& place) {
+  void read_headers(const Node& node, const std::string& where, std::string_view key, Names types,
+                    std::vector<Header>& out) {
+    read_list(node, where, key, rule_headers_max, [&](const Node& item, const std::string& place) {
       if (!expect(item, place, Node::Kind::mapping)) return;
       Header header;
       header.at = item.at;
       check_fields(item, place, header_fields);
       const bool named = read_header_name(item, place, header);
-      const bool typed = read_header_type(item, place, header);
+      const bool typed = read_header_type(item, place, types, header);
       if (typed) read_header_value(item, place, header);
       if (!named || !typed) return;
       const auto same = [&](const Header& other) { return wire::same_name(other.name, header.name); };
-      if (std::ranges::any_of(out.headers, same)) {
-        return fail(child(place, "name"), item.find("name")->at,
-                    fmt::format("{} is set twice by this rule (names are compared without case)",
-                                in_quotes(header.name)));
+      if (std::ranges::any_of(out, same)) {
+        return fail(
+            child(place, "name"), item.find("name")->at,
+            fmt::format("{} is set twice here (names are compared without case)", in_quotes(header.name)));
       }
-      out.headers.push_back(std::move(header));
+      out.push_back(std::move(header));
     });
   }
 
@@ -383,7 +382,7 @@ class Reader {
                        header_name_bytes_max));
       return false;
     }
-    if (is_reserved_header(lower(name->text))) {
+    if (is_reserved_header(name->text)) {
       fail(place, name->at,
            fmt::format("{} belongs to the connection and cannot be set (nor can Host, Content-Length, "
                        "Transfer-Encoding, Connection, "
@@ -395,26 +394,78 @@ class Reader {
     return true;
   }
 
-  bool read_header_type(const Node& node, const std::string& where, Header& out) {
+  bool read_header_type(const Node& node, const std::string& where, Names types, Header& out) {
     const Node* type = find(node, "type");
     if (type == nullptr) {
       if (node.find("type") == nullptr || unknown_fields_ == UnknownFields::tolerate) {
-        fail(where, node.at,
-             fmt::format("a header needs a 'type' (accepted: {})", fmt::join(header_types, ", ")));
+        fail(where, node.at, fmt::format("a header needs a 'type' (accepted: {})", fmt::join(types, ", ")));
       }
       return false;
     }
     const std::string place = child(where, "type");
     if (!expect(*type, place, Node::Kind::string)) return false;
     for (const HeaderType known : {HeaderType::workspace_secret, HeaderType::plaintext, HeaderType::opaque}) {
-      if (type->text != token(known)) continue;
+      if (type->text != token(known) || !contains(types, type->text)) continue;
       out.type = known;
       return true;
     }
-    fail(place, type->at,
-         fmt::format("{} is not a header type (accepted: {})", in_quotes(type->text),
-                     fmt::join(header_types, ", ")));
+    fail(
+        place, type->at,
+        fmt::format("{} is not a header type (accepted: {})", in_quotes(type->text), fmt::join(types, ", ")));
     return false;
+  }
+
+  void read_callback(const Node& node, const std::string& where, Callback& out) {
+    constexpr std::array<std::string_view, 2> types = {"plaintext", "opaque"};
+    out.at = node.at;
+    check_fields(node, where, callback_fields);
+    read_match_hosts(node, where, "callback", out.match_hosts);
+    read_callback_url(node, where, out);
+    read_callback_ttl(node, where, out);
+    out.full_request = read_flag(node, where, "full_request", false);
+    read_headers(node, where, "request_headers", types, out.request_headers);
+    for (std::size_t i = 0; i < out.request_headers.size(); ++i) {
+      const Header& header = out.request_headers[i];
+      if (contains(callback_own_headers, lower(header.name)))
+        fail(fmt::format("{}.request_headers[{}].name", where, i), header.at,
+             fmt::format("{} is set by Postern itself", in_quotes(header.name)));
+    }
+  }
+
+  void read_callback_url(const Node& node, const std::string& where, Callback& out) {
+    const Node* text = find(node, "url");
+    if (text == nullptr) {
+      if (node.find("url") == nullptr || unknown_fields_ == UnknownFields::tolerate)
+        fail(where, node.at, "a callback needs a 'url', the endpoint that is asked");
+      return;
+    }
+    const std::string place = child(where, "url");
+    if (!expect(*text, place, Node::Kind::string)) return;
+    auto url = wire::parse_url(text->text);
+    if (!url) return fail(place, text->at, url.error().detail);
+    out.url = std::move(*url);
+  }
+
+  void read_callback_ttl(const Node& node, const std::string& where, Callback& out) {
+    const Node* ttl = find(node, "ttl_seconds");
+    const auto [least, most] = std::pair(callback_ttl_min.count(), callback_ttl_max.count());
+    if (ttl == nullptr) {
+      if (node.find("ttl_seconds") == nullptr || unknown_fields_ == UnknownFields::tolerate)
+        fail(where, node.at,
+             fmt::format("a callback needs 'ttl_seconds', for how long an answer is used ({} to {})", least,
+                         most));
+      return;
+    }
+    const std::string place = child(where, "ttl_seconds");
+    if (!expect(*ttl, place, Node::Kind::number)) return;
+    long seconds = 0;
+    const char* const end = ttl->text.data() + ttl->text.size();
+    const auto read = std::from_chars(ttl->text.data(), end, seconds);
+    if (read.ec != std::errc() || read.ptr != end || seconds < least || seconds > most)
+      return fail(
+          place, ttl->at,
+          fmt::format("{} is not accepted: whole seconds from {} to {}", in_quotes(ttl->text), least, most));
+    out.ttl = std::chrono::seconds(seconds);
   }
 
   void read_header_value(const Node& node, const std::string& where, Header& out) {
@@ -489,6 +540,14 @@ class Reader {
 };
 
 }  // namespace
+
+bool is_reserved_header(std::string_view any_case) {
+  const std::string name = lower(any_case);
+  constexpr std::array<std::string_view, 10> reserved = {
+      "host", "content-length", "transfer-encoding", "connection", "upgrade",
+      "te",   "trailer",        "keep-alive",        "expect",     "http2-settings"};
+  return contains(reserved, name) || name.starts_with("proxy-") || name.starts_with("sec-websocket-");
+}
 
 std::string_view token(HeaderType type) {
   switch (type) {
@@ -568,6 +627,16 @@ Json print_rule(const Rule& rule) {
   return out;
 }
 
+Json print_callback(const Callback& callback) {
+  Json out = Json::object();
+  for (const auto& host : callback.match_hosts) out["match_hosts"].push_back(host.text);
+  out["url"] = callback.url.text;
+  out["ttl_seconds"] = callback.ttl.count();
+  if (callback.full_request) out["full_request"] = true;
+  for (const auto& header : callback.request_headers) out["request_headers"].push_back(print_header(header));
+  return out;
+}
+
 }  // namespace
 
 std::string print(const Document& document) {
@@ -584,6 +653,7 @@ std::string print(const Document& document) {
     for (const Rule& rule : document.rules) rules.push_back(print_rule(rule));
     out["rules"] = std::move(rules);
   }
+  for (const Callback& callback : document.callbacks) out["callbacks"].push_back(print_callback(callback));
   return out.dump(2);
 }
 

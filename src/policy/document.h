@@ -3,6 +3,7 @@
 // is moved into a Snapshot (policy/snapshot.h), where requests are judged by it. Opaque credentials in it are
 // Secrets, so a Document moves and is never copied.
 
+#include <chrono>
 #include <cstdint>
 #include <expected>
 #include <optional>
@@ -13,16 +14,19 @@
 #include "base/secret.h"
 #include "policy/pattern.h"
 #include "policy/problem.h"
+#include "wire/url.h"
 
 namespace postern::policy {
 
 inline constexpr std::size_t rules_max = 10'000;
 inline constexpr std::size_t access_entries_max = 20'000;
+inline constexpr std::size_t callbacks_max = 100;  // each is an endpoint of the policy's author
 inline constexpr std::size_t rule_entries_max =
     1'000;                                           // hosts, paths, methods, variables... of one rule, each
 inline constexpr std::size_t rule_headers_max = 64;  // a request head has at most 256 fields
 inline constexpr std::size_t rule_name_bytes_max = 128;  // stands in every record
 inline constexpr std::size_t description_characters_max = 1024;
+inline constexpr std::chrono::seconds callback_ttl_min{60}, callback_ttl_max{3600};
 inline constexpr std::size_t header_name_bytes_max = 128;
 inline constexpr std::size_t header_value_bytes_max = 16 * 1024;    // heads are cut at 64 KiB
 inline constexpr std::size_t variable_value_bytes_max = 32 * 1024;  // execve takes 128 KiB in one string
@@ -77,6 +81,16 @@ struct Rule {
   bool injects_credential() const;
 };
 
+/// Credentials that are asked of an endpoint of the policy's author, for hosts that no rule has headers for.
+struct Callback {
+  Position at;
+  std::vector<Rule::MatchHost> match_hosts;
+  wire::Url url;
+  std::chrono::seconds ttl{};           ///< How long an answer is used.
+  bool full_request = false;            ///< Every request is shown to it, and no answer is used twice.
+  std::vector<Header> request_headers;  ///< For the endpoint: plaintext or opaque.
+};
+
 struct AccessControl {
   enum class Kind : std::uint8_t { allow_list, deny_list };
   struct Entry {
@@ -92,12 +106,17 @@ struct Document {
   std::string description;
   std::optional<AccessControl> access_control;
   std::vector<Rule> rules;
+  std::vector<Callback> callbacks;
   std::vector<Problem> warnings;  ///< Accepted, without effect (`no_proxy`).
 };
 
 /// A file's typo must not silently widen or narrow a policy; the HTTP API must bear the fields of newer
 /// clients.
 enum class UnknownFields : std::uint8_t { refuse, tolerate };
+
+/// What nobody may set on a message: it belongs to the connection or to the message itself (RFC 9110 §7.6.1
+/// and §10.1.1, RFC 9112 §6, RFC 6455 §11.3). Ignores case.
+bool is_reserved_header(std::string_view name);
 
 std::expected<Document, std::vector<Problem>> parse_document(
     std::string_view text, Format format, UnknownFields unknown_fields = UnknownFields::refuse);

@@ -309,12 +309,77 @@ TEST(Document, WhatThisVersionCannotDoIsRefusedByName) {
                   HasSubstr(fmt::format(
                       "policy.yaml:4:5: rules[0].{0}: '{0}' is not supported by this version", field)));
     }
-    EXPECT_THAT(problems("callbacks: [{url: x}]", Format::yaml, unknown),
-                HasSubstr("policy.yaml:1:12: callbacks: 'callbacks' is not supported by this version"));
-    EXPECT_EQ(problems("callbacks: []", Format::yaml, unknown), "");
     EXPECT_THAT(problems(rule_with("type: other"), Format::yaml, unknown),
                 HasSubstr("'other' is not a rule type"));
   }
+}
+
+TEST(Document, CallbacksAreReadAndPrinted) {
+  const std::string_view text = R"(
+callbacks:
+  - match_hosts: [api.example.com, "*.internal.example.com"]
+    url: https://creds.example.com/issue?team=a
+    ttl_seconds: 60
+    request_headers:
+      - {name: Authorization, type: opaque, value: hidden}
+      - {name: X-Team, type: plaintext, value: blue}
+  - match_hosts: [b.example.com]
+    url: http://127.0.0.1:9000
+    ttl_seconds: 3600
+    full_request: true
+)";
+  const Document document = yaml(text);
+  ASSERT_EQ(document.callbacks.size(), 2u);
+  const Callback& first = document.callbacks[0];
+  EXPECT_EQ(first.match_hosts.size(), 2u);
+  EXPECT_EQ(first.url.host.name, "creds.example.com");
+  EXPECT_EQ(first.url.target, "/issue?team=a");
+  EXPECT_EQ(first.ttl, std::chrono::seconds(60));
+  EXPECT_FALSE(first.full_request);
+  ASSERT_EQ(first.request_headers.size(), 2u);
+  EXPECT_FALSE(first.request_headers[0].value.empty());
+  EXPECT_TRUE(document.callbacks[1].full_request);
+  EXPECT_FALSE(document.callbacks[1].url.tls);
+  const std::string printed = print(document);
+  EXPECT_THAT(printed, Not(HasSubstr("hidden")));
+  EXPECT_EQ(print(yaml(printed)), [&] {
+    std::string again = printed;  // What is never printed is not there when it is read again.
+    again.replace(again.find("\"is_set\": true"), 14, "\"is_set\": false");
+    return again;
+  }());
+}
+
+TEST(Document, CallbacksThatCannotWorkAreRefusedByPlace) {
+  const auto with = [](const std::string& fields) {
+    return problems(
+        "callbacks:\n  - {match_hosts: [a.example.com], url: 'https://c.example.com/', ttl_seconds: 60" +
+        fields + "}\n");
+  };
+  EXPECT_EQ(with(""), "");
+  EXPECT_THAT(problems("callbacks: [{}]"),
+              AllOf(HasSubstr("a callback needs 'match_hosts'"), HasSubstr("a callback needs a 'url'"),
+                    HasSubstr("a callback needs 'ttl_seconds'")));
+  EXPECT_THAT(with(", ttl: 1"), HasSubstr("callbacks[0].ttl: unknown field 'ttl'"));
+  EXPECT_THAT(with(", request_headers: [{name: content-TYPE, type: plaintext, value: x}]"),
+              HasSubstr("callbacks[0].request_headers[0].name: 'content-TYPE' is set by Postern itself"));
+  EXPECT_THAT(with(", request_headers: [{name: X-LangSmith-Signature-JWT, type: plaintext, value: x}]"),
+              HasSubstr("is set by Postern itself"));
+  EXPECT_THAT(with(", request_headers: [{name: Host, type: plaintext, value: x}]"),
+              HasSubstr("belongs to the connection"));
+  EXPECT_THAT(with(", request_headers: [{name: X, type: workspace_secret, value: '{A}'}]"),
+              HasSubstr("'workspace_secret' is not a header type (accepted: plaintext, opaque)"));
+  const auto ttl = [](const std::string& value) {
+    return problems(
+        "callbacks: [{match_hosts: [a.example.com], url: 'https://c.example.com/', ttl_seconds: " + value +
+        "}]");
+  };
+  for (const std::string bad : {"59", "3601", "-60", "60.5", "1e3", "99999999999999999999"})
+    EXPECT_THAT(ttl(bad), HasSubstr("whole seconds from 60 to 3600")) << bad;
+  EXPECT_THAT(ttl("'60'"), HasSubstr("must be a number"));
+  EXPECT_THAT(problems("callbacks: [{match_hosts: ['*.com'], url: 'https://user:hunter22@c.example.com/', "
+                       "ttl_seconds: 60}]"),
+              AllOf(HasSubstr("callbacks[0].match_hosts[0]"),
+                    HasSubstr("callbacks[0].url: must not have a user"), Not(HasSubstr("hunter22"))));
 }
 
 TEST(Document, NoProxyIsAcceptedWithAWarning) {

@@ -16,12 +16,14 @@ class Compiler {
   std::expected<std::shared_ptr<const Snapshot>, std::vector<Problem>> run() {
     compile_access();
     index_rules();
+    index_callbacks();
     merge_env_vars();
     snapshot_->version_ = options_.version;
     snapshot_->allow_private_ = options_.allow_private;
     snapshot_->plaintext_credentials_ = options_.plaintext_credentials;
     snapshot_->description_ = std::move(document_.description);
     snapshot_->rules_ = std::move(document_.rules);
+    snapshot_->callbacks_ = std::move(document_.callbacks);
     if (!problems_.empty()) return std::unexpected(std::move(problems_));
     return std::shared_ptr<const Snapshot>(std::move(snapshot_));
   }
@@ -84,13 +86,26 @@ class Compiler {
 
   /// Only rules that allow: a rule that closes something must not open its host for everything else.
   void add_hosts_of_rules() {
-    for (const Rule& rule : document_.rules) {
-      if (!rule.enabled || rule.action != Action::allow) continue;
-      for (const Rule::MatchHost& host : rule.match_hosts) {
+    const auto add = [this](const std::vector<Rule::MatchHost>& hosts) {
+      for (const Rule::MatchHost& host : hosts) {
         using Form = DestinationPattern::Form;
         snapshot_->allowed_->add(
             {.form = host.pattern.subdomains ? Form::subdomains : Form::host, .text = host.pattern.host});
         hint(host.text);
+      }
+    };
+    for (const Rule& rule : document_.rules)
+      if (rule.enabled && rule.action == Action::allow) add(rule.match_hosts);
+    for (const Callback& callback : document_.callbacks) add(callback.match_hosts);
+  }
+
+  void index_callbacks() {
+    // From the last to the first, so that the first stays.
+    for (std::size_t i = document_.callbacks.size(); i-- > 0;) {
+      for (const Rule::MatchHost& host : document_.callbacks[i].match_hosts) {
+        auto& index = snapshot_->callback_index_;
+        (host.pattern.subdomains ? index.below(host.pattern.host) : index.exact(host.pattern.host)) =
+            static_cast<std::uint32_t>(i);
       }
     }
   }
@@ -141,6 +156,18 @@ class Compiler {
   std::size_t networks_ = 0;
   std::size_t hints_ = 0;
 };
+
+std::uint32_t Snapshot::callback_for(const Host& host) const {
+  std::uint32_t first = no_rule;
+  if (const std::uint32_t* exact = callback_index_.find_exact(host.name)) first = *exact;
+  if (!host.literal) {
+    callback_index_.any_below(host.name, [&first](std::uint32_t number) {
+      first = std::min(first, number);
+      return false;
+    });
+  }
+  return first;
+}
 
 bool Snapshot::may_reach_address(const IpAddress& address) const {
   return is_public(address) ||

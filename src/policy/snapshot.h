@@ -15,6 +15,7 @@
 #include "model/address.h"
 #include "policy/destinations.h"
 #include "policy/document.h"
+#include "policy/host_table.h"
 #include "policy/rule_index.h"
 
 namespace postern::policy {
@@ -45,6 +46,8 @@ class Snapshot {
   const std::string& description() const { return description_; }
   /// Every rule of the document, disabled ones too: a rule's number is its place here.
   std::span<const Rule> rules() const { return rules_; }
+  /// In the order of the document; a callback's number is its place here.
+  std::span<const Callback> callbacks() const { return callbacks_; }
   /// The variables of enabled rules, a later rule's value in place of an earlier one's.
   std::span<const EnvVar> env_vars() const { return env_vars_; }
   /// What would be allowed, for people and agents: "api.openai.com, *.github.com:443 and 12 more". No
@@ -55,6 +58,8 @@ class Snapshot {
   const Destinations* allowed() const { return allowed_ ? &*allowed_ : nullptr; }  ///< nullptr: every name
   const Destinations& denied() const { return denied_; }
   const RuleIndex& rule_index() const { return rule_index_; }
+  /// The first callback for a host, or no_rule.
+  std::uint32_t callback_for(const Host& host) const;
   bool may_reach_address(const IpAddress& address) const;
   PlaintextCredentials plaintext_credentials() const { return plaintext_credentials_; }
 
@@ -65,11 +70,13 @@ class Snapshot {
   std::uint64_t version_ = 0;
   std::string description_;
   std::vector<Rule> rules_;
+  std::vector<Callback> callbacks_;
   std::vector<EnvVar> env_vars_;
   std::string allowed_hint_;
   std::optional<Destinations> allowed_;
   Destinations denied_{Destinations::Side::deny};
   RuleIndex rule_index_;
+  HostTable<std::uint32_t> callback_index_;  ///< The first callback with that pattern.
   std::vector<Cidr> allow_private_;
   PlaintextCredentials plaintext_credentials_ = PlaintextCredentials::refuse;
 };

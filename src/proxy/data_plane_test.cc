@@ -133,8 +133,7 @@ std::shared_ptr<const Egress> version(std::uint64_t number) {
   credential::SecretStore secrets;
   (void)secrets.set("KEY", Secret("secret-" + n));
   auto injections = credential::resolve(**snapshot, secrets);
-  Egress egress{std::move(*snapshot), std::move(*injections)};
-  return std::make_shared<const Egress>(std::move(egress));
+  return make_egress(std::move(*snapshot), std::move(*injections));
 }
 
 class DataPlaneTest : public testing::Test {

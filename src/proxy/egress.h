@@ -6,6 +6,8 @@
 #include <memory>
 #include <string>
 
+#include "credential/callback.h"
+#include "credential/grants.h"
 #include "credential/injections.h"
 #include "model/host.h"
 #include "policy/decide.h"
@@ -19,11 +21,18 @@ class NameTable;
 
 namespace postern::proxy {
 
-/// Policy and credentials as one immutable value, swapped whole: never an old rule with a new secret.
+/// Policy and credentials as one immutable value, swapped whole: never an old rule with a new secret. What
+/// was asked for under one policy goes with it.
 struct Egress {
   std::shared_ptr<const policy::Snapshot> snapshot;
   credential::Injections injections;
+  std::shared_ptr<credential::Grants> grants;  ///< Of callbacks; refers to the injections.
 };
+
+/// `signer`: who asks the callbacks; may be nullptr without any.
+std::shared_ptr<const Egress> make_egress(std::shared_ptr<const policy::Snapshot> snapshot,
+                                          credential::Injections injections,
+                                          std::shared_ptr<const credential::CallbackSigner> signer = nullptr);
 
 struct SandboxIdentity {
   /// Never used again in this process, unlike a name.
@@ -43,6 +52,7 @@ struct Tenant {
   SandboxIdentity identity;
   std::shared_ptr<const Egress> egress;  ///< The current one; an exchange keeps the one it was judged by.
   mutable TenantLoad load;
+  mutable credential::LoopGrants grants;
   mutable Resting resting;  ///< Its connections that have nothing under way.
 };
 

@@ -26,6 +26,40 @@ bool names_framing(std::string_view name) {
          wire::same_name(name, "expect");
 }
 
+/// A request that was read before it was sent.
+struct HeldRequest {
+  RequestHead head;  ///< Its views are into `bytes`.
+  std::vector<HeaderField> fields;
+  std::string bytes;
+  std::string body;       ///< As far as it was read.
+  bool complete = false;  ///< That is all of it.
+
+  explicit HeldRequest(const RequestHead& original)
+      : head(original), fields(original.fields.begin(), original.fields.end()) {
+    std::size_t size = 0;
+    each_view([&size](std::string_view& view) { size += view.size(); });
+    bytes.reserve(size);
+    each_view([this](std::string_view& view) {
+      const std::size_t at = bytes.size();
+      bytes += view;
+      view = std::string_view(bytes).substr(at);
+    });
+    head.fields = fields;
+  }
+
+ private:
+  template <class Visit>
+  void each_view(Visit visit) {
+    for (std::string_view* view :
+         {&head.method, &head.target, &head.authority, &head.upgrade, &head.protocol})
+      visit(*view);
+    for (HeaderField& field : fields) {
+      visit(field.name);
+      visit(field.value);
+    }
+  }
+};
+
 class Exchange final : SandboxSide::AbortWatcher {
  public:
   Exchange(Worker& worker, const Flow& flow, SandboxSide& sandbox)
@@ -41,6 +75,12 @@ class Exchange final : SandboxSide::AbortWatcher {
   io::Task<void> carry() {
     if (auto judged = judge(); !judged) co_return co_await refuse(std::move(judged.error()));
     sandbox_.watch_abort(this);
+    if (source_ && !grant_) {
+      if (auto obtained = co_await obtain_grant(); !obtained) {
+        sandbox_.watch_abort(nullptr);
+        co_return co_await refuse(std::move(obtained.error()));
+      }
+    }
     auto reached = co_await reach_and_send();
     if (!reached) {
       sandbox_.watch_abort(nullptr);
@@ -61,9 +101,15 @@ class Exchange final : SandboxSide::AbortWatcher {
   std::span<const HeaderField> judged_fields();
   Result<void> judge_authority();
   Result<void> take_credentials();
+  void look_for_grant();
+  io::Task<Result<void>> obtain_grant();
+  void use_grant(credential::GrantRef grant);
+  io::Task<Result<void>> hold_request();
+  credential::ShownRequest shown_request();
   io::Task<Result<void>> reach_and_send();
   io::Task<Result<void>> reach(origin::Freshness freshness);
   io::Task<Result<void>> send_request();
+  io::Task<Result<void>> send_held();
   io::Task<void> upload();
   io::Task<void> finish_upload();
   io::Task<void> relay_answer();
@@ -92,6 +138,9 @@ class Exchange final : SandboxSide::AbortWatcher {
     if (!failure_) failure_ = std::move(error);
   }
 
+  /// Valid whatever has been read.
+  const RequestHead& request() const { return held_ ? held_->head : sandbox_.request(); }
+
   Worker& worker_;
   const Flow& flow_;
   SandboxSide& sandbox_;
@@ -109,6 +158,9 @@ class Exchange final : SandboxSide::AbortWatcher {
   bool grpc_ = false;              ///< Likewise, for how a refusal is said.
   policy::Verdict verdict_;
   std::span<const credential::InjectedHeader> credentials_;
+  const credential::Source* source_ = nullptr;  ///< Who is asked for the credentials.
+  credential::GrantRef grant_;                  ///< What was answered.
+  std::unique_ptr<HeldRequest> held_;           ///< When the source wants to see the request.
   std::vector<HeaderField> fields_;
   std::unique_ptr<OriginSide> origin_;
   bool origin_reused_ = false;
@@ -198,10 +250,86 @@ Result<void> Exchange::judge() {
 
 Result<void> Exchange::take_credentials() {
   if (verdict_.rule) credentials_ = egress_->injections.of(verdict_.rule_index);
+  if (verdict_.callback_index != policy::no_rule) look_for_grant();
   if (!place_.admitted()) return fail(Reason::overloaded, {}, Side::self);
   // Nothing leaves unrecorded (threat 98).
   if (!worker_.journal.accepting()) return fail(Reason::audit_unavailable, {}, Side::self);
   return {};
+}
+
+void Exchange::look_for_grant() {
+  credential::Grants& grants = *egress_->grants;
+  source_ = &grants.of_callback(verdict_.callback_index);
+  if (!source_->cached()) return;
+  auto grant = flow_.tenant.grants.find(grants, *source_, *host_, flow_.port, worker_.clock);
+  if (!grant || worker_.loop.now() >= grant->refresh_after) {
+    const auto& [number, name, workspace, names] = flow_.tenant.identity;
+    grant = grants.current(worker_.caller, *source_, {workspace, name, *host_, flow_.port});
+    if (grant) flow_.tenant.grants.keep(grants, *source_, *host_, flow_.port, grant);
+  }
+  if (grant) use_grant(std::move(grant));
+}
+
+void Exchange::use_grant(credential::GrantRef grant) {
+  grant_ = std::move(grant);
+  credentials_ = grant_->headers;
+  recording_->credentials.clear();
+  // The record names the headers, and is written later.
+  recording_->policy =
+      std::make_shared<const std::pair<std::shared_ptr<const Egress>, credential::GrantRef>>(egress_, grant_);
+}
+
+io::Task<Result<void>> Exchange::obtain_grant() {
+  credential::Grants& grants = *egress_->grants;
+  const auto& [number, name, workspace, names] = flow_.tenant.identity;
+  const credential::Subject subject{workspace, name, *host_, flow_.port};
+  std::unique_ptr<const credential::ShownRequest> shown;
+  if (!source_->cached()) {
+    if (!held_) co_await co_await hold_request();
+    shown = std::make_unique<const credential::ShownRequest>(shown_request());
+  }
+  auto grant = co_await grants.obtain(worker_.caller, *source_, subject, shown.get());
+  if (failure_) co_return std::unexpected(*failure_);  // The sandbox left meanwhile.
+  if (!grant) co_return std::unexpected(std::move(grant.error()));
+  if (source_->cached()) flow_.tenant.grants.keep(grants, *source_, *host_, flow_.port, *grant);
+  use_grant(std::move(*grant));
+  co_return Result<void>{};
+}
+
+/// Reads the body, as far as it is shown. The request's own views end with it.
+io::Task<Result<void>> Exchange::hold_request() {
+  held_ = std::make_unique<HeldRequest>(sandbox_.request());
+  held_->complete = sandbox_.body_complete();
+  if (held_->complete) co_return Result<void>{};
+  if (held_->head.expects_continue && !sandbox_.body_ready()) {
+    const OutgoingAnswer welcome{.status = 100, .reason_phrase = "Continue"};
+    co_await co_await sandbox_.send_informational(welcome);
+  }
+  body_started_ = true;
+  const TimePoint end = worker_.loop.now() + limits::shown_body_time;
+  while (!held_->complete && held_->body.size() < credential::shown_body_bytes_max) {
+    auto piece = co_await sandbox_.read_body(end);
+    if (!piece && piece.error().reason == Reason::sandbox_timeout) break;
+    if (!piece) co_return std::unexpected(std::move(piece.error()));
+    held_->body += piece->data;
+    held_->complete = piece->last;
+  }
+  co_return Result<void>{};
+}
+
+credential::ShownRequest Exchange::shown_request() {
+  credential::ShownRequest shown;
+  shown.method = method_;
+  shown.scheme = flow_.tls ? "https" : "http";
+  const std::size_t question = std::min(target_.find('?'), target_.size());
+  shown.path = target_.substr(0, question);
+  if (question < target_.size()) shown.query = target_.substr(question + 1);
+  shown.url.append(shown.scheme).append("://").append(authority()).append(target_);
+  forwardable(held_->head.fields, true);
+  for (const HeaderField& field : fields_) shown.fields.emplace_back(field.name, field.value);
+  shown.body = held_->body.substr(0, credential::shown_body_bytes_max);
+  shown.body_truncated = !held_->complete || shown.body.size() < held_->body.size();
+  return shown;
 }
 
 io::Task<Result<void>> Exchange::reach_and_send() {
@@ -223,7 +351,7 @@ bool Exchange::may_retry(const Error& error) const {
 
 // Which version of HTTP this request needs.
 origin::Protocol Exchange::protocol() const {
-  const RequestHead& request = sandbox_.request();
+  const RequestHead& request = this->request();
   if (!outgoing_upgrade().empty())
     return wire::same_name(request.upgrade, "websocket") ? origin::Protocol::websocket
                                                          : origin::Protocol::http1;
@@ -255,6 +383,8 @@ io::Task<Result<void>> Exchange::reach(origin::Freshness freshness) {
     co_return std::unexpected(std::move(reached.error()));
   }
   if (failure_) co_return std::unexpected(*failure_);  // The sandbox left meanwhile: nothing is sent for it.
+  // Time has passed since it was looked at (threat 90).
+  if (grant_ && !grant_->usable(worker_.clock)) co_await co_await obtain_grant();
   recording_->origin_address = std::move(reached->address);
   origin_reused_ = reached->reused;
   if (reached->stream)
@@ -335,7 +465,7 @@ bool Exchange::is_grpc(std::span<const HeaderField> fields) {
 }
 
 OutgoingRequest Exchange::outgoing_request() {
-  const RequestHead& request = sandbox_.request();
+  const RequestHead& request = this->request();
   forwardable(request.fields, true);
   if (authenticates_connection(request.fields, "authorization")) connection_bound_ = true;
   OutgoingRequest outgoing;
@@ -354,13 +484,14 @@ OutgoingRequest Exchange::outgoing_request() {
 
 // h2c would be a second protocol inside, beyond our judgement (threat 35).
 std::string_view Exchange::outgoing_upgrade() const {
-  const RequestHead& request = sandbox_.request();
+  const RequestHead& request = this->request();
   const bool wanted = request.framing == BodyFraming::none && !wire::has_token(request.upgrade, "h2c");
   return wanted ? request.upgrade : std::string_view();
 }
 
 io::Task<Result<void>> Exchange::send_request() {
-  if (sandbox_.request().expects_continue && !sandbox_.body_complete() && !sandbox_.body_ready()) {
+  if (held_ && body_started_) co_return co_await send_held();
+  if (request().expects_continue && !sandbox_.body_complete() && !sandbox_.body_ready()) {
     // The request is allowed and its origin is there: the body is welcome (RFC 9110 §10.1.1).
     co_await co_await sandbox_.send_informational({.status = 100, .reason_phrase = "Continue"});
   }
@@ -380,6 +511,17 @@ io::Task<Result<void>> Exchange::send_request() {
   }
   upload_complete_ = false;
   upload_.emplace(upload());
+  co_return Result<void>{};
+}
+
+io::Task<Result<void>> Exchange::send_held() {
+  upload_complete_ = false;
+  const BodyPiece piece{held_->body, held_->complete, false};
+  auto sent = co_await origin_->send_body(piece, request_trailers(), body_deadline());
+  std::string().swap(held_->body);
+  if (!sent) co_return Result<void>{};  // The origin stopped reading; its answer still counts.
+  upload_complete_ = held_->complete;
+  if (!held_->complete) upload_.emplace(upload());
   co_return Result<void>{};
 }
 
@@ -482,14 +624,14 @@ io::Task<void> Exchange::relay_answer() {
   if (head->status == 101) {
     // Only what was asked for may be switched to (threat 34 is the opposite: asked, and answered with 200).
     // After a body the request's views are gone; an upgrade was not asked for then anyway.
-    const std::string_view wanted = body_started_ ? std::string_view() : sandbox_.request().upgrade;
+    const std::string_view wanted = body_started_ ? std::string_view() : request().upgrade;
     if (wanted.empty() || wire::has_token(wanted, "h2c") || !wire::same_name(head->upgrade, wanted)) {
       Error why{Reason::origin_malformed_response, Side::origin, Retry::never,
                 "an upgrade that nobody asked for"};
       co_return co_await refuse(std::move(why));
     }
     answer->upgrade = head->upgrade;
-  } else if (!body_started_ && !sandbox_.request().protocol.empty() && head->status < 300) {
+  } else if (!body_started_ && !request().protocol.empty() && head->status < 300) {
     // To an extended CONNECT any 2xx would say that the tunnel is there.
     Error why{Reason::origin_malformed_response, Side::origin, Retry::never,
               "the origin did not switch to a WebSocket"};
@@ -603,9 +745,9 @@ io::Task<void> Exchange::refuse(Error error, bool last) {
   const int status = grpc_ ? 200 : http_status_of(error.reason);
   recording_->status = status;
   // Refused before its path was judged.
-  if (recording_->path.empty() && !body_started_ && sandbox_.request().target.starts_with('/'))
-    recording_->path = wire::canonical_path(sandbox_.request().target, path_scratch_)
-                           .path.substr(0, limits::recorded_path_bytes_max);
+  if (recording_->path.empty() && !body_started_ && request().target.starts_with('/'))
+    recording_->path =
+        wire::canonical_path(request().target, path_scratch_).path.substr(0, limits::recorded_path_bytes_max);
   if (origin_) recording_->request_bytes = origin_->request_bytes();
   if (error.reason == Reason::sandbox_closed || error.reason == Reason::cancelled) {
     sandbox_.abort();  // Nobody is there to read it.
@@ -628,7 +770,7 @@ io::Task<void> Exchange::refuse(Error error, bool last) {
                                 {"Cache-Control", "no-store"},
                                 {"grpc-status", code},
                                 {"grpc-message", said}};
-  const RequestHead& request = sandbox_.request();
+  const RequestHead& request = this->request();
   // A short body is read off and the connection kept; before a long one it is cheaper to part.
   const bool short_body =
       !body_started_ && !request.expects_continue &&

@@ -26,7 +26,9 @@ inline constexpr std::size_t drain_bytes_max = 256 * KiB;
 inline constexpr std::size_t refused_body_bytes_max =
     64 * KiB;  // read off to keep the connection; else close
 inline constexpr std::size_t recorded_path_bytes_max =
-    2 * KiB;                                                // a record stays small, whatever is asked for
+    2 * KiB;  // a record stays small, whatever is asked for
+inline constexpr auto shown_body_time =
+    5s;  // for a body that a callback wants to see; one that trickles on is shown as far as it came
 inline constexpr int informational_max = 16;                // 1xx answers to one request; 502 above
 inline constexpr std::size_t connections_max = 16384;       // per loop; beyond it a connection is reset
 inline constexpr std::size_t exchanges_max = 16384;         // per loop, under way at once; 503 above

@@ -31,8 +31,9 @@ std::string message_for(const Refusal& refusal) {
       return fmt::format("Only HTTP and TLS are spoken on this port of {}.", where);
     case Reason::plaintext_credential:
       return fmt::format(
-          "The rule '{}' puts a credential on this request, which is only done over HTTPS. Use https://{}/.",
-          refusal.rule, refusal.host);
+          "{} a credential on this request, which is only done over HTTPS. Use https://{}/.",
+          refusal.rule.empty() ? "A callback puts" : fmt::format("The rule '{}' puts", refusal.rule),
+          refusal.host);
     case Reason::method_not_allowed: return "This method is not passed on.";
     case Reason::misdirected_request:
       return fmt::format(
@@ -63,6 +64,10 @@ std::string message_for(const Refusal& refusal) {
     case Reason::origin_timeout: return fmt::format("{} did not answer in time.", where);
     case Reason::credential_unavailable:
       return "The credential for this request could not be had, so it was not sent.";
+    case Reason::callback_failed:
+      return "callback resolution failed: the endpoint that gives the credential for this request did not "
+             "give "
+             "one, so the request was not sent. Try again later.";
     case Reason::audit_unavailable:
       return "Requests cannot be recorded right now, so none are passed on. Try again later.";
     case Reason::overloaded: return "Postern is at its limit. Try again later.";

@@ -15,6 +15,7 @@
 #include <gtest/gtest.h>
 #include <memory>
 #include <netinet/in.h>
+#include <netinet/tcp.h>
 #include <openssl/err.h>
 #include <openssl/ssl.h>
 #include <openssl/x509v3.h>
@@ -114,6 +115,11 @@ class Peer {
     if (!bytes.empty()) pending_.emplace_back(bytes);
   }
   bool sent() const { return pending_.empty(); }
+  /// A small write does not wait until the other end has acknowledged an earlier one.
+  void send_at_once() {
+    const int on = 1;
+    ::setsockopt(socket_.get(), IPPROTO_TCP, TCP_NODELAY, &on, sizeof on);
+  }
   /// The orderly end of our direction (close_notify and FIN), once everything is sent.
   void half_close() { half_close_ = true; }
   /// FIN without close_notify.
@@ -222,6 +228,14 @@ class Peer {
   bool shaken_ = false, half_close_ = false, closed_ = false, over_ = false, paused_ = false;
 };
 
+/// Made once: keys cost more than tests should.
+inline std::shared_ptr<const credential::CallbackSigner> callback_signer() {
+  static const std::shared_ptr<const credential::CallbackSigner> signer =
+      std::make_shared<const credential::CallbackSigner>(credential::JwtKey::generate(),
+                                                         "https://postern.example.net");
+  return signer;
+}
+
 inline Fd listen_on_loopback(std::uint16_t& port) {
   Fd listening(::socket(AF_INET, SOCK_STREAM | SOCK_NONBLOCK | SOCK_CLOEXEC, 0));
   sockaddr_in address{};
@@ -251,6 +265,9 @@ struct RoadOptions {
   std::string
       origin_name;  ///< In the origin's certificate; empty: the name that its SNI asks for, or the host.
   LoadLimits load;
+  bool prompt_peers = false;  ///< See Peer::send_at_once.
+  bool endpoint_tls = true;
+  std::string endpoint_name = "creds.example.net";  ///< In its certificate.
 };
 
 class Road {
@@ -272,8 +289,7 @@ class Road {
     (void)secrets.set("API_KEY", Secret(canary));
     auto injections = credential::resolve(**snapshot, secrets);
     if (!injections) throw std::runtime_error("policy: " + injections.error().front().message);
-    Egress egress{std::move(*snapshot), std::move(*injections)};
-    tenant_.egress = std::make_shared<const Egress>(std::move(egress));
+    tenant_.egress = make_egress(std::move(*snapshot), std::move(*injections), callback_signer());
     tenant_.identity.name = std::make_shared<const std::string>("box");
     tenant_.identity.workspace = std::make_shared<const std::string>("home");
     tenant_.identity.names = &names_;
@@ -283,6 +299,9 @@ class Road {
     for (const char* host :
          {"api.example.com", "plain.example.com", "tls.example.com", "db.example.com", "other.example.com"})
       (*overrides)[host].push_back(here);
+    std::uint16_t endpoint_port = 0;
+    endpoint_listening_ = listen_on_loopback(endpoint_port);
+    (*overrides)["creds.example.net"].push_back({IpAddress::v4(INADDR_LOOPBACK), endpoint_port});
     std::uint16_t closed_port = 0;
     listen_on_loopback(closed_port);  // closed again at once
     (*overrides)["gone.example.com"].push_back({IpAddress::v4(INADDR_LOOPBACK), closed_port});
@@ -311,6 +330,7 @@ class Road {
     SslPtr secure;
     if (!server_name.empty()) secure = Certificates::shared().client(server_name);
     sandboxes_.push_back(std::make_unique<Peer>(std::move(ours), std::move(secure)));
+    if (options_.prompt_peers) sandboxes_.back()->send_at_once();
     worker_->admit(tenant_, dialled, std::move(accepted));
     return *sandboxes_.back();
   }
@@ -320,6 +340,9 @@ class Road {
   bool has_sandbox() const { return !sandboxes_.empty(); }
   Peer* origin() { return origins_.empty() ? nullptr : origins_.back().get(); }
   std::size_t origins() const { return origins_.size(); }
+  /// Connections to creds.example.net, where callbacks are asked.
+  Peer* endpoint() { return endpoints_.empty() ? nullptr : endpoints_.back().get(); }
+  std::size_t endpoints() const { return endpoints_.size(); }
   Worker& worker() { return *worker_; }
   ManualClock& clock() { return clock_; }
   std::uint16_t origin_port() const { return origin_port_; }
@@ -335,9 +358,19 @@ class Road {
       if (options_.origin_tls)
         secure = Certificates::shared().server(options_.origin_name.empty() ? host_ : options_.origin_name);
       origins_.push_back(std::make_unique<Peer>(std::move(accepted), std::move(secure)));
+      if (options_.prompt_peers) origins_.back()->send_at_once();
+    }
+    if (Fd asking(::accept4(endpoint_listening_.get(), nullptr, nullptr, SOCK_NONBLOCK | SOCK_CLOEXEC));
+        asking) {
+      moved = true;
+      SslPtr secure;
+      if (options_.endpoint_tls) secure = Certificates::shared().server(options_.endpoint_name);
+      endpoints_.push_back(std::make_unique<Peer>(std::move(asking), std::move(secure)));
+      endpoints_.back()->send_at_once();
     }
     for (auto& peer : sandboxes_) moved |= peer->pump();
     for (auto& peer : origins_) moved |= peer->pump();
+    for (auto& peer : endpoints_) moved |= peer->pump();
     return moved;
   }
   /// Turns until nothing has moved for a while.
@@ -360,6 +393,7 @@ class Road {
   bool leave() {
     for (auto& peer : sandboxes_) peer->close();
     for (auto& peer : origins_) peer->close();
+    for (auto& peer : endpoints_) peer->close();
     return wait_until([&] { return worker_->loop.active() == 0; }, std::chrono::seconds(3));
   }
   /// Ends it all; the journal's lines.
@@ -388,6 +422,8 @@ class Road {
   std::string host_;
   std::unique_ptr<audit::Journal> journal_;
   std::unique_ptr<Worker> worker_;
+  Fd endpoint_listening_;
+  std::vector<std::unique_ptr<Peer>> endpoints_;
   std::vector<std::unique_ptr<Peer>> sandboxes_, origins_;
 };
 

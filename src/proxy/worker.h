@@ -12,6 +12,7 @@
 #include "origin/pool.h"
 #include "proxy/egress.h"
 #include "proxy/open_connections.h"
+#include "proxy/outbound_call.h"
 #include "proxy/overload.h"
 #include "tls/context.h"
 #include "tls/leaf.h"
@@ -67,6 +68,7 @@ class Worker {
   origin::Resolver resolver;
   origin::Dialler dialler;
   origin::Pool pool;
+  OutboundCaller caller;
 
   /// Connections that were reset because a limit was reached.
   std::uint64_t refused() const { return refused_; }

@@ -1,10 +1,6 @@
 #include "tls/ca.h"
 
 #include <array>
-#include <cerrno>
-#include <cstring>
-#include <fcntl.h>
-#include <filesystem>
 #include <openssl/bio.h>
 #include <openssl/crypto.h>
 #include <openssl/ec.h>
@@ -15,11 +11,8 @@
 #include <openssl/x509.h>
 #include <openssl/x509v3.h>
 #include <optional>
-#include <sys/file.h>
-#include <sys/stat.h>
-#include <unistd.h>
 
-#include "base/fd.h"
+#include "base/private_directory.h"
 
 namespace postern::tls {
 
@@ -29,9 +22,6 @@ void KeyFree::operator()(evp_pkey_st* key) const { EVP_PKEY_free(key); }
 namespace {
 
 constexpr const char* file_name = "ca.pem";
-constexpr const char* new_file_name = "ca.pem.new";
-constexpr const char* lock_name = "ca.lock";
-constexpr std::size_t file_bytes_max = 64 * 1024;  // it is about 1 KiB
 
 struct BioFree {
   void operator()(BIO* bio) const { BIO_free_all(bio); }
@@ -52,10 +42,6 @@ std::unexpected<Error> library_failure(const char* doing) {
   if (unsigned long code = ERR_get_error()) ERR_error_string_n(code, reason, sizeof reason);
   ERR_clear_error();
   return fail(Reason::internal, std::string(doing) + ": " + reason);
-}
-
-std::unexpected<Error> system_failure(const std::string& doing) {
-  return fail(Reason::internal, doing + ": " + std::strerror(errno));
 }
 
 std::unexpected<Error> unusable(std::string detail) {
@@ -124,99 +110,6 @@ bool set_validity(X509* certificate, WallTime not_before, WallTime not_after) {
   using std::chrono::system_clock;
   return ASN1_TIME_set(X509_getm_notBefore(certificate), system_clock::to_time_t(not_before)) != nullptr &&
          ASN1_TIME_set(X509_getm_notAfter(certificate), system_clock::to_time_t(not_after)) != nullptr;
-}
-
-// Files
-
-/// Ours, of the expected kind, and closed to everybody else.
-Result<void> check_private(const Fd& fd, mode_t kind, const std::string& path) {
-  struct stat status{};
-  if (fstat(fd.get(), &status) != 0) return system_failure("reading the status of '" + path + "'");
-  if ((status.st_mode & S_IFMT) != kind)
-    return unusable("'" + path + "' is not of the kind of file that it should be");
-  if (status.st_uid != geteuid()) return unusable("'" + path + "' belongs to another user");
-  if ((status.st_mode & 077) != 0) {
-    return unusable("'" + path +
-                    "' is open to other users; its key may be known to them, so remove it or, if you are " +
-                    "sure of it, take their permissions away (chmod go= )");
-  }
-  return {};
-}
-
-Result<Fd> open_directory(std::string path) {
-  while (path.size() > 1 && path.back() == '/') path.pop_back();  // O_NOFOLLOW would follow "link/"
-  std::error_code error;
-  const auto parent = std::filesystem::path(path).parent_path();
-  if (!parent.empty()) std::filesystem::create_directories(parent, error);
-  if (error) return fail(Reason::internal, "creating '" + parent.string() + "': " + error.message());
-  if (mkdir(path.c_str(), 0700) != 0 && errno != EEXIST) return system_failure("creating '" + path + "'");
-  Fd directory(open(path.c_str(), O_RDONLY | O_DIRECTORY | O_NOFOLLOW | O_CLOEXEC));
-  if (!directory) {
-    if (errno == ELOOP || errno == ENOTDIR)
-      return unusable("'" + path + "' is not a directory, or a symbolic link to one");
-    return system_failure("opening '" + path + "'");
-  }
-  if (auto checked = check_private(directory, S_IFDIR, path); !checked)
-    return std::unexpected(checked.error());
-  return directory;
-}
-
-/// Held until the descriptor is closed, by death too.
-Result<Fd> lock(const Fd& directory, const std::string& path) {
-  Fd file(openat(directory.get(), lock_name, O_RDWR | O_CREAT | O_NOFOLLOW | O_CLOEXEC | O_NONBLOCK, 0600));
-  if (!file) return system_failure("opening the lock file in '" + path + "'");
-  while (flock(file.get(), LOCK_EX) != 0) {
-    if (errno != EINTR) return system_failure("locking '" + path + "'");
-  }
-  return file;
-}
-
-/// False: there is no file.
-Result<bool> read_file(const Fd& directory, const std::string& path, std::string& out) {
-  // O_NONBLOCK: opening a FIFO put in its place must not hang.
-  Fd file(openat(directory.get(), file_name, O_RDONLY | O_NOFOLLOW | O_CLOEXEC | O_NONBLOCK));
-  if (!file) {
-    if (errno == ENOENT) return false;
-    if (errno == ELOOP) return unusable("'" + path + "' is a symbolic link");
-    return system_failure("opening '" + path + "'");
-  }
-  if (auto checked = check_private(file, S_IFREG, path); !checked) return std::unexpected(checked.error());
-  out.resize(file_bytes_max);  // once: growing would leave copies of the key in freed memory
-  std::size_t size = 0;
-  while (size < out.size()) {
-    const ssize_t count = read(file.get(), out.data() + size, out.size() - size);
-    if (count < 0 && errno == EINTR) continue;
-    if (count < 0) return system_failure("reading '" + path + "'");
-    if (count == 0) break;
-    size += static_cast<std::size_t>(count);
-  }
-  if (size == file_bytes_max) return unusable("'" + path + "' is far too long to be a CA's file");
-  out.resize(size);
-  return true;
-}
-
-Result<void> write_all(const Fd& file, std::string_view bytes, const std::string& path) {
-  while (!bytes.empty()) {
-    const ssize_t count = write(file.get(), bytes.data(), bytes.size());
-    if (count < 0 && errno == EINTR) continue;
-    if (count < 0) return system_failure("writing '" + path + "'");
-    bytes.remove_prefix(static_cast<std::size_t>(count));
-  }
-  return {};
-}
-
-/// The file is there whole and on disk, or it is not there. Requires the lock.
-Result<void> write_file(const Fd& directory, const std::string& path, std::string_view bytes) {
-  unlinkat(directory.get(), new_file_name, 0);  // of a process that died here
-  Fd file(openat(directory.get(), new_file_name, O_WRONLY | O_CREAT | O_EXCL | O_NOFOLLOW | O_CLOEXEC, 0600));
-  if (!file) return system_failure("creating '" + path + ".new'");
-  if (auto written = write_all(file, bytes, path); !written) return written;
-  // Content before name, name before use: a leaf signed by a CA that a power cut took back would help nobody.
-  if (fsync(file.get()) != 0) return system_failure("writing '" + path + "'");
-  if (renameat(directory.get(), new_file_name, directory.get(), file_name) != 0)
-    return system_failure("renaming '" + path + ".new'");
-  if (fsync(directory.get()) != 0) return system_failure("writing the directory of '" + path + "'");
-  return {};
 }
 
 /// Never asks on a terminal for a pass phrase.
@@ -300,14 +193,11 @@ Result<std::string> WorkspaceCa::private_pem() const {
 }
 
 Result<WorkspaceCa> WorkspaceCa::load_or_create(const std::string& directory_path, WallTime now) {
-  auto directory = open_directory(directory_path);
+  auto directory = PrivateDirectory::open(directory_path);
   if (!directory) return std::unexpected(directory.error());
-  auto locked = lock(*directory, directory_path);
-  if (!locked) return std::unexpected(locked.error());
-
-  const std::string path = directory_path + "/" + file_name;
+  const std::string path = directory->path_of(file_name);
   WipedString stored;
-  auto found = read_file(*directory, path, stored.text);
+  auto found = directory->read(file_name, stored.text);
   if (!found) return std::unexpected(found.error());
   if (*found) {
     auto ca = from_pem(stored.text);
@@ -322,7 +212,7 @@ Result<WorkspaceCa> WorkspaceCa::load_or_create(const std::string& directory_pat
   auto pem = ca->private_pem();
   if (!pem) return std::unexpected(pem.error());
   fresh.text.swap(*pem);
-  if (auto written = write_file(*directory, path, fresh.text); !written)
+  if (auto written = directory->write(file_name, fresh.text); !written)
     return std::unexpected(written.error());
   return ca;
 }

@@ -11,6 +11,7 @@
 #include <memory>
 #include <string>
 
+#include "base/clock.h"
 #include "base/result.h"
 
 struct x509_st;
@@ -26,8 +27,6 @@ struct KeyFree {
 };
 using CertificatePtr = std::unique_ptr<x509_st, CertificateFree>;
 using KeyPtr = std::unique_ptr<evp_pkey_st, KeyFree>;
-
-using WallTime = std::chrono::system_clock::time_point;
 
 /// Certificates begin a day early: a sandbox's clock may be behind ours.
 inline constexpr std::chrono::hours certificate_backdating{24};

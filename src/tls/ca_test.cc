@@ -90,7 +90,7 @@ TEST_F(WorkspaceCaTest, ItsFilesAreClosedToOthersWhateverTheUmask) {
   umask(before);
   EXPECT_EQ(mode(directory_), 0700u);
   EXPECT_EQ(mode(file()), 0600u);
-  EXPECT_EQ(mode(directory_ + "/ca.lock"), 0600u);
+  EXPECT_EQ(mode(directory_ + "/lock"), 0600u);
   EXPECT_FALSE(fs::exists(directory_ + "/ca.pem.new"));
 }
 

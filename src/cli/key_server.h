@@ -1,0 +1,47 @@
+#pragma once
+// The small listener where those who are asked for credentials find the key that the questions are signed
+// with.
+
+#include <memory>
+#include <string>
+#include <thread>
+
+#include "base/fd.h"
+#include "base/result.h"
+#include "io/loop.h"
+
+namespace postern::cli {
+
+/// Serves GET /.well-known/jwks.json (RFC 7517 §5) over HTTP/1.1, on a thread of its own: whoever asks it
+/// cannot hold up a sandbox.
+class KeyServer {
+ public:
+  static constexpr std::size_t connections_max = 64;
+  static constexpr std::chrono::seconds request_time{5};
+
+  /// Listens on ADDRESS:PORT, IPv6 in brackets; port 0 takes any. Errors: invalid_configuration.
+  static Result<std::unique_ptr<KeyServer>> listen(const std::string& address, std::string key_set);
+  ~KeyServer();
+  KeyServer(const KeyServer&) = delete;
+
+  /// Starts the thread; who connected before is served then. Once.
+  void start();
+
+  /// "http://127.0.0.1:8090"
+  const std::string& origin() const { return origin_; }
+
+ private:
+  KeyServer(Fd listening, std::string origin, std::string key_set);
+  void run();
+  io::Task<void> serve(Fd accepted);
+
+  SystemClock clock_;
+  Fd listening_;
+  std::string origin_;
+  std::string key_set_;
+  io::Loop loop_;
+  std::size_t open_ = 0;
+  std::thread thread_;
+};
+
+}  // namespace postern::cli

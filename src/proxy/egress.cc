@@ -1,0 +1,19 @@
+#include "proxy/egress.h"
+
+namespace postern::proxy {
+
+std::shared_ptr<const Egress> make_egress(std::shared_ptr<const policy::Snapshot> snapshot,
+                                          credential::Injections injections,
+                                          std::shared_ptr<const credential::CallbackSigner> signer) {
+  auto egress = std::make_shared<Egress>();
+  egress->snapshot = std::move(snapshot);
+  egress->injections = std::move(injections);
+  std::vector<std::unique_ptr<const credential::Source>> callbacks;
+  for (std::uint32_t i = 0; i < egress->snapshot->callbacks().size(); ++i)
+    callbacks.push_back(std::make_unique<credential::CallbackSource>(
+        egress->snapshot, i, egress->injections.of_callback(i), signer));
+  egress->grants = std::make_shared<credential::Grants>(std::move(callbacks));
+  return egress;
+}
+
+}  // namespace postern::proxy
