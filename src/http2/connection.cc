@@ -10,7 +10,8 @@ bool timed_out(const Error& error) {
   return error.reason == Reason::sandbox_timeout || error.reason == Reason::origin_timeout;
 }
 
-constexpr std::size_t lingering_bytes_max = 256 * KiB;
+// What a peer that keeps to its window may still be sending.
+constexpr std::size_t lingering_bytes_max = limits::connection_window_bytes;
 
 }  // namespace
 
@@ -118,16 +119,21 @@ io::Task<Result<void>> Connection::read_loop() {
     if (write_error_) co_return std::unexpected(*write_error_);
     input_.release();
     const TimePoint deadline = next_deadline();
+    Result<std::size_t> got = 0;
     auto ready = co_await stream_->wait_readable(deadline);
+    // With a part of a TLS record there it is here that the rest is waited for.
+    if (ready)
+      got = co_await stream_->read(input_.room(limits::write_bytes), deadline);
+    else
+      got = std::unexpected(std::move(ready.error()));
     if (write_error_) co_return std::unexpected(*write_error_);
     if (session_.over()) break;  // The last frame has been sent.
-    if (!ready && timed_out(ready.error())) {
+    if (!got && timed_out(got.error())) {
       const bool go_on = co_await deadline_passed();
       if (!go_on) co_return Result<void>{};
       continue;
     }
-    co_await std::move(ready);
-    const std::size_t count = co_await co_await stream_->read(input_.room(limits::write_bytes), deadline);
+    const std::size_t count = co_await std::move(got);
     if (count == 0) {
       if (session_.open_streams() == 0) co_return Result<void>{};
       co_return fail(requests_ ? Reason::sandbox_closed : Reason::origin_closed, "the connection was closed",

@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <cerrno>
 #include <cstring>
+#include <deque>
 #include <fcntl.h>
 #include <functional>
 #include <gtest/gtest.h>
@@ -27,23 +28,35 @@ constexpr Timing timing{.first_bytes = 20s,
                         .ping_after = 15s,
                         .ping_answer = 10s};
 
+/// As one of TLS with half of a record: something is there, but not to be read.
+struct InARecord final : io::Stream {
+  using Stream::Stream;
+  bool has_buffered_input() const override { return true; }
+};
+
 /// A connection on one end of a socket pair, the other end in the test's hand.
 class ConnectionTest : public testing::Test, public Connection::Requests {
  protected:
   ~ConnectionTest() override { loop_.abandon(); }
 
-  void start(Role role) {
+  /// With SOCK_SEQPACKET every write of the connection is one packet.
+  void start(Role role, int type = SOCK_STREAM) {
     int ends[2] = {-1, -1};
-    ASSERT_EQ(::socketpair(AF_UNIX, SOCK_STREAM | SOCK_NONBLOCK | SOCK_CLOEXEC, 0, ends), 0);
+    ASSERT_EQ(::socketpair(AF_UNIX, type | SOCK_NONBLOCK | SOCK_CLOEXEC, 0, ends), 0);
     peer_ = Fd(ends[1]);
     const Side side = role == Role::server ? Side::sandbox : Side::origin;
-    connection_ = std::make_unique<Connection>(std::make_unique<io::TcpStream>(loop_, Fd(ends[0]), side),
-                                               buffers_, timing, role == Role::server ? this : nullptr);
+    std::unique_ptr<io::Stream> stream;
+    if (in_a_record_)
+      stream = std::make_unique<InARecord>(loop_, Fd(ends[0]), side);
+    else
+      stream = std::make_unique<io::TcpStream>(loop_, Fd(ends[0]), side);
+    connection_ = std::make_unique<Connection>(std::move(stream), buffers_, timing,
+                                               role == Role::server ? this : nullptr);
     loop_.spawn(run(*this));
     turn();
   }
-  void start_greeted(Role role) {
-    start(role);
+  void start_greeted(Role role, int type = SOCK_STREAM) {
+    start(role, type);
     std::string hello = kit::frame(kit::settings, 0, 0, {}) + kit::frame(kit::settings, kit::ack, 0, {});
     if (role == Role::server) hello.insert(0, kit::preface);
     send(hello);
@@ -69,6 +82,7 @@ class ConnectionTest : public testing::Test, public Connection::Requests {
           break;
         }
         received_.append(space, static_cast<std::size_t>(got));
+        ++reads_;
       }
     }
   }
@@ -112,6 +126,8 @@ class ConnectionTest : public testing::Test, public Connection::Requests {
   std::vector<Error> refused_;
   std::string received_;
   std::optional<Result<void>> ended_;
+  int reads_ = 0;
+  bool in_a_record_ = false;
   bool reading_ = true;
   bool eof_ = false;
   bool reset_ = false;
@@ -208,6 +224,31 @@ TEST_F(ConnectionTest, APatientStreamIsNotEndedByAHeadThatWasPassedOver) {
   take();
   turn();
   EXPECT_EQ(kit::of_type(take(), kit::headers).size(), 1u);
+}
+
+TEST_F(ConnectionTest, HalfARecordHasTheDeadlinesOfNothing) {
+  in_a_record_ = true;
+  start_greeted(Role::server);
+  send(request(1));
+  pass(1000s);
+  EXPECT_FALSE(over()) << "a stream is open";
+  ASSERT_TRUE(kit::send_head(*requests_.at(0), {{":status", "200"}}, true));
+  turn();
+  pass(20s + tick);
+  ASSERT_TRUE(over());
+  EXPECT_TRUE(*ended_);
+  EXPECT_EQ(goaway(), 0u);
+}
+
+TEST_F(ConnectionTest, HalfARecordDoesNotHoldUpAnEndInPeace) {
+  in_a_record_ = true;
+  start_greeted(Role::server);
+  send(request(1));
+  connection_->close_when_idle();
+  ASSERT_TRUE(kit::send_head(*requests_.at(0), {{":status", "200"}}, true));
+  turn();
+  ASSERT_TRUE(over());
+  EXPECT_TRUE(*ended_);
 }
 
 TEST_F(ConnectionTest, WhoDoesNotReadIsLeftAfterAWhile) {
@@ -332,17 +373,37 @@ TEST_F(ConnectionTest, AConnectionMayBeAskedToGoWhenIdle) {
   EXPECT_EQ(goaway(), 0u);
 }
 
-TEST_F(ConnectionTest, OneTurnIsOneWrite) {
-  start_greeted(Role::server);
+/// Answers a request as soon as it comes, in the middle of the turn.
+class AnsweringTest : public ConnectionTest {
+ protected:
+  void on_request(std::shared_ptr<Stream> stream) override {
+    ASSERT_TRUE(kit::send_head(*stream, {{":status", "200"}}, false));
+    loop_.spawn(kit::send(stream, "an answer", true, {}, sendings_.emplace_back(), loop_.now() + 5s));
+  }
+  std::deque<Sending> sendings_;
+};
+
+TEST_F(AnsweringTest, OneTurnIsOneWrite) {
+  start_greeted(Role::server, SOCK_SEQPACKET);
+  reads_ = 0;
   send(request(1) + request(3) + request(5));
-  ASSERT_EQ(requests_.size(), 3u);
-  for (auto& one : requests_) ASSERT_TRUE(kit::send_head(*one, {{":status", "200"}}, true));
-  reading_ = false;
-  turn();
-  // A datagram would show it better; here it is that nothing was written before the turn's end.
-  reading_ = true;
-  turn();
-  EXPECT_EQ(kit::of_type(take(), kit::headers).size(), 3u);
+  EXPECT_EQ(sendings_.size(), 3u);
+  EXPECT_EQ(reads_, 1) << "one write for three heads and three bodies";
+  const std::string out = take();
+  EXPECT_EQ(kit::of_type(out, kit::headers).size(), 3u);
+  EXPECT_EQ(kit::of_type(out, kit::data).size(), 3u);
+}
+
+TEST_F(AnsweringTest, WhatIsLargerThanARecordIsOneWriteForEach) {
+  start_greeted(Role::server, SOCK_SEQPACKET);
+  std::string many;
+  constexpr int requests = 100;
+  for (int i = 0; i < requests; ++i) many += request(static_cast<std::uint32_t>(2 * i + 1));
+  reads_ = 0;
+  send(many);
+  const std::string out = take();
+  EXPECT_EQ(kit::of_type(out, kit::data).size(), static_cast<std::size_t>(requests));
+  EXPECT_LE(static_cast<std::size_t>(reads_), out.size() / limits::write_bytes + 1);
 }
 
 /// A pool that has given out nothing hands the same blocks out again.
@@ -391,6 +452,20 @@ TEST_F(ConnectionTest, ASilentOriginIsAskedWhetherItIsThere) {
   ASSERT_TRUE(seen.error);
   EXPECT_EQ(seen.error->reason, Reason::origin_timeout);
   EXPECT_EQ(reason_after_farewell(), Reason::origin_timeout);
+}
+
+TEST_F(ConnectionTest, AnOriginThatIsSilentInTheMiddleOfARecordIsAskedToo) {
+  in_a_record_ = true;
+  start_greeted(Role::client);
+  const auto stream = connection_->open();
+  ASSERT_TRUE(kit::send_head(*stream, kit::get_request, true));
+  turn();
+  take();
+  pass(20s + tick);
+  const auto pings = kit::of_type(take(), kit::ping);
+  ASSERT_EQ(pings.size(), 1u);
+  send(kit::frame(kit::ping, kit::ack, 0, pings[0].payload));
+  EXPECT_FALSE(over());
 }
 
 TEST_F(ConnectionTest, AnIdleConnectionToAnOriginIsEnded) {
