@@ -273,6 +273,51 @@ def test_6_9_a_download_gets_its_windows_back(world, client):
     assert len(client.get("/big/3000000").body) == 3_000_000
 
 
+def test_6_9_1_more_data_than_the_window_is_an_error_of_the_stream(world, client):
+    """The sandbox does not read, so what Postern grants is two windows of 65,535. The connection's own is larger than all this."""
+    @script(world)
+    def answer(peer, request):
+        peer.head(request.stream)
+        peer.write(*[data(request.stream, b"x" * 16384)] * 40)
+    client.refill = False
+    stream = client.request("/answer")
+    client.expect(HEADERS, stream=stream)
+    assert eventually(lambda: world.api.of("/answer")[0].reset is not None)
+    request = world.api.of("/answer")[0]
+    assert request.reset == FLOW_CONTROL_ERROR and request.peer.goaway is None
+    client.refill = True
+    client.grant(0, 10_000_000)
+    client.grant(stream, 10_000_000)
+    response = client.response(stream)
+    assert response.reset is not None and not response.complete and len(response.body) < 200_000, response
+    client.check_usable()
+    assert [request.peer for request in world.api.of("/usable")] == [request.peer]  # The connection goes on.
+
+
+def test_6_9_1_more_data_than_the_connections_window_is_an_error_of_the_connection(world, client):
+    """Or of the stream, when Postern gives back what it read before all of it has come. It ends either way."""
+    reached = []
+
+    @script(world)
+    def answer(peer, request):
+        reached.append(peer)
+        peer.head(request.stream)
+        for _ in range(4000):
+            peer.write(data(request.stream, b"x" * 16384))
+    client.refill = False
+    stream = client.request("/answer")
+    client.expect(HEADERS, stream=stream)
+    request = world.api.of("/answer")[0]
+    # What is still unread when Postern closes may destroy its GOAWAY on the way.
+    assert eventually(lambda: FLOW_CONTROL_ERROR in (request.reset, reached[0].goaway and reached[0].goaway.code) or reached[0].ended)
+    client.refill = True
+    client.grant(0, 10_000_000)
+    client.grant(stream, 10_000_000)
+    response = client.response(stream)
+    assert response.reset is not None and not response.complete and len(response.body) < 3_000_000, response
+    client.check_usable()
+
+
 # --- the origin's settings
 
 def test_6_5_2_no_table_of_the_origin_no_table_of_ours(world):

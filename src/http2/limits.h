@@ -2,6 +2,7 @@
 // How much one HTTP/2 connection may hold or ask for, each with its reason. Times are the caller's (Timing in
 // http2/connection.h).
 
+#include <chrono>
 #include <cstddef>
 #include <cstdint>
 
@@ -19,6 +20,8 @@ inline constexpr std::size_t continuations_max = 16;      // 64 KiB need four of
 inline constexpr std::size_t informational_max = 18;      // heads that wait for a reader
 inline constexpr std::int32_t window_bytes = 65535;       // per stream: what a reader that stops costs
 inline constexpr std::int32_t window_bytes_max = 4 * 1024 * 1024;  // for a reader that keeps up
+// A window is what slows a stream down only when it is used up within a round trip; hardly one takes longer.
+inline constexpr std::chrono::milliseconds round_trip{500};
 inline constexpr std::size_t extra_window_bytes_max =
     32 * MiB;  // beyond window_bytes, all streams of a connection
 inline constexpr std::int32_t connection_window_bytes =

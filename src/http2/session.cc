@@ -230,7 +230,10 @@ struct Callbacks {
       nghttp2_session_consume_stream(raw, id, size);
       return 0;
     }
-    if (found->arrived_.waiting()) found->awaited_bytes_ += size;
+    if (found->arrived_.waiting()) {
+      if (found->awaited_bytes_ == 0) found->awaited_since_ = self.loop_.now();
+      found->awaited_bytes_ += size;
+    }
     found->anything_received_ = true;
     found->incoming_.append(reinterpret_cast<const char*>(data), size);
     self.mark_ready(*found);
@@ -645,19 +648,24 @@ void Session::resume(Stream& stream) {
   owner_.wants_write();
 }
 
+// A reader that waits, although a whole window came within a round trip, may have a larger one. Neither one
+// that takes its time nor one whose sender does is held back by its window.
+void Session::widen(Stream& stream) {
+  const auto window = static_cast<std::size_t>(stream.window_);
+  if (stream.awaited_bytes_ < window) return;
+  stream.awaited_bytes_ = 0;
+  const std::size_t more = std::min(window, static_cast<std::size_t>(limits::window_bytes_max) - window);
+  if (more == 0 || extra_window_ + more > limits::extra_window_bytes_max) return;
+  if (loop_.now() - stream.awaited_since_ > limits::round_trip) return;
+  extra_window_ += more;
+  stream.window_ += static_cast<std::int32_t>(more);
+  nghttp2_session_set_local_window_size(session_, NGHTTP2_FLAG_NONE, stream.id_, stream.window_);
+}
+
 void Session::consumed(Stream& stream, std::size_t bytes) {
   if (stream.ended_) return;
   nghttp2_session_consume_stream(session_, stream.id_, bytes);
-  // A reader that waits for bytes is held back by the window: as long as it keeps up it may have a larger
-  // one.
-  const auto window = static_cast<std::size_t>(stream.window_);
-  const std::size_t more = std::min(window, static_cast<std::size_t>(limits::window_bytes_max) - window);
-  if (more > 0 && stream.awaited_bytes_ >= window && extra_window_ + more <= limits::extra_window_bytes_max) {
-    stream.awaited_bytes_ = 0;
-    extra_window_ += more;
-    stream.window_ += static_cast<std::int32_t>(more);
-    nghttp2_session_set_local_window_size(session_, NGHTTP2_FLAG_NONE, stream.id_, stream.window_);
-  }
+  widen(stream);
   if (nghttp2_session_want_write(session_)) owner_.wants_write();
 }
 

@@ -96,6 +96,7 @@ class Session {
   bool finish_head(Stream& stream, bool ends);
   static bool take_pseudo(Head& head, std::string_view name, std::string_view value);
   static void join_cookies(Head& head);
+  void widen(Stream& stream);
   void consumed(Stream& stream, std::size_t bytes);
   void close(Stream& stream, std::uint32_t code);
   void resume(Stream& stream);

@@ -329,6 +329,55 @@ TEST_F(WindowGrowth, AReaderThatKeepsUpHasALargerWindowUpToALimit) {
   EXPECT_LE(window, static_cast<std::size_t>(limits::window_bytes_max) * 101 / 100);
 }
 
+TEST_F(WindowGrowth, AReaderThatTakesItsTimeHasTheWindowThatItHad) {
+  struct Slowly {
+    static io::Task<void> read(io::Loop& loop, std::shared_ptr<Stream> stream, std::size_t& count) {
+      (void)co_await stream->next_head(loop.now() + 5s);
+      while (true) {
+        auto piece = co_await stream->read_body(loop.now() + 3600s);
+        if (!piece || piece->last) co_return;
+        count += piece->data.size();
+        co_await loop.sleep_until(loop.now() + 250ms);
+      }
+    }
+  };
+  const auto stream = client_.session.open();
+  ASSERT_TRUE(kit::send_head(*stream, kit::get_request, true));
+  exchange();
+  std::size_t count = 0;
+  loop_.spawn(Slowly::read(loop_, stream, count));
+  answer({{":status", "200"}}, false);
+  const std::string body(4 * MiB, 'x');
+  Sending sending;
+  server_.send(server_.requests[0], body, false, sending);
+  for (int i = 0; i < 500 && count < body.size(); ++i) {
+    exchange();
+    pass(250ms);
+  }
+  EXPECT_EQ(count, body.size());
+  EXPECT_LE(unread_window(server_.requests[0]), limits::window_bytes * 101u / 100);
+}
+
+TEST_F(WindowGrowth, AReaderThatWaitsForASlowSenderNeedsNoLargerWindow) {
+  const auto stream = client_.session.open();
+  ASSERT_TRUE(kit::send_head(*stream, kit::get_request, true));
+  exchange();
+  bool over = false;
+  const std::size_t enough = 1 * MiB;
+  loop_.spawn(read_some(stream, enough, loop_.now() + 3600s, over));
+  answer({{":status", "200"}}, false);
+  const std::string piece(8 * KiB, 'x');
+  for (std::size_t sent = 0; sent < enough; sent += piece.size()) {
+    Sending sending;
+    server_.send(server_.requests[0], piece, false, sending);
+    exchange();
+    ASSERT_TRUE(sending.done());
+    pass(100ms);
+  }
+  EXPECT_TRUE(over);
+  EXPECT_LE(unread_window(server_.requests[0]), limits::window_bytes * 101u / 100);
+}
+
 TEST_F(WindowGrowth, AllStreamsTogetherGrowByNoMoreThanTheConnectionsLimit) {
   constexpr std::size_t streams = 12;
   const std::size_t enough = 8 * MiB;
@@ -892,16 +941,32 @@ TEST_F(RawServer, ALengthThatIsNotKeptIsAnError) {
   EXPECT_EQ(seen.error->reason, Reason::malformed_request);
 }
 
-TEST_F(RawServer, WhatExceedsTheWindowIsAnError) {
+// RFC 9113 §6.9.1
+TEST_F(RawServer, WhatExceedsTheWindowEndsItsStreamAlone) {
   ASSERT_TRUE(request(1, kit::post_request, false));
-  const std::string piece(16'000, 'x');
-  for (int i = 0; i < 4; ++i) ASSERT_TRUE(feed(kit::frame(kit::data, 0, 1, piece)));
-  (void)feed(kit::frame(kit::data, 0, 1, piece));
-  const std::string out = take();
-  const auto resets = kit::of_type(out, kit::rst_stream);
-  const auto ends = kit::of_type(out, kit::goaway);
-  ASSERT_EQ(resets.size() + ends.size(), 1u);
-  EXPECT_EQ((resets.empty() ? ends : resets).front().code(), flow_control_error);
+  ASSERT_TRUE(request(3, kit::post_request, false));
+  const std::string whole = kit::frame(kit::data, 0, 1, std::string(16'000, 'x'));
+  for (int i = 0; i < 4; ++i) ASSERT_TRUE(feed(whole));
+  ASSERT_TRUE(feed(kit::frame(kit::data, 0, 1, std::string(1535, 'x'))));
+  EXPECT_FALSE(reset_of(1)) << "to the last byte it is allowed";
+  ASSERT_TRUE(feed(kit::frame(kit::data, 0, 1, "x")));
+  EXPECT_EQ(reset_of(1), flow_control_error);
+  EXPECT_TRUE(server_.requests[0]->closed());
+  Seen seen;
+  server_.read(server_.requests[0], seen);
+  for (int i = 0; i < 200; ++i) {
+    ASSERT_TRUE(feed(whole)) << "what follows is nobody's";
+    take();
+  }
+  EXPECT_LE(seen.body.size(), limits::window_bytes + 1u);
+  ASSERT_TRUE(seen.error);
+  EXPECT_EQ(seen.error->reason, Reason::malformed_request);
+  EXPECT_EQ(seen.error->side, Side::sandbox);
+
+  Seen other;
+  server_.read(server_.requests[1], other);
+  ASSERT_TRUE(feed(kit::frame(kit::data, kit::end_stream, 3, "fine")));
+  EXPECT_TRUE(other.complete);
 }
 
 TEST_F(RawServer, NonsenseEndsTheConnection) {
@@ -1095,6 +1160,54 @@ TEST_F(RawClient, APushEndsTheConnection) {
   ASSERT_FALSE(received);
   EXPECT_EQ(received.error().reason, Reason::origin_malformed_response);
   EXPECT_EQ(received.error().side, Side::origin);
+}
+
+// RFC 9113 §6.9.1
+TEST_F(RawClient, WhatAnOriginSendsBeyondTheWindowEndsItsStreamAlone) {
+  const auto stream = client_.session.open();
+  ASSERT_TRUE(kit::send_head(*stream, kit::get_request, true));
+  Seen other;
+  ASSERT_TRUE(client_.ask(kit::get_request, other));
+  take();
+  ASSERT_TRUE(answer(1, {{":status", "200"}}, false));
+  const std::string whole = kit::frame(kit::data, 0, 1, std::string(16'000, 'x'));
+  std::string out;
+  for (int i = 0; i < 400; ++i) {
+    ASSERT_TRUE(feed(whole));
+    out += take();
+  }
+  const auto resets = kit::of_type(out, kit::rst_stream);
+  ASSERT_EQ(resets.size(), 1u);
+  EXPECT_EQ(resets[0].code(), flow_control_error);
+
+  loop_.spawn(kit::read_answer(stream, seen_, loop_.now() + 5s));
+  EXPECT_EQ(seen_.status(), 200);
+  EXPECT_LE(seen_.body.size(), limits::window_bytes + whole.size());
+  ASSERT_TRUE(seen_.error);
+  EXPECT_EQ(seen_.error->reason, Reason::origin_malformed_response);
+  EXPECT_EQ(seen_.error->side, Side::origin);
+  ASSERT_TRUE(answer(3, {{":status", "204"}}));
+  EXPECT_TRUE(other.complete);
+}
+
+// The window of the connection is given back at the end of a turn: who sends more than it within one did not
+// wait for that.
+TEST_F(RawClient, WhatAnOriginSendsBeyondTheConnectionsWindowEndsTheConnection) {
+  ASSERT_TRUE(client_.ask(kit::get_request, seen_));
+  take();
+  ASSERT_TRUE(answer(1, {{":status", "200"}}, false));
+  const std::string whole = kit::frame(kit::data, 0, 1, std::string(16'000, 'x'));
+  for (int i = 0; i < limits::connection_window_bytes / 16'000; ++i) ASSERT_TRUE(feed(whole));
+  EXPECT_TRUE(kit::of_type(take(), kit::goaway).empty());
+  ASSERT_TRUE(client_.session.verdict());
+  for (int i = 0; i < 2 * limits::connection_window_bytes / 16'000; ++i) (void)feed(whole);
+  const auto ends = kit::of_type(take(), kit::goaway);
+  ASSERT_EQ(ends.size(), 1u);
+  EXPECT_EQ(ends[0].code(), flow_control_error);
+  const auto verdict = client_.session.verdict();
+  ASSERT_FALSE(verdict);
+  EXPECT_EQ(verdict.error().reason, Reason::origin_malformed_response);
+  EXPECT_EQ(verdict.error().side, Side::origin);
 }
 
 // The answer to a request that was cancelled crosses the reset: it is no head that is "under way", or a

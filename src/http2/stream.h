@@ -154,6 +154,7 @@ class Stream : public std::enable_shared_from_this<Stream> {
   std::string given_;
   std::int32_t window_;
   std::size_t awaited_bytes_ = 0;  ///< Arrived while the reader waited: it keeps up.
+  TimePoint awaited_since_{};      ///< The first of them.
   bool final_head_ = false;
   bool anything_received_ = false;
   bool ended_ = false;  ///< END_STREAM was received.

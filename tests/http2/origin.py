@@ -50,6 +50,7 @@ class Peer:
         self.requests, self.settings, self.last = {}, {}, 0
         self.arrived = []
         self.goaway = None
+        self.ended = False
         self.window = {}  # What the client may still send.
         self.send_window = {}  # What we may still send, when a test cares (Peer.send_body).
         self.refill = True
@@ -257,6 +258,8 @@ class Http2Origin(kit.Scripted):
             pass
         except (Violation, hpack.HpackError) as violation:
             self.violations.append(f"{type(violation).__name__}: {violation}")
+        finally:
+            peer.ended = True
 
     def script_of(self, request):
         path = request.target.split("?")[0]
