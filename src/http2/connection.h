@@ -47,6 +47,8 @@ class Connection final : Session::Owner, io::Deferred {
   /// Client. nullptr when the connection takes no more streams.
   std::shared_ptr<Stream> open() { return closing_ ? nullptr : session_.open(); }
   std::size_t capacity() const { return closing_ ? 0 : session_.capacity(); }
+  /// It will never take another stream.
+  bool leaving() const { return closing_ || session_.leaving(); }
   bool takes_extended_connect() const { return session_.takes_extended_connect(); }
   /// Client: waits for the peer's SETTINGS; false when they do not come. One may wait at a time.
   io::Task<bool> greeting(TimePoint deadline);

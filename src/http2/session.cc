@@ -605,10 +605,13 @@ std::shared_ptr<Stream> Session::open() {
   return stream;
 }
 
+bool Session::leaving() const {
+  return failed_ || going_away_ || draining_ || calmed_ || broken_ ||
+         !nghttp2_session_check_request_allowed(session_);
+}
+
 std::size_t Session::capacity() const {
-  if (failed_ || going_away_ || draining_ || calmed_ || broken_ ||
-      !nghttp2_session_check_request_allowed(session_))
-    return 0;
+  if (leaving()) return 0;
   const std::size_t most = std::min<std::size_t>(
       nghttp2_session_get_remote_settings(session_, NGHTTP2_SETTINGS_MAX_CONCURRENT_STREAMS),
       limits::streams_max);

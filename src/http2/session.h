@@ -62,6 +62,8 @@ class Session {
   std::shared_ptr<Stream> open();
   /// Client: streams that can be opened now.
   std::size_t capacity() const;
+  /// Client: no stream can be opened any more.
+  bool leaving() const;
   /// Client: the peer takes extended CONNECT (RFC 8441 §3).
   bool takes_extended_connect() const;
   std::size_t open_streams() const { return open_streams_; }

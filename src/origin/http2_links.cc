@@ -23,7 +23,7 @@ constexpr http2::Timing timing{
 Http2Links::Link::Link(std::unique_ptr<io::Stream> stream, io::BufferPool& buffers)
     : connection(std::move(stream), buffers, timing, nullptr) {}
 
-Http2Links::Link* Http2Links::find(const std::string& key) {
+Http2Links::Link* Http2Links::find(const std::string& key) const {
   const auto at = links_.find(key);
   if (at == links_.end()) return nullptr;
   for (const auto& link : at->second)
@@ -31,19 +31,29 @@ Http2Links::Link* Http2Links::find(const std::string& key) {
   return nullptr;
 }
 
-bool Http2Links::full(const std::string& key) const {
+Http2Links::Link* Http2Links::find_for_extended_connect(const std::string& key) const {
   const auto at = links_.find(key);
-  return at != links_.end() && at->second.size() >= links_per_origin_max;
+  if (at == links_.end()) return nullptr;
+  for (const auto& link : at->second)
+    if (link->connection.capacity() > 0 && link->connection.takes_extended_connect()) return link.get();
+  return nullptr;
 }
 
-Http2Links::Link& Http2Links::add(const std::string& key, std::unique_ptr<io::Stream> stream,
-                                  std::string address) {
+std::size_t Http2Links::in_service(const std::string& key) const {
+  const auto at = links_.find(key);
+  if (at == links_.end()) return 0;
+  return static_cast<std::size_t>(
+      std::ranges::count_if(at->second, [](const auto& link) { return !link->connection.leaving(); }));
+}
+
+std::shared_ptr<Http2Links::Link> Http2Links::add(const std::string& key, std::unique_ptr<io::Stream> stream,
+                                                  std::string address) {
   auto link = std::make_shared<Link>(std::move(stream), buffers_);
   link->address = std::move(address);
   links_[key].push_back(link);
   ++count_;
   loop_.spawn(run(*this, key, link));
-  return *link;
+  return link;
 }
 
 io::Task<void> Http2Links::run(Http2Links& self, std::string key, std::shared_ptr<Link> link) {

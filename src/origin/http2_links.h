@@ -18,7 +18,7 @@ class Http2Links {
   static constexpr std::size_t links_per_origin_max = 16;  // × 128 streams for one sandbox; refused above
   static constexpr std::chrono::seconds idle_max{20};      // as idle connections of HTTP/1.1
 
-  struct Link {
+  struct Link : std::enable_shared_from_this<Link> {
     http2::Connection connection;
     std::string address;  ///< "1.2.3.4:443", for the record.
     bool used = false;
@@ -31,10 +31,13 @@ class Http2Links {
 
   /// A connection with this key that takes another stream; nullptr when there is none. Valid until the loop's
   /// next turn.
-  Link* find(const std::string& key);
-  bool full(const std::string& key) const;
+  Link* find(const std::string& key) const;
+  /// The same, for RFC 8441.
+  Link* find_for_extended_connect(const std::string& key) const;
+  /// Connections with this key. Those that end with their last stream do not count.
+  std::size_t in_service(const std::string& key) const;
   /// Takes a verified connection into service.
-  Link& add(const std::string& key, std::unique_ptr<io::Stream> stream, std::string address);
+  std::shared_ptr<Link> add(const std::string& key, std::unique_ptr<io::Stream> stream, std::string address);
   /// Idle connections end at once, the others with their last stream.
   void drain();
   std::size_t size() const { return count_; }

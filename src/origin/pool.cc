@@ -45,17 +45,18 @@ std::unique_ptr<Connection> Pool::take(const std::string& key, bool must_be_aliv
   return nullptr;
 }
 
-std::optional<Reached> Pool::open_stream(const std::string& link_key) {
-  Http2Links::Link* link = http2_.find(link_key);
-  if (!link) return std::nullopt;
+namespace {
+
+/// The link has room, unless it has gone while it was waited for.
+Result<Reached> open_on(Http2Links::Link& link) {
   Reached reached;
-  reached.stream = link->connection.open();
-  reached.address = link->address;
-  reached.reused = std::exchange(link->used, true);
+  reached.stream = link.connection.open();
+  if (!reached.stream)
+    return fail(Reason::origin_closed, "the origin takes no request on a new connection", Side::origin);
+  reached.address = link.address;
+  reached.reused = std::exchange(link.used, true);
   return reached;
 }
-
-namespace {
 
 void append_key(const Wanted& wanted, std::string& out) {
   out.append(wanted.tls ? "https:" : "http:").append(wanted.host.name).append(":");
@@ -74,6 +75,12 @@ bool may_multiplex(const Wanted& wanted) {
 }
 
 }  // namespace
+
+std::optional<Reached> Pool::open_stream(const std::string& link_key) {
+  Http2Links::Link* link = http2_.find(link_key);
+  if (!link) return std::nullopt;
+  return open_on(*link).value();
+}
 
 std::optional<Reached> Pool::reuse(const Wanted& wanted) {
   if (wanted.freshness == Freshness::new_only) return std::nullopt;
@@ -94,99 +101,164 @@ std::optional<Reached> Pool::reuse(const Wanted& wanted) {
   return reached;
 }
 
+// ---- who dials, and who waits
+
+struct Pool::Waiting {
+  io::Wait decided;
+  const Protocol protocol;
+  std::optional<Error> failure;
+
+  Waiting(io::Loop& loop, Protocol wanted) : decided(loop), protocol(wanted) {}
+};
+
 io::Task<Result<Reached>> Pool::reach(Wanted wanted, ReachTimings& timings) {
-  std::string key;
+  std::string key, link_key;
   append_key(wanted, key);
-  const Protocol protocol = wanted.tls ? wanted.protocol : Protocol::http1;
+  append_link_key(wanted, link_key);
+  Attempt attempt{wanted, key, timings};
   if (!wanted.tls && wanted.protocol == Protocol::http2)
     co_return fail(Reason::protocol_not_allowed, "HTTP/2 without TLS is not carried", Side::sandbox);
+  if (!wanted.tls || wanted.protocol == Protocol::http1) co_return co_await dial_alone(attempt);
+  if (wanted.protocol == Protocol::websocket) co_return co_await dial_for_websocket(attempt, link_key);
 
-  std::string link_key;
-  if (may_multiplex(wanted)) {
-    append_link_key(wanted, link_key);
-    // While one shakes hands with an origin that is known to speak HTTP/2, the others wait for the outcome. A
-    // connection that has failed takes no streams, so this is right for a second try too.
-    while (true) {
-      if (auto stream = open_stream(link_key)) co_return std::move(*stream);
-      const auto under_way = dialling_.find(link_key);
-      if (under_way == dialling_.end()) break;
-      const std::shared_ptr<Dialling> other = under_way->second;
-      io::Event done;
-      other->waiting.push_back(&done);
-      co_await done.wait();
-      if (other->failure) co_return std::unexpected(*other->failure);
-    }
-    if (http2_.full(link_key)) co_return fail(Reason::overloaded, "too many requests to this origin at once");
+  // A connection that has failed takes no streams: what is open here is right for a second try, too.
+  const TimePoint patient_until = loop_.now() + patience;
+  while (true) {
+    if (auto stream = open_stream(link_key)) co_return std::move(*stream);
+    const auto others = dialling_.find(link_key);
+    const std::size_t under_way = others == dialling_.end() ? 0 : others->second.under_way;
+    const bool room = http2_.in_service(link_key) + under_way < Http2Links::links_per_origin_max;
+    // With HTTP/1.1 everybody needs a connection of his own, so there is nothing to wait for.
+    const bool alone = wanted.protocol == Protocol::any && chose_http1(key);
+    if (alone || (room && (under_way == 0 || loop_.now() >= patient_until)))
+      co_return co_await dial(attempt, link_key);
+    if (under_way == 0) co_return fail(Reason::overloaded, "too many requests to this origin at once");
+    const TimePoint longest = room ? patient_until : loop_.now() + dial_timeout + handshake_timeout;
+    co_await co_await decision(link_key, wanted.protocol, std::min(wanted.deadline, longest));
+    if (loop_.now() >= wanted.deadline)
+      co_return fail(Reason::connect_timeout, "no connection to the origin in time", Side::origin);
+    if (auto ready = reuse(wanted)) co_return std::move(*ready);
   }
-  if (!known_http2_.contains(link_key)) co_return co_await dial(wanted, key, link_key, protocol, timings);
-
-  const auto mine = std::make_shared<Dialling>();
-  dialling_[link_key] = mine;
-  auto reached = co_await dial(wanted, key, link_key, protocol, timings);
-  dialling_.erase(link_key);
-  if (!reached) mine->failure = reached.error();
-  for (io::Event* waiting : mine->waiting) waiting->set();
-  co_return reached;
 }
 
-io::Task<Result<Reached>> Pool::dial(const Wanted& wanted, const std::string& key,
-                                     const std::string& link_key, Protocol protocol, ReachTimings& timings) {
-  bool refused = false;
-  tls::Alpn alpn = tls::Alpn::any;
-  if (protocol == Protocol::http1 || protocol == Protocol::websocket) alpn = tls::Alpn::http1;
-  if (protocol == Protocol::http2) alpn = tls::Alpn::http2;
-  auto reached = co_await shake_hands(wanted, key, link_key, protocol, alpn, refused, timings);
-  if (reached || !refused || protocol != Protocol::websocket) co_return reached;
-  std::string websocket_key;
-  append_link_key(wanted, websocket_key);
-  co_return co_await shake_hands(wanted, key, websocket_key, protocol, tls::Alpn::http2, refused, timings);
+/// Returns when something was decided or at the deadline. Errors: the handshake's, if they are everybody's.
+io::Task<Result<void>> Pool::decision(const std::string& link_key, Protocol protocol, TimePoint deadline) {
+  Waiting waiting(loop_, protocol);
+  dialling_[link_key].waiting.push_back(&waiting);
+  const io::Wait::Outcome how = co_await waiting.decided.until(deadline);
+  if (how == io::Wait::Outcome::expired) std::erase(dialling_[link_key].waiting, &waiting);
+  if (waiting.failure) co_return std::unexpected(std::move(*waiting.failure));
+  co_return Result<void>{};
 }
 
-io::Task<Result<Reached>> Pool::shake_hands(const Wanted& wanted, const std::string& key,
-                                            const std::string& link_key, Protocol protocol, tls::Alpn alpn,
-                                            bool& refused, ReachTimings& timings) {
-  const TimePoint dial_end = std::min(wanted.deadline, loop_.now() + dial_timeout);
-  Dialled dialled = co_await co_await dialler_.dial(wanted.host, wanted.port, dial_end, timings.dial);
-  Reached reached;
-  reached.address = dialled.endpoint.to_string();
-  std::unique_ptr<io::Stream> verified;
-  if (!wanted.tls) {
-    verified = std::move(dialled.stream);
+void Pool::decided(const std::string& link_key, const Result<Reached>& reached, bool no_http2) {
+  Dialling& dialling = dialling_[link_key];
+  --dialling.under_way;
+  // Another handshake may still do better.
+  if (!reached && !no_http2 && dialling.under_way > 0) return;
+  const std::vector<Waiting*> waiting = std::exchange(dialling.waiting, {});
+  if (dialling.under_way == 0) dialling_.erase(link_key);
+  for (Waiting* one : waiting) {
+    // That an origin has no HTTP/2 for gRPC fails nobody else.
+    if (!reached && (!no_http2 || one->protocol == Protocol::http2)) one->failure = reached.error();
+    one->decided.notify();
+  }
+}
+
+bool Pool::chose_http1(const std::string& key) const {
+  const auto at = choices_.find(key);
+  return at != choices_.end() && at->second == Choice::http1;
+}
+
+void Pool::remember(const std::string& key, Choice choice) {
+  if (choices_.size() >= choices_max) choices_.clear();
+  choices_[key] = choice;
+}
+
+io::Task<Result<Reached>> Pool::dial(Attempt& attempt, const std::string& link_key) {
+  const bool only_http2 = attempt.wanted.protocol == Protocol::http2;
+  const tls::Alpn offer = only_http2 ? tls::Alpn::http2 : tls::Alpn::any;
+  ++dialling_[link_key].under_way;
+  auto verified = co_await shake_hands(attempt, offer);
+  const bool no_http2 = only_http2 && (verified ? !verified->http2 : attempt.no_common_protocol);
+  Result<Reached> reached;
+  if (!verified) {
+    reached = std::unexpected(std::move(verified.error()));
+  } else if (verified->http2) {
+    remember(attempt.key, Choice::http2);
+    auto link = share(link_key, std::move(*verified));
+    reached = link ? open_on(**link) : std::unexpected(std::move(link.error()));
+  } else if (only_http2) {
+    reached =
+        fail(Reason::origin_tls_failed, "the origin does not speak HTTP/2, which gRPC needs", Side::origin);
   } else {
-    const TimePoint started = loop_.now();
-    auto stream = std::make_unique<tls::TlsStream>(
-        std::move(dialled.stream),
-        tls_.new_connection(wanted.host.name, wanted.host.literal.has_value(), key, alpn));
-    auto shaken = co_await stream->handshake(std::min(wanted.deadline, loop_.now() + handshake_timeout));
-    timings.tls = std::chrono::duration_cast<std::chrono::microseconds>(loop_.now() - started);
-    refused = stream->protocol_refused();
-    if (!shaken) co_return std::unexpected(std::move(shaken.error()));
-    const bool http2 = stream->chose_http2();
-    verified = std::move(stream);
-    if (http2) {
-      if (known_http2_.size() >= known_http2_max) known_http2_.clear();
-      known_http2_.insert(link_key);
-      Http2Links::Link& link = http2_.add(link_key, std::move(verified), std::move(reached.address));
-      if (protocol == Protocol::websocket) {
-        const bool greeted = co_await link.connection.greeting(loop_.now() + handshake_timeout);
-        if (!greeted || !link.connection.takes_extended_connect())
-          co_return fail(Reason::origin_tls_failed, "the origin speaks only HTTP/2, and no WebSocket over it",
-                         Side::origin);
-      }
-      if (auto opened = open_stream(link_key)) co_return std::move(*opened);
-      co_return fail(Reason::origin_closed, "the origin takes no request on a new connection", Side::origin);
-    }
-    if (protocol == Protocol::http2)
-      co_return fail(Reason::origin_tls_failed, "the origin does not speak HTTP/2, which gRPC needs",
-                     Side::origin);
+    remember(attempt.key, Choice::http1);
+    reached = serve(attempt, std::move(*verified));
   }
-  auto connection = std::make_unique<Connection>(buffers_);
-  connection->address = reached.address;
-  connection->tls = wanted.tls;
-  connection->stream = std::move(verified);
-  connection->key = key;
-  reached.connection = std::move(connection);
+  if (no_http2) remember(attempt.key, Choice::http1);
+  decided(link_key, reached, no_http2);
   co_return reached;
+}
+
+io::Task<Result<Reached>> Pool::dial_alone(Attempt& attempt) {
+  Verified verified = co_await co_await shake_hands(attempt, tls::Alpn::http1);
+  co_return serve(attempt, std::move(verified));
+}
+
+io::Task<Result<Reached>> Pool::dial_for_websocket(Attempt& attempt, const std::string& link_key) {
+  auto alone = co_await dial_alone(attempt);
+  if (alone || !attempt.no_common_protocol) co_return alone;
+  // An origin that speaks only HTTP/2.
+  if (Http2Links::Link* link = http2_.find_for_extended_connect(link_key)) co_return open_on(*link);
+  Verified verified = co_await co_await shake_hands(attempt, tls::Alpn::http2);
+  const std::shared_ptr<Http2Links::Link> link = co_await share(link_key, std::move(verified));
+  const bool greeted = co_await link->connection.greeting(loop_.now() + handshake_timeout);
+  if (!greeted || !link->connection.takes_extended_connect())
+    co_return fail(Reason::origin_tls_failed, "the origin speaks only HTTP/2, and no WebSocket over it",
+                   Side::origin);
+  co_return open_on(*link);
+}
+
+io::Task<Result<Pool::Verified>> Pool::shake_hands(Attempt& attempt, tls::Alpn alpn) {
+  const Wanted& wanted = attempt.wanted;
+  const TimePoint dial_end = std::min(wanted.deadline, loop_.now() + dial_timeout);
+  Dialled dialled = co_await co_await dialler_.dial(wanted.host, wanted.port, dial_end, attempt.timings.dial);
+  Verified verified;
+  verified.address = dialled.endpoint.to_string();
+  if (!wanted.tls) {
+    verified.stream = std::move(dialled.stream);
+    co_return verified;
+  }
+  const TimePoint started = loop_.now();
+  auto stream = std::make_unique<tls::TlsStream>(
+      std::move(dialled.stream),
+      tls_.new_connection(wanted.host.name, wanted.host.literal.has_value(), attempt.key, alpn));
+  auto shaken = co_await stream->handshake(std::min(wanted.deadline, loop_.now() + handshake_timeout));
+  attempt.timings.tls = std::chrono::duration_cast<std::chrono::microseconds>(loop_.now() - started);
+  attempt.no_common_protocol = stream->protocol_refused();
+  if (!shaken) co_return std::unexpected(std::move(shaken.error()));
+  verified.http2 = stream->chose_http2();
+  verified.stream = std::move(stream);
+  co_return verified;
+}
+
+Reached Pool::serve(const Attempt& attempt, Verified verified) {
+  Reached reached;
+  reached.address = verified.address;
+  reached.connection = std::make_unique<Connection>(buffers_);
+  reached.connection->address = std::move(verified.address);
+  reached.connection->tls = attempt.wanted.tls;
+  reached.connection->stream = std::move(verified.stream);
+  reached.connection->key = attempt.key;
+  return reached;
+}
+
+Result<std::shared_ptr<Http2Links::Link>> Pool::share(const std::string& link_key, Verified verified) {
+  // Whoever dialled an origin of HTTP/1.1 was not counted, and it has learnt HTTP/2 meanwhile.
+  if (http2_.in_service(link_key) < Http2Links::links_per_origin_max)
+    return http2_.add(link_key, std::move(verified.stream), std::move(verified.address));
+  if (Http2Links::Link* link = http2_.find(link_key)) return link->shared_from_this();
+  return fail(Reason::overloaded, "too many requests to this origin at once");
 }
 
 void Pool::give_back(std::unique_ptr<Connection> connection) {

@@ -10,7 +10,7 @@
 #include <memory>
 #include <string>
 #include <unordered_map>
-#include <unordered_set>
+#include <vector>
 
 #include "io/buffer.h"
 #include "io/stream.h"
@@ -75,6 +75,9 @@ class Pool final : io::Stream::IdleWatcher {
   static constexpr std::chrono::seconds idle_max{20};  // below the 60–75 s of common servers
   static constexpr std::chrono::seconds dial_timeout{15};
   static constexpr std::chrono::seconds handshake_timeout{15};
+  /// How long a request waits for what another's handshake decides, before it dials too. Most handshakes are
+  /// done by then; one whose first packet was lost is not.
+  static constexpr std::chrono::milliseconds patience{300};
 
   Pool(io::Loop& loop, io::BufferPool& buffers, Dialler& dialler, tls::OriginContext& tls);
   ~Pool();
@@ -97,18 +100,40 @@ class Pool final : io::Stream::IdleWatcher {
 
  private:
   struct Sweep;
-  /// A handshake with an origin of HTTP/2 that others wait for instead of shaking hands too.
-  struct Dialling {
-    std::vector<io::Event*> waiting;
-    std::optional<Error> failure;
+  /// What one handshake is about, and whether it failed because the origin speaks nothing of what was
+  /// offered.
+  struct Attempt {
+    const Wanted& wanted;
+    const std::string& key;
+    ReachTimings& timings;
+    bool no_common_protocol = false;
   };
-  static constexpr std::size_t known_http2_max = 4096;
+  struct Verified {
+    std::unique_ptr<io::Stream> stream;
+    std::string address;
+    bool http2 = false;
+  };
+  /// Handshakes of one sandbox with one origin that may bring HTTP/2. The first decides for those who come
+  /// meanwhile: they share its connection or, when it is of HTTP/1.1, dial all at once.
+  struct Waiting;
+  struct Dialling {
+    std::size_t under_way = 0;
+    std::vector<Waiting*> waiting;
+  };
+  /// Of an origin to which both versions were offered.
+  enum class Choice : std::uint8_t { http1, http2 };
+  static constexpr std::size_t choices_max = 4096;
 
-  io::Task<Result<Reached>> dial(const Wanted& wanted, const std::string& key, const std::string& link_key,
-                                 Protocol protocol, ReachTimings& timings);
-  io::Task<Result<Reached>> shake_hands(const Wanted& wanted, const std::string& key,
-                                        const std::string& link_key, Protocol protocol, tls::Alpn alpn,
-                                        bool& refused, ReachTimings& timings);
+  io::Task<Result<Reached>> dial(Attempt& attempt, const std::string& link_key);
+  io::Task<Result<Reached>> dial_alone(Attempt& attempt);
+  io::Task<Result<Reached>> dial_for_websocket(Attempt& attempt, const std::string& link_key);
+  io::Task<Result<Verified>> shake_hands(Attempt& attempt, tls::Alpn alpn);
+  io::Task<Result<void>> decision(const std::string& link_key, Protocol protocol, TimePoint deadline);
+  void decided(const std::string& link_key, const Result<Reached>& reached, bool no_http2);
+  bool chose_http1(const std::string& key) const;
+  void remember(const std::string& key, Choice choice);
+  Reached serve(const Attempt& attempt, Verified verified);
+  Result<std::shared_ptr<Http2Links::Link>> share(const std::string& link_key, Verified verified);
   std::optional<Reached> open_stream(const std::string& link_key);
   std::unique_ptr<Connection> take(const std::string& key, bool must_be_alive);
   void on_idle_input(io::Stream& stream) override;
@@ -125,8 +150,8 @@ class Pool final : io::Stream::IdleWatcher {
   std::unique_ptr<Sweep> sweep_;
   Http2Links http2_;
   std::string key_scratch_, link_key_scratch_;
-  std::unordered_set<std::string> known_http2_;  ///< Link keys whose origin chose HTTP/2.
-  std::unordered_map<std::string, std::shared_ptr<Dialling>> dialling_;
+  std::unordered_map<std::string, Choice> choices_;     ///< By key: what one sandbox learns holds for all.
+  std::unordered_map<std::string, Dialling> dialling_;  ///< By link key.
 };
 
 }  // namespace postern::origin
