@@ -26,6 +26,7 @@
 
 #include "credential/secret_store.h"
 #include "dns/name_table.h"
+#include "http2/test_kit.h"
 #include "policy/document.h"
 #include "proxy/connection.h"
 #include "proxy/worker.h"
@@ -41,6 +42,9 @@ struct SslFree {
 using SslPtr = std::unique_ptr<SSL, SslFree>;
 using SslContextPtr = std::unique_ptr<SSL_CTX, SslFree>;
 
+/// What a program offers by ALPN.
+enum class Offer : std::uint8_t { http1, both, http2 };
+
 /// The certificates of all tests: one CA for the workspace, another for the origins.
 class Certificates {
  public:
@@ -52,15 +56,19 @@ class Certificates {
   const tls::TrustStore& trust() const { return trust_; }
   const tls::WorkspaceCa& origins() const { return origins_; }
 
-  SslPtr client(const std::string& server_name) {
+  SslPtr client(const std::string& server_name, Offer offer = Offer::http1) {
     SslPtr connection(SSL_new(client_.get()));
+    static constexpr unsigned char both[] = "\x02h2\x08http/1.1";
+    if (offer == Offer::both) SSL_set_alpn_protos(connection.get(), both, sizeof both - 1);
+    if (offer == Offer::http2) SSL_set_alpn_protos(connection.get(), both, 3);
     SSL_set_tlsext_host_name(connection.get(), server_name.c_str());
     SSL_set1_host(connection.get(), server_name.c_str());
     SSL_set_connect_state(connection.get());
     return connection;
   }
-  SslPtr server(const std::string& name) {
+  SslPtr server(const std::string& name, bool http2 = false) {
     SslPtr connection(SSL_new(server_.get()));
+    if (http2) SSL_set_app_data(connection.get(), this);
     const auto leaf = origin_leaves_.leaf_for(name, std::chrono::system_clock::now()).value();
     SSL_use_certificate(connection.get(), leaf.certificate.get());
     SSL_use_PrivateKey(connection.get(), leaf.key.get());
@@ -83,7 +91,15 @@ class Certificates {
     SSL_CTX_set_verify(client_.get(), SSL_VERIFY_PEER, nullptr);
     static constexpr unsigned char protocols[] = "\x08http/1.1";
     SSL_CTX_set_alpn_protos(client_.get(), protocols, sizeof protocols - 1);
+    SSL_CTX_set_alpn_select_cb(server_.get(), select_http2, nullptr);
     std::filesystem::remove_all(directory_);
+  }
+  static int select_http2(SSL* connection, const unsigned char** out, unsigned char* size,
+                          const unsigned char*, unsigned, void*) {
+    if (!SSL_get_app_data(connection)) return SSL_TLSEXT_ERR_NOACK;
+    *out = reinterpret_cast<const unsigned char*>("h2");
+    *size = 2;
+    return SSL_TLSEXT_ERR_OK;
   }
   static std::string make_directory() {
     std::string pattern = (std::filesystem::temp_directory_path() / "postern-road-XXXXXX").string();
@@ -261,6 +277,7 @@ rules:
 struct RoadOptions {
   std::string policy{default_policy};
   bool origin_tls = true;
+  bool origin_http2 = false;
   std::chrono::milliseconds patience{1};  ///< settle() has seen nothing move for several times this.
   std::string
       origin_name;  ///< In the origin's certificate; empty: the name that its SNI asks for, or the host.
@@ -310,9 +327,10 @@ class Road {
         clock_, settings, tls::LeafMinter::create(Certificates::shared().workspace()).value(), *journal_);
   }
 
-  /// A program in the sandbox connects to host:port; `server_name` makes it speak TLS. Literal addresses stay
-  /// what they are, names get their synthetic address.
-  Peer& connect(const std::string& host, std::uint16_t port, const std::string& server_name = {}) {
+  /// A program in the sandbox connects to host:port; `server_name` makes it speak TLS, and `offer` ALPN.
+  /// Literal addresses stay what they are, names get their synthetic address.
+  Peer& connect(const std::string& host, std::uint16_t port, const std::string& server_name = {},
+                Offer offer = Offer::http1) {
     std::uint16_t own_port = 0;
     const Fd doorstep = listen_on_loopback(own_port);
     Fd ours(::socket(AF_INET, SOCK_STREAM | SOCK_CLOEXEC, 0));
@@ -328,7 +346,7 @@ class Road {
                            port};
     host_ = host;
     SslPtr secure;
-    if (!server_name.empty()) secure = Certificates::shared().client(server_name);
+    if (!server_name.empty()) secure = Certificates::shared().client(server_name, offer);
     sandboxes_.push_back(std::make_unique<Peer>(std::move(ours), std::move(secure)));
     if (options_.prompt_peers) sandboxes_.back()->send_at_once();
     worker_->admit(tenant_, dialled, std::move(accepted));
@@ -356,7 +374,8 @@ class Road {
       moved = true;
       SslPtr secure;
       if (options_.origin_tls)
-        secure = Certificates::shared().server(options_.origin_name.empty() ? host_ : options_.origin_name);
+        secure = Certificates::shared().server(options_.origin_name.empty() ? host_ : options_.origin_name,
+                                               options_.origin_http2);
       origins_.push_back(std::make_unique<Peer>(std::move(accepted), std::move(secure)));
       if (options_.prompt_peers) origins_.back()->send_at_once();
     }
@@ -425,6 +444,38 @@ class Road {
   Fd endpoint_listening_;
   std::vector<std::unique_ptr<Peer>> endpoints_;
   std::vector<std::unique_ptr<Peer>> sandboxes_, origins_;
+};
+
+namespace kit = http2::kit;
+
+/// A peer that speaks HTTP/2. Its `loop` is never run: it may be any that lives longer.
+class Http2Peer {
+ public:
+  Http2Peer(Peer& peer, io::Loop& loop, http2::Role role) : peer_(peer), end(loop, role) {}
+  ~Http2Peer() { part(); }
+  void pump() {
+    std::string came = peer_.take();
+    if (peer_.over() && came.ends_with("]\n")) came.resize(came.rfind('['));
+    text += came;
+    if (!came.empty()) (void)end.feed(came);
+    peer_.send(end.take());
+    if (peer_.over()) part();
+  }
+  void part() {
+    end.session.fail({Reason::cancelled, Side::self, Retry::never, "the test's end"});
+    end.session.wake();
+  }
+  std::optional<std::uint32_t> goaway() const {
+    const auto found = kit::of_type(text, kit::goaway);
+    return found.empty() ? std::nullopt : std::optional(found.back().code());
+  }
+
+ private:
+  Peer& peer_;
+
+ public:
+  kit::End end;
+  std::string text;  ///< Everything, as it came.
 };
 
 }  // namespace postern::proxy::road
