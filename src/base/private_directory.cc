@@ -115,10 +115,12 @@ Result<void> PrivateDirectory::write(const std::string& name, std::string_view b
   const std::string path = path_of(name);
   const std::string fresh = name + ".new";
   unlinkat(directory_.get(), fresh.c_str(), 0);  // of a process that died here
-  Fd file(openat(directory_.get(), fresh.c_str(), O_WRONLY | O_CREAT | O_EXCL | O_NOFOLLOW | O_CLOEXEC, 0600));
+  Fd file(
+      openat(directory_.get(), fresh.c_str(), O_WRONLY | O_CREAT | O_EXCL | O_NOFOLLOW | O_CLOEXEC, 0600));
   if (!file) return system_failure("creating '" + path + ".new'");
   if (auto written = write_all(file, bytes, path); !written) return written;
-  // Content before name, name before use: what is signed by a key that a power cut took back would help nobody.
+  // Content before name, name before use: what is signed by a key that a power cut took back would help
+  // nobody.
   if (fsync(file.get()) != 0) return system_failure("writing '" + path + "'");
   if (renameat(directory_.get(), fresh.c_str(), directory_.get(), name.c_str()) != 0)
     return system_failure("renaming '" + path + ".new'");

@@ -13,14 +13,14 @@ class PrivateDirectory {
  public:
   static constexpr std::size_t file_bytes_max = 64 * 1024;  // keys are about 1 KiB
 
-  /// Makes it (mode 0700) when it is absent, and waits until no other process holds it; held until this object
-  /// goes, by death too. Errors: invalid_configuration, with a sentence, for a directory of another owner, open
-  /// to others, or a symbolic link; internal for failing I/O.
+  /// Makes it (mode 0700) when it is absent, and waits until no other process holds it; held until this
+  /// object goes, by death too. Errors: invalid_configuration, with a sentence, for a directory of another
+  /// owner, open to others, or a symbolic link; internal for failing I/O.
   static Result<PrivateDirectory> open(const std::string& path);
 
   std::string path_of(std::string_view name) const;
-  /// False: there is no such file. `out` is sized once, so that no growth leaves a copy behind; its owner wipes
-  /// it. Errors as open(), for the file.
+  /// False: there is no such file. `out` is sized once, so that no growth leaves a copy behind; its owner
+  /// wipes it. Errors as open(), for the file.
   Result<bool> read(const std::string& name, std::string& out) const;
   /// The file is there whole and on disk, or as it was.
   Result<void> write(const std::string& name, std::string_view bytes) const;

@@ -62,7 +62,10 @@ Result<std::unique_ptr<KeyServer>> KeyServer::listen(const std::string& address,
 }
 
 KeyServer::KeyServer(Fd listening, std::string origin, std::string key_set)
-    : listening_(std::move(listening)), origin_(std::move(origin)), key_set_(std::move(key_set)), loop_(clock_) {}
+    : listening_(std::move(listening)),
+      origin_(std::move(origin)),
+      key_set_(std::move(key_set)),
+      loop_(clock_) {}
 
 void KeyServer::start() {
   thread_ = std::thread([this] { run(); });

@@ -22,6 +22,7 @@
 #include "cli/state_directory.h"
 #include "credential/callback_key.h"
 #include "credential/injections.h"
+#include "credential/refresh_tokens.h"
 #include "credential/secret_store.h"
 #include "policy/document.h"
 #include "policy/snapshot.h"
@@ -128,7 +129,7 @@ struct Policy {
 };
 
 Policy load_policy(const RunOptions& options, const credential::SecretStore& secrets,
-                   const std::vector<Cidr>& allow_private) {
+                   const std::vector<Cidr>& allow_private, const std::string& workspace) {
   policy::Document document;
   if (!options.policy_file.empty())
     document = must(policy::load_document(options.policy_file), options.policy_file);
@@ -143,7 +144,9 @@ Policy load_policy(const RunOptions& options, const credential::SecretStore& sec
                                                  .version = 1}),
            file);
   auto injections =
-      must(credential::resolve(*snapshot, secrets), file,
+      must(credential::resolve(*snapshot, secrets,
+                               std::make_shared<credential::RefreshTokenFiles>(workspace + "/refresh")),
+           file,
            "secrets are given by --secret KEY (from this environment), --secret KEY=VALUE or --secrets FILE");
   return {std::move(snapshot), std::move(injections)};
 }
@@ -257,10 +260,10 @@ int run_checked(const RunOptions& options) {
   const auto allow_private = must(parse_networks(options.allow_private));
   must(tls::TrustStore::check(options.origin_ca));
   const credential::SecretStore secrets = must(read_secrets(options.secrets, options.secret_files));
-  Policy policy = load_policy(options, secrets, allow_private);
-  Fd log = open_log(options.log);
   const std::string state = must(state_directory());
   const std::string workspace = state + "/workspaces/" + workspace_name;
+  Policy policy = load_policy(options, secrets, allow_private, workspace);
+  Fd log = open_log(options.log);
   const tls::WorkspaceCa ca = must(tls::WorkspaceCa::load_or_create(workspace));
   Asking asking;
   if (!policy.snapshot->callbacks().empty() || !options.callback_jwks.empty())

@@ -33,6 +33,7 @@ class CallbackSource final : public Source {
                  std::span<const InjectedHeader> headers, std::shared_ptr<const CallbackSigner> signer);
 
   const std::string& label() const override { return label_; }
+  Reason reason() const override { return Reason::callback_failed; }
   bool cached() const override { return !callback().full_request; }
   bool per_destination() const override { return true; }
   io::Task<Result<Grant>> ask(Caller& caller, const Subject& subject, const ShownRequest* request,

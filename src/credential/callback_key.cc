@@ -25,7 +25,7 @@ Result<JwtKey> load_or_create_callback_key(const std::string& path) {
     return key;
   }
   auto key = JwtKey::from_pem(std::move(stored).seal());
-  const std::string why = !key ? key.error().detail
+  const std::string why = !key                                      ? key.error().detail
                           : key->algorithm() != JwtAlgorithm::eddsa ? "is not an Ed25519 key"
                                                                     : "";
   if (!why.empty())

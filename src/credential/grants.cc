@@ -88,8 +88,8 @@ class Tie {
 
 }  // namespace
 
-Grants::Grants(std::vector<std::unique_ptr<const Source>> callbacks)
-    : number_(next_number()), callbacks_(std::move(callbacks)) {}
+Grants::Grants(Sources callbacks, Sources rules)
+    : number_(next_number()), callbacks_(std::move(callbacks)), rules_(std::move(rules)) {}
 
 Grants::~Grants() = default;
 
@@ -131,7 +131,7 @@ io::Task<Result<GrantRef>> Grants::obtain(Caller& caller, const Source& source, 
   while (!tie.done()) {
     const io::Wait::Outcome how = co_await tie.until(deadline);
     if (how == io::Wait::Outcome::expired)
-      co_return fail(Reason::callback_failed, "there was no answer in time", Side::origin);
+      co_return fail(source.reason(), "there was no answer in time", Side::origin);
   }
   const std::lock_guard lock(mutex_);
   co_return *flight->outcome;
@@ -224,7 +224,7 @@ io::Task<Result<void>> Grants::enter(Caller& caller, const Source& source, TimeP
     const io::Wait::Outcome how = co_await tie.until(deadline);
     // The place may be on its way already: whoever wakes us then finds us gone, and passes it on.
     if (how == io::Wait::Outcome::expired)
-      co_return fail(Reason::callback_failed, "earlier questions are still not answered", Side::origin);
+      co_return fail(source.reason(), "earlier questions are still not answered", Side::origin);
   }
   co_return Result<void>{};
 }

@@ -26,12 +26,16 @@ class Grants : public std::enable_shared_from_this<Grants> {
   static constexpr std::size_t queued_max = 4096;  // of one source; beyond it a request fails at once
   static constexpr std::size_t entries_max = 4096;
 
-  /// `sources` by callback; the number is its place.
-  explicit Grants(std::vector<std::unique_ptr<const Source>> callbacks);
+  using Sources = std::vector<std::unique_ptr<const Source>>;
+  /// By their numbers; of rules, nullptr where there is nobody to ask.
+  explicit Grants(Sources callbacks, Sources rules = {});
   ~Grants();
   Grants(const Grants&) = delete;
 
   const Source& of_callback(std::uint32_t callback_index) const { return *callbacks_[callback_index]; }
+  const Source* of_rule(std::uint32_t rule_index) const {
+    return rule_index < rules_.size() ? rules_[rule_index].get() : nullptr;
+  }
   /// Never used again, unlike an address.
   std::uint64_t number() const { return number_; }
 
@@ -62,7 +66,8 @@ class Grants : public std::enable_shared_from_this<Grants> {
   void leave(const Source& source);
 
   const std::uint64_t number_;
-  const std::vector<std::unique_ptr<const Source>> callbacks_;
+  const Sources callbacks_;
+  const Sources rules_;
   std::mutex mutex_;  ///< Of all below; held for moments only.
   std::unordered_map<std::string, Entry> entries_;
   std::unordered_map<const Source*, Queue> queues_;

@@ -16,6 +16,7 @@ class FakeSource final : public Source {
  public:
   explicit FakeSource(bool cached) : cached_(cached) {}
   const std::string& label() const override { return label_; }
+  Reason reason() const override { return Reason::callback_failed; }
   bool cached() const override { return cached_; }
   bool per_destination() const override { return true; }
   io::Task<Result<Grant>> ask(Caller& caller, const Subject&, const ShownRequest*,

@@ -1,6 +1,7 @@
 #include "credential/injections.h"
 
 #include <fmt/format.h>
+#include <variant>
 
 #include "credential/wiped_string.h"
 #include "policy/pattern.h"
@@ -10,6 +11,7 @@ namespace postern::credential {
 /// Builds the Injections of one snapshot and collects what is wrong on the way.
 struct Buildup {
   const SecretStore& secrets;
+  const std::shared_ptr<RefreshTokens>& kept;
   Injections out;
   std::vector<policy::Problem> problems;
 
@@ -19,7 +21,11 @@ struct Buildup {
 
   void add_rule(const policy::Rule& rule, std::size_t index) {
     auto& headers = out.rules_.emplace_back();
+    auto& source = out.sources_.emplace_back();
     if (!rule.enabled) return;
+    const std::string where = fmt::format("rules[{}].{}", index, policy::type_of(rule.provider));
+    source =
+        std::visit([&](const auto& provider) { return make_source(provider, rule, where); }, rule.provider);
     headers.reserve(rule.headers.size());
     for (std::size_t i = 0; i < rule.headers.size(); ++i) {
       add_header(rule.headers[i], fmt::format("rules[{}].headers[{}].value", index, i), headers);
@@ -48,9 +54,19 @@ struct Buildup {
 
   void add_template(const policy::Header& header, const std::string& where,
                     std::vector<InjectedHeader>& headers) {
-    const auto parsed = policy::parse_template(header.text);
-    if (!parsed) return fail(where, header.at, parsed.error());
     std::string source = "workspace_secret:";
+    if (const auto value = fill(header.text, where, header.at, source))
+      finish(header, where, std::move(source), value->view(), headers);
+  }
+
+  /// `source`: the keys are added.
+  std::optional<WipedString> fill(const std::string& text, const std::string& where, policy::Position at,
+                                  std::string& source) {
+    const auto parsed = policy::parse_template(text);
+    if (!parsed) {
+      fail(where, at, parsed.error());
+      return std::nullopt;
+    }
     std::size_t size = 0;
     bool complete = true;
     std::vector<std::string_view> values;
@@ -61,16 +77,79 @@ struct Buildup {
         values.push_back(secret->unwrap());
         source += source.ends_with(':') ? piece.text : "," + piece.text;
       } else {
-        fail(where, header.at, fmt::format("there is no secret named {}", piece.text));
+        fail(where, at, fmt::format("there is no secret named {}", piece.text));
         complete = false;
         continue;
       }
       size += values.back().size();
     }
-    if (!complete) return;
+    if (!complete) return std::nullopt;
     WipedString value(size);
     for (const std::string_view part : values) value.bytes() += part;
-    finish(header, where, std::move(source), value.view(), headers);
+    return value;
+  }
+
+  /// Empty after a problem.
+  Secret secret_of(const policy::SecretValue& secret, const std::string& where, std::string_view key) {
+    const std::string place = fmt::format("{}.{}.value", where, key);
+    if (secret.type == policy::HeaderType::opaque) {
+      if (secret.value.empty()) fail(place, secret.at, fmt::format("no value is set for the opaque {}", key));
+      WipedString copy(secret.value.unwrap().size());
+      copy.bytes() = secret.value.unwrap();
+      return std::move(copy).seal();
+    }
+    std::string source = "workspace_secret:";
+    auto value = fill(secret.text, place, secret.at, source);
+    return value ? std::move(*value).seal() : Secret();
+  }
+  Secret secret_of(const std::optional<policy::SecretValue>& secret, const std::string& where,
+                   std::string_view key) {
+    return secret ? secret_of(*secret, where, key) : Secret();
+  }
+
+  using SourceRef = std::unique_ptr<const Source>;
+
+  SourceRef make_source(const std::monostate&, const policy::Rule&, const std::string&) { return nullptr; }
+
+  SourceRef make_source(const policy::GcpAuth& gcp, const policy::Rule&, const std::string& where) {
+    const Secret json = secret_of(gcp.service_account_json, where, "service_account_json");
+    if (json.empty()) return nullptr;
+    const std::string place = where + ".service_account_json";
+    auto account = parse_google_service_account(json);
+    if (!account) {
+      fail(place, gcp.service_account_json.at, account.error().detail);
+      return nullptr;
+    }
+    auto url = wire::parse_url(account->token_uri);
+    if (!url) {
+      fail(place, gcp.service_account_json.at, "its token_uri " + url.error().detail);
+      return nullptr;
+    }
+    return std::make_unique<GoogleSource>(std::move(*account), std::move(*url), gcp.scopes);
+  }
+
+  SourceRef make_source(const policy::Oauth2Auth& oauth2, const policy::Rule&, const std::string& where) {
+    return std::make_unique<Oauth2Source>(oauth2, secret_of(oauth2.client_secret, where, "client_secret"),
+                                          secret_of(oauth2.refresh_token, where, "refresh_token"), kept);
+  }
+
+  SourceRef make_source(const policy::GithubAppAuth& app, const policy::Rule&, const std::string& where) {
+    const Secret pem = secret_of(app.private_key, where, "private_key");
+    if (pem.empty()) return nullptr;
+    auto key = JwtKey::from_pem(pem);
+    if (key && key->algorithm() == JwtAlgorithm::rs256)
+      return std::make_unique<GithubAppSource>(app, std::move(*key));
+    fail(where + ".private_key", app.private_key.at, key ? "is not an RSA key" : key.error().detail);
+    return nullptr;
+  }
+
+  SourceRef make_source(const policy::AwsAuth&, const policy::Rule& rule, const std::string& where) {
+    fail(where, rule.at, "rules of this type are not supported by this version");
+    return nullptr;
+  }
+  SourceRef make_source(const policy::AzureAuth&, const policy::Rule& rule, const std::string& where) {
+    fail(where, rule.at, "rules of this type are not supported by this version");
+    return nullptr;
   }
 
   void finish(const policy::Header& header, const std::string& where, std::string source,
@@ -82,8 +161,9 @@ struct Buildup {
 };
 
 std::expected<Injections, std::vector<policy::Problem>> resolve(const policy::Snapshot& snapshot,
-                                                                const SecretStore& secrets) {
-  Buildup buildup{secrets, {}, {}};
+                                                                const SecretStore& secrets,
+                                                                const std::shared_ptr<RefreshTokens>& kept) {
+  Buildup buildup{secrets, kept, {}, {}};
   for (std::size_t i = 0; i < snapshot.rules().size(); ++i) buildup.add_rule(snapshot.rules()[i], i);
   for (std::size_t i = 0; i < snapshot.callbacks().size(); ++i)
     buildup.add_callback(snapshot.callbacks()[i], i);

@@ -1,6 +1,7 @@
 #pragma once
-// The header lines that rules put on requests, made ready once per snapshot: templates filled in, checked,
-// and locked away. Immutable, shared by the loops beside the snapshot that they belong to.
+// What rules put on requests, made ready once per snapshot: templates filled in, checked, and locked away;
+// and the sources of those rules whose credentials must be asked for. Immutable, shared by the loops beside
+// the snapshot that they belong to.
 
 #include <cstdint>
 #include <expected>
@@ -12,6 +13,8 @@
 
 #include "credential/injected_header.h"
 #include "credential/secret_store.h"
+#include "credential/source.h"
+#include "credential/token_sources.h"
 #include "policy/snapshot.h"
 
 namespace postern::credential {
@@ -31,6 +34,9 @@ class Injections {
     return callbacks_[callback_index];
   }
 
+  /// By rule; nullptr where there is nobody to ask. Once.
+  std::vector<std::unique_ptr<const Source>> take_sources() { return std::move(sources_); }
+
   /// The headers of a rule, in the order of the document; empty for policy::no_rule and for rules that set
   /// none. Valid while the Injections live.
   std::span<const InjectedHeader> of(std::uint32_t rule_index) const {
@@ -42,12 +48,15 @@ class Injections {
   friend struct Buildup;
   std::vector<std::vector<InjectedHeader>> rules_;
   std::vector<std::vector<InjectedHeader>> callbacks_;
+  std::vector<std::unique_ptr<const Source>> sources_;
 };
 
 /// Fills in the templates of every enabled rule. Problems, all of them: a {KEY} that the store does not have
-/// (named), an opaque header without a value, and a filled-in value with CR, LF, NUL or another character
-/// that no header can hold.
-std::expected<Injections, std::vector<policy::Problem>> resolve(const policy::Snapshot& snapshot,
-                                                                const SecretStore& secrets);
+/// (named), an opaque value that was not given, a filled-in value that no header can hold (CR, LF, NUL...),
+/// and a provider's secret that is not what it should be. `kept`: refresh tokens that servers changed; may be
+/// nullptr.
+std::expected<Injections, std::vector<policy::Problem>> resolve(
+    const policy::Snapshot& snapshot, const SecretStore& secrets,
+    const std::shared_ptr<RefreshTokens>& kept = nullptr);
 
 }  // namespace postern::credential

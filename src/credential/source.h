@@ -60,6 +60,8 @@ class Source {
 
   /// For the record, e.g. "callback:creds.example.com". Lives as long as the source.
   virtual const std::string& label() const = 0;
+  /// Why a request was not sent, when there is no answer.
+  virtual Reason reason() const { return Reason::credential_unavailable; }
   /// Whether one answer serves several requests.
   virtual bool cached() const = 0;
   /// Whether an answer is for one host and port only.

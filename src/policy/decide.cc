@@ -166,7 +166,7 @@ Verdict decide(const Snapshot& snapshot, const RequestFacts& facts) {
   }
   // Static headers win over a callback; a rule that only allows has none.
   if (verdict.reason == Reason::allowed && !snapshot.callbacks().empty() &&
-      (!verdict.rule || verdict.rule->headers.empty())) {
+      (!verdict.rule || !verdict.rule->has_headers())) {
     verdict.callback_index = snapshot.callback_for(facts.host);
     if (verdict.callback_index != no_rule && !facts.tls &&
         snapshot.plaintext_credentials() == PlaintextCredentials::refuse)

@@ -814,5 +814,25 @@ TEST(Callbacks, CoverTheirHostsAndNotTheirEndpoint) {
   EXPECT_TRUE(judge_destination(*policy, {covered, 443, Transport::tls}).intercept);
 }
 
+TEST(Providers, CoverTheirHostsOverTlsAndWinOverCallbacks) {
+  const auto policy = snapshot(R"(
+rules:
+  - name: cloud
+    type: aws
+    aws: {access_key_id: {type: opaque, value: a}, secret_access_key: {type: opaque, value: b}}
+    env_vars: {AWS_REGION: eu-central-1}
+callbacks: [{match_hosts: ["*.amazonaws.com"], url: "https://c.example.net/", ttl_seconds: 60}]
+)");
+  EXPECT_EQ(rule_of(*policy, {.host = "bucket.s3.eu-central-1.amazonaws.com"}), "cloud, allowed");
+  EXPECT_EQ(rule_of(*policy, {.host = "amazonaws.com"}), "none, allowed");
+  EXPECT_EQ(rule_of(*policy, {.host = "s3.amazonaws.com.evil.example"}), "none, allowed");
+  EXPECT_EQ(rule_of(*policy, {.host = "s3.amazonaws.com", .tls = false}), "cloud, plaintext_credential");
+  EXPECT_EQ(verdict(*policy, {.host = "s3.amazonaws.com"}).callback_index, no_rule);
+  const auto variables = policy->env_vars();
+  EXPECT_TRUE(std::ranges::any_of(
+      variables, [](const EnvVar& v) { return v.name == "AWS_ACCESS_KEY_ID" && v.value.size() == 20; }));
+  EXPECT_TRUE(std::ranges::any_of(variables, [](const EnvVar& v) { return v.name == "AWS_REGION"; }));
+}
+
 }  // namespace
 }  // namespace postern::policy

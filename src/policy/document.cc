@@ -11,14 +11,12 @@
 #include <unordered_map>
 
 #include "base/fd.h"
-#include "policy/tree.h"
+#include "policy/provider_reader.h"
 #include "wire/http1.h"
 
 namespace postern::policy {
 
 namespace {
-
-using Names = std::span<const std::string_view>;
 
 constexpr std::array<std::string_view, 5> document_fields = {"rules", "callbacks", "access_control",
                                                              "description", "no_proxy"};
@@ -27,9 +25,7 @@ constexpr std::array<std::string_view, 10> rule_fields = {
     "name",        "description",   "enabled",       "action",  "match_hosts",
     "match_paths", "match_methods", "match_headers", "headers", "env_vars"};
 // Part of the schema, not of this version. Refused by name: a policy that half works is worse than none.
-constexpr std::array<std::string_view, 5> provider_types = {"aws", "gcp", "azure", "oauth2", "github_app"};
-constexpr std::array<std::string_view, 8> unsupported_rule_fields = {
-    "aws", "gcp", "azure", "oauth2", "github_app", "rewrite", "transform", "limits"};
+constexpr std::array<std::string_view, 3> unsupported_rule_fields = {"rewrite", "transform", "limits"};
 constexpr std::array<std::string_view, 4> header_fields = {"name", "type", "value", "is_set"};
 constexpr std::array<std::string_view, 5> callback_fields = {"match_hosts", "url", "ttl_seconds",
                                                              "full_request", "request_headers"};
@@ -37,8 +33,6 @@ constexpr std::array<std::string_view, 5> callback_fields = {"match_hosts", "url
 constexpr std::array<std::string_view, 2> callback_own_headers = {"content-type",
                                                                   "x-langsmith-signature-jwt"};
 constexpr std::array<std::string_view, 3> header_types = {"workspace_secret", "plaintext", "opaque"};
-
-bool contains(Names names, std::string_view name) { return std::ranges::find(names, name) != names.end(); }
 
 std::size_t characters(std::string_view utf8) {
   return static_cast<std::size_t>(
@@ -58,9 +52,9 @@ std::string lower(std::string_view text) {
 }
 
 /// Walks the tree once and collects every problem, so that the author mends them in one go.
-class Reader {
+class Reader : ProviderReader {
  public:
-  explicit Reader(UnknownFields unknown_fields) : unknown_fields_(unknown_fields) {}
+  using ProviderReader::ProviderReader;
 
   std::expected<Document, std::vector<Problem>> read(const Node& root) {
     Document document;
@@ -70,90 +64,6 @@ class Reader {
   }
 
  private:
-  void fail(std::string where, Position at, std::string message) {
-    if (problems_.size() < problems_max) problems_.push_back({std::move(where), at, std::move(message)});
-  }
-
-  bool expect(const Node& node, const std::string& where, Node::Kind kind) {
-    if (node.kind == kind) return true;
-    // The value itself stays unsaid: it may be a credential.
-    std::string_view advice;
-    if (kind == Node::Kind::string) {
-      const bool scalar = node.kind == Node::Kind::number || node.kind == Node::Kind::boolean;
-      const bool nested = node.kind == Node::Kind::sequence || node.kind == Node::Kind::mapping;
-      if (scalar) advice = ": write it in quotes";
-      if (nested) advice = ": a text that begins with { or [, or that holds ': ', needs quotes";
-    }
-    fail(where, node.at,
-         fmt::format("must be {}, not {}{}", name_of(kind),
-                     node.kind == Node::Kind::boolean ? "a truth value" : name_of(node.kind), advice));
-    return false;
-  }
-
-  static std::string child(const std::string& where, std::string_view key) {
-    return where.empty() ? std::string(key) : fmt::format("{}.{}", where, key);
-  }
-  static std::string child(const std::string& where, std::size_t index) {
-    return fmt::format("{}[{}]", where, index);
-  }
-
-  /// Unknown and unsupported fields of a mapping, and fields that were named and left empty.
-  void check_fields(const Node& mapping, const std::string& where, Names known, Names unsupported = {}) {
-    for (const Member& member : mapping.members) {
-      const bool empty = member.value.kind == Node::Kind::null;
-      if (empty && unknown_fields_ == UnknownFields::tolerate) continue;
-      if (contains(unsupported, member.key)) {
-        fail(child(where, member.key), member.at,
-             fmt::format("'{}' is not supported by this version", member.key));
-      } else if (contains(known, member.key)) {
-        if (empty) fail(child(where, member.key), member.at, "is empty: give it a value or leave it out");
-      } else if (unknown_fields_ == UnknownFields::refuse) {
-        fail(child(where, member.key), member.at,
-             fmt::format("unknown field {} (accepted: {})", in_quotes(member.key), fmt::join(known, ", ")));
-      }
-    }
-  }
-
-  /// A member with a value; null was dealt with in check_fields().
-  static const Node* find(const Node& mapping, std::string_view key) {
-    const Node* node = mapping.find(key);
-    return node != nullptr && node->kind != Node::Kind::null ? node : nullptr;
-  }
-
-  /// `each(item, where)` for every item of an optional list of at most `max`.
-  template <class Each>
-  void read_list(const Node& mapping, const std::string& where, std::string_view key, std::size_t max,
-                 Each each) {
-    const Node* list = find(mapping, key);
-    const std::string place = child(where, key);
-    if (list == nullptr || !expect(*list, place, Node::Kind::sequence)) return;
-    if (list->items.size() > max) {
-      return fail(place, list->at,
-                  fmt::format("{} entries: at most {} are accepted", list->items.size(), max));
-    }
-    for (std::size_t i = 0; i < list->items.size(); ++i) each(list->items[i], child(place, i));
-  }
-
-  template <class Each>
-  void read_strings(const Node& mapping, const std::string& where, std::string_view key, std::size_t max,
-                    Each each) {
-    read_list(mapping, where, key, max, [&](const Node& item, const std::string& place) {
-      if (expect(item, place, Node::Kind::string)) each(item, place);
-    });
-  }
-
-  /// The string, or nullptr when absent or (then reported) of another kind.
-  const Node* read_string(const Node& mapping, const std::string& where, std::string_view key) {
-    const Node* node = find(mapping, key);
-    return node != nullptr && expect(*node, child(where, key), Node::Kind::string) ? node : nullptr;
-  }
-
-  bool read_flag(const Node& mapping, const std::string& where, std::string_view key, bool otherwise) {
-    const Node* node = find(mapping, key);
-    if (node == nullptr || !expect(*node, child(where, key), Node::Kind::boolean)) return otherwise;
-    return node->truth;
-  }
-
   void read_description(const Node& mapping, const std::string& where, std::string& out) {
     const Node* node = read_string(mapping, where, "description");
     if (node == nullptr) return;
@@ -209,13 +119,15 @@ class Reader {
 
   void read_rule(const Node& node, const std::string& where, Rule& out) {
     out.at = node.at;
-    read_rule_type(node, where);
-    check_fields(node, where, rule_fields_and_type(), unsupported_rule_fields);
+    const std::string_view type = read_provider(node, where, out.provider);
+    check_fields(node, where, rule_fields_with(type), unsupported_rule_fields);
     read_rule_name(node, where, out);
     read_description(node, where, out.description);
     out.enabled = read_flag(node, where, "enabled", true);
     read_action(node, where, out);
-    read_match_hosts(node, where, "rule", out.match_hosts);
+    if (type.empty() || type == "oauth2" || node.find("match_hosts") != nullptr)
+      read_match_hosts(node, where, "rule", out.match_hosts);
+    if (!type.empty()) complete_provider(node, where, out);
     read_match_paths(node, where, out);
     read_match_methods(node, where, out);
     read_match_headers(node, where, out);
@@ -227,28 +139,14 @@ class Reader {
     }
   }
 
-  static Names rule_fields_and_type() {
-    static const std::vector<std::string_view> names = [] {
-      std::vector<std::string_view> all(rule_fields.begin(), rule_fields.end());
-      all.push_back("type");
-      return all;
-    }();
+  /// With the type's own field, and without those that its rules do not have.
+  static std::vector<std::string_view> rule_fields_with(std::string_view type) {
+    std::vector<std::string_view> names(rule_fields.begin(), rule_fields.end());
+    names.push_back("type");
+    if (type.empty()) return names;
+    std::erase(names, "headers");
+    names.push_back(type);
     return names;
-  }
-
-  void read_rule_type(const Node& node, const std::string& where) {
-    const Node* type = read_string(node, where, "type");
-    if (type == nullptr) return;
-    if (contains(provider_types, type->text)) {
-      return fail(
-          child(where, "type"), type->at,
-          fmt::format(
-              "'{}' rules are not supported by this version (accepted: no type, for a rule of headers)",
-              type->text));
-    }
-    fail(child(where, "type"), type->at,
-         fmt::format("{} is not a rule type (accepted: no type, for a rule of headers)",
-                     in_quotes(type->text)));
   }
 
   void read_rule_name(const Node& node, const std::string& where, Rule& out) {
@@ -534,8 +432,6 @@ class Reader {
     }
   }
 
-  UnknownFields unknown_fields_;
-  std::vector<Problem> problems_;
   std::unordered_map<std::string, int> rule_names_;
 };
 
@@ -565,7 +461,8 @@ bool Rule::judges_paths() const {
 }
 
 bool Rule::injects_credential() const {
-  return std::ranges::any_of(headers,
+  return !std::holds_alternative<std::monostate>(provider) ||
+         std::ranges::any_of(headers,
                              [](const Header& header) { return header.type != HeaderType::plaintext; });
 }
 
@@ -612,12 +509,65 @@ Json print_header(const Header& header) {
   return out;
 }
 
+Json print_secret(const SecretValue& secret) {
+  Json out = {{"type", token(secret.type)}};
+  if (secret.type == HeaderType::opaque)
+    out["is_set"] = !secret.value.empty();
+  else
+    out["value"] = secret.text;
+  return out;
+}
+
+struct ProviderPrinter {
+  Json operator()(const std::monostate&) const { return {}; }
+  Json operator()(const AwsAuth& aws) const {
+    Json out = {{"access_key_id", print_secret(aws.access_key_id)},
+                {"secret_access_key", print_secret(aws.secret_access_key)}};
+    if (aws.session_token) out["session_token"] = print_secret(*aws.session_token);
+    return out;
+  }
+  Json operator()(const GcpAuth& gcp) const {
+    return {{"service_account_json", print_secret(gcp.service_account_json)}, {"scopes", gcp.scopes}};
+  }
+  Json operator()(const AzureAuth& azure) const {
+    Json out = {{"storage_account", azure.storage_account}};
+    if (azure.account_key) out["account_key"] = print_secret(*azure.account_key);
+    if (azure.sas_token) out["sas_token"] = print_secret(*azure.sas_token);
+    return out;
+  }
+  Json operator()(const Oauth2Auth& oauth2) const {
+    const bool refreshes = oauth2.grant == Oauth2Auth::Grant::refresh_token;
+    Json out = {{"token_url", oauth2.token_url.text},
+                {"grant", refreshes ? "refresh_token" : "client_credentials"},
+                {"client_id", oauth2.client_id}};
+    if (oauth2.client_secret) out["client_secret"] = print_secret(*oauth2.client_secret);
+    if (oauth2.refresh_token) out["refresh_token"] = print_secret(*oauth2.refresh_token);
+    if (!oauth2.scopes.empty()) out["scopes"] = oauth2.scopes;
+    return out;
+  }
+  Json operator()(const GithubAppAuth& app) const {
+    Json out = {{"app_id", app.app_id},
+                {"installation_id", app.installation_id},
+                {"private_key", print_secret(app.private_key)}};
+    if (!app.repositories.empty()) out["repositories"] = app.repositories;
+    for (const auto& [name, value] : app.permissions) out["permissions"][name] = value;
+    return out;
+  }
+};
+
+Json print_provider(const Provider& provider) { return std::visit(ProviderPrinter{}, provider); }
+
 Json print_rule(const Rule& rule) {
   Json out = {{"name", rule.name}};
   if (!rule.description.empty()) out["description"] = rule.description;
   if (!rule.enabled) out["enabled"] = false;
   if (rule.action == Action::deny) out["action"] = "deny";
-  for (const auto& host : rule.match_hosts) out["match_hosts"].push_back(host.text);
+  if (const std::string_view type = type_of(rule.provider); !type.empty()) {
+    out["type"] = type;
+    out[std::string(type)] = print_provider(rule.provider);
+  }
+  if (!rule.own_hosts)
+    for (const auto& host : rule.match_hosts) out["match_hosts"].push_back(host.text);
   for (const auto& path : rule.match_paths) out["match_paths"].push_back(path.text);
   for (const auto& method : rule.match_methods) out["match_methods"].push_back(method);
   for (const auto& [name, value] : rule.match_headers)

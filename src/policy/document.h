@@ -9,6 +9,7 @@
 #include <optional>
 #include <string>
 #include <string_view>
+#include <variant>
 #include <vector>
 
 #include "base/secret.h"
@@ -52,6 +53,54 @@ struct EnvVar {
   std::string name, value;
 };
 
+/// A secret that a provider's rule needs. Never plaintext.
+struct SecretValue {
+  Position at;
+  HeaderType type = HeaderType::workspace_secret;
+  std::string text;  ///< workspace_secret: the template.
+  Secret value;      ///< opaque; empty when the document did not give it.
+};
+
+/// Requests to AWS are signed anew (SigV4).
+struct AwsAuth {
+  SecretValue access_key_id;
+  SecretValue secret_access_key;
+  std::optional<SecretValue> session_token;
+};
+/// An access token for a service account (RFC 7523 §2.1).
+struct GcpAuth {
+  SecretValue service_account_json;
+  std::vector<std::string> scopes;
+};
+/// Requests to a storage account are signed anew (SharedKey), or get its signature (SAS).
+struct AzureAuth {
+  std::string storage_account;
+  std::optional<SecretValue> account_key;
+  std::optional<SecretValue> sas_token;
+};
+/// An access token of any OAuth 2.0 server (RFC 6749 §4.4 and §6).
+struct Oauth2Auth {
+  enum class Grant : std::uint8_t { client_credentials, refresh_token };
+  wire::Url token_url;
+  Grant grant = Grant::client_credentials;
+  std::string client_id;
+  std::optional<SecretValue> client_secret;
+  std::optional<SecretValue> refresh_token;
+  std::vector<std::string> scopes;
+};
+/// An installation's access token of a GitHub App.
+struct GithubAppAuth {
+  std::string app_id;
+  std::string installation_id;
+  SecretValue private_key;
+  std::vector<std::string> repositories;  ///< Names; empty: all of the installation.
+  std::vector<EnvVar> permissions;        ///< "contents": "read"; empty: all of the installation.
+};
+using Provider = std::variant<std::monostate, AwsAuth, GcpAuth, AzureAuth, Oauth2Auth, GithubAppAuth>;
+
+/// "aws", "gcp", "azure", "oauth2", "github_app"; empty for a rule of headers.
+std::string_view type_of(const Provider& provider);
+
 enum class Action : std::uint8_t { allow, deny };
 
 struct Rule {
@@ -74,11 +123,16 @@ struct Rule {
   std::vector<std::string> match_methods;      ///< Empty: every method.
   std::vector<Header> headers;
   std::vector<EnvVar> env_vars;
+  Provider provider;
+  bool own_hosts = false;       ///< match_hosts are the provider's, and not the document's.
+  std::vector<EnvVar> own_env;  ///< The provider's placeholders; they win over env_vars.
 
   /// True when some path is told from another.
   bool judges_paths() const;
   /// True when it puts a credential (not only plain text) on requests.
   bool injects_credential() const;
+  /// True when it says what to put on requests, so that no callback is asked.
+  bool has_headers() const { return !headers.empty() || !std::holds_alternative<std::monostate>(provider); }
 };
 
 /// Credentials that are asked of an endpoint of the policy's author, for hosts that no rule has headers for.

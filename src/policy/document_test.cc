@@ -297,21 +297,130 @@ TEST(Document, AFieldLeftEmptyIsNotTheSameAsAbsentInAFile) {
 
 TEST(Document, WhatThisVersionCannotDoIsRefusedByName) {
   for (const auto unknown : {UnknownFields::refuse, UnknownFields::tolerate}) {
-    for (const std::string type : {"aws", "gcp", "azure", "oauth2", "github_app"}) {
-      EXPECT_THAT(
-          problems(rule_with("type: " + type), Format::yaml, unknown),
-          HasSubstr(fmt::format(
-              "policy.yaml:4:11: rules[0].type: '{}' rules are not supported by this version", type)));
-    }
-    for (const std::string field :
-         {"aws", "gcp", "azure", "oauth2", "github_app", "rewrite", "transform", "limits"}) {
+    for (const std::string field : {"rewrite", "transform", "limits"}) {
       EXPECT_THAT(problems(rule_with(field + ": {x: y}"), Format::yaml, unknown),
                   HasSubstr(fmt::format(
                       "policy.yaml:4:5: rules[0].{0}: '{0}' is not supported by this version", field)));
     }
     EXPECT_THAT(problems(rule_with("type: other"), Format::yaml, unknown),
                 HasSubstr("'other' is not a rule type"));
+    for (const std::string type : {"aws", "gcp", "azure", "oauth2", "github_app"}) {
+      EXPECT_THAT(problems(rule_with("type: " + type), Format::yaml, unknown),
+                  HasSubstr(fmt::format("a rule of type {0} needs '{0}', its settings", type)));
+      EXPECT_THAT(problems(rule_with(type + ": {x: y}"), Format::yaml, unknown),
+                  HasSubstr(fmt::format("rules[0].{0}: belongs to rules with 'type: {0}'", type)));
+    }
+    for (const std::string aws : {"role_arn: x", "session_tags: {}", "subject_scope: x"})
+      EXPECT_THAT(problems("rules: [{name: r, type: aws, aws: {" + aws + "}}]", Format::yaml, unknown),
+                  HasSubstr("is not supported by this version"));
   }
+}
+
+constexpr std::string_view providers = R"(
+rules:
+  - name: cloud
+    type: aws
+    aws:
+      access_key_id: {type: workspace_secret, value: "{AWS_ID}"}
+      secret_access_key: {type: opaque, value: hidden-aws}
+    env_vars: {AWS_REGION: eu-central-1}
+  - name: google
+    type: gcp
+    match_hosts: [storage.googleapis.com]
+    gcp: {service_account_json: {type: workspace_secret, value: "{GCP}"}, scopes: [a, b]}
+  - name: storage
+    type: azure
+    azure: {storage_account: acme01, account_key: {type: opaque, value: hidden-azure}}
+  - name: service
+    type: oauth2
+    match_hosts: [api.example.com]
+    oauth2:
+      token_url: https://login.example.com/token
+      client_id: me
+      client_secret: {type: opaque, value: hidden-oauth}
+      scopes: [read]
+  - name: refreshing
+    type: oauth2
+    match_hosts: [b.example.com]
+    oauth2:
+      token_url: https://login.example.com/token
+      grant: refresh_token
+      client_id: me
+      refresh_token: {type: opaque, value: hidden-refresh}
+  - name: git
+    type: github_app
+    github_app:
+      app_id: 12345
+      installation_id: "678"
+      private_key: {type: workspace_secret, value: "{APP_KEY}"}
+      permissions: {contents: read}
+)";
+
+TEST(Document, ProvidersHaveTheirHostsPlaceholdersAndSettings) {
+  const Document document = yaml(providers);
+  ASSERT_EQ(document.rules.size(), 6u);
+  const Rule& aws = document.rules[0];
+  EXPECT_EQ(type_of(aws.provider), "aws");
+  ASSERT_EQ(aws.match_hosts.size(), 3u);
+  EXPECT_EQ(aws.match_hosts[0].text, "*.amazonaws.com");
+  EXPECT_FALSE(std::get<AwsAuth>(aws.provider).secret_access_key.value.empty());
+  EXPECT_TRUE(aws.injects_credential()) << "so it is refused over plain HTTP";
+  EXPECT_EQ(document.rules[1].match_hosts.size(), 1u) << "narrowed";
+  EXPECT_EQ(document.rules[2].match_hosts[0].pattern.host, "acme01.blob.core.windows.net");
+  EXPECT_EQ(std::get<Oauth2Auth>(document.rules[3].provider).token_url.host.name, "login.example.com");
+  EXPECT_EQ(std::get<Oauth2Auth>(document.rules[4].provider).grant, Oauth2Auth::Grant::refresh_token);
+  EXPECT_EQ(std::get<GithubAppAuth>(document.rules[5].provider).app_id, "12345");
+  const std::string printed = print(document);
+  EXPECT_THAT(printed, Not(HasSubstr("hidden")));
+  EXPECT_THAT(printed, Not(HasSubstr("amazonaws"))) << "its hosts are the type's, not the document's";
+  const auto again = parse_document(printed, Format::json);
+  ASSERT_TRUE(again) << describe(again.error(), "printed");
+}
+
+TEST(Document, ProvidersThatCannotWorkAreRefusedByPlace) {
+  const auto rule = [](const std::string& fields) {
+    return problems("rules:\n  - {name: r, " + fields + "}\n");
+  };
+  const std::string aws =
+      "type: aws, aws: {access_key_id: {type: opaque, value: a}, secret_access_key: {type: opaque, value: "
+      "b}}";
+  EXPECT_EQ(rule(aws), "");
+  EXPECT_THAT(rule("type: aws, aws: {}"), AllOf(HasSubstr("needs 'access_key_id', a secret"),
+                                                HasSubstr("needs 'secret_access_key', a secret")));
+  EXPECT_THAT(
+      rule("type: aws, aws: {access_key_id: AKIAcanary, secret_access_key: {type: opaque, value: b}}"),
+      AllOf(HasSubstr("never plain text"), Not(HasSubstr("canary"))));
+  EXPECT_THAT(rule("type: aws, aws: {access_key_id: {type: plaintext, value: canary}, secret_access_key: "
+                   "{type: opaque, value: b}}"),
+              AllOf(HasSubstr("'plaintext' is not a secret's type"), Not(HasSubstr("canary"))));
+  EXPECT_THAT(rule(aws + ", match_hosts: [evil.example.com]"),
+              HasSubstr("rules[0].match_hosts[0]: 'evil.example.com' is not one of this type's hosts"));
+  EXPECT_THAT(rule(aws + ", match_hosts: [s3.amazonaws.com.evil.example.com]"), HasSubstr("is not one of"));
+  EXPECT_THAT(rule(aws + ", match_paths: [/x]"), HasSubstr("belongs to no rule that signs"));
+  EXPECT_THAT(rule(aws + ", headers: []"), HasSubstr("rules[0].headers: unknown field"));
+  EXPECT_THAT(rule(aws + ", action: deny"), HasSubstr("a rule with a type allows"));
+  EXPECT_THAT(rule(aws + ", env_vars: {AWS_CA_BUNDLE: x}"),
+              HasSubstr("env_vars.AWS_CA_BUNDLE: is set by this rule's type itself"));
+  EXPECT_THAT(problems("rules: [{name: a, " + aws + "}, {name: b, enabled: false, " + aws + "}]"),
+              HasSubstr("is the second rule of type aws"));
+  EXPECT_THAT(rule("type: azure, azure: {storage_account: Acme, account_key: {type: opaque, value: b}}"),
+              HasSubstr("is not a storage account"));
+  EXPECT_THAT(rule("type: azure, azure: {storage_account: acme}"), HasSubstr("exactly one of"));
+  EXPECT_THAT(rule("type: azure, match_hosts: [a.example.com], azure: {storage_account: acme, sas_token: "
+                   "{type: opaque, value: b}}"),
+              HasSubstr("belongs to no azure rule"));
+  EXPECT_THAT(rule("type: gcp, gcp: {service_account_json: {type: opaque, value: b}}"),
+              HasSubstr("needs 'scopes'"));
+  EXPECT_THAT(
+      rule("type: oauth2, oauth2: {token_url: x, client_id: a}"),
+      AllOf(HasSubstr("a rule needs 'match_hosts'"), HasSubstr("oauth2.token_url: must begin with https://"),
+            HasSubstr("needs 'client_secret'")));
+  EXPECT_THAT(rule("type: oauth2, match_hosts: [a.example.com], oauth2: {token_url: 'https://l.example.com', "
+                   "grant: password, client_id: a, client_secret: {type: opaque, value: b}}"),
+              HasSubstr("'password' is not a grant"));
+  EXPECT_THAT(rule("type: github_app, github_app: {app_id: 1, installation_id: ../x, private_key: {type: "
+                   "opaque, value: b}}"),
+              HasSubstr("installation_id: is not a number"));
 }
 
 TEST(Document, CallbacksAreReadAndPrinted) {

@@ -120,17 +120,21 @@ class Compiler {
   void merge_env_vars() {
     std::unordered_map<std::string_view, std::size_t> places;
     std::vector<EnvVar>& out = snapshot_->env_vars_;
+    const auto set = [&](const EnvVar& variable) {
+      const auto [place, is_new] = places.try_emplace(variable.name, out.size());
+      if (is_new)
+        out.push_back(variable);
+      else
+        out[place->second].value = variable.value;
+    };
     for (const Rule& rule : document_.rules) {
       if (!rule.enabled) continue;
-      for (const EnvVar& variable : rule.env_vars) {
-        const auto [place, is_new] = places.try_emplace(variable.name, out.size());
-        if (is_new) {
-          out.push_back(variable);
-        } else {
-          out[place->second].value = variable.value;
-        }
-      }
+      for (const EnvVar& variable : rule.env_vars) set(variable);
     }
+    // What a provider needs wins over what rules say.
+    for (const Rule& rule : document_.rules)
+      if (rule.enabled)
+        for (const EnvVar& variable : rule.own_env) set(variable);
   }
 
   void hint(std::string_view text) {

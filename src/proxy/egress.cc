@@ -4,7 +4,7 @@ namespace postern::proxy {
 
 std::shared_ptr<const Egress> make_egress(std::shared_ptr<const policy::Snapshot> snapshot,
                                           credential::Injections injections,
-                                          std::shared_ptr<const credential::CallbackSigner> signer) {
+                                          const std::shared_ptr<const credential::CallbackSigner>& signer) {
   auto egress = std::make_shared<Egress>();
   egress->snapshot = std::move(snapshot);
   egress->injections = std::move(injections);
@@ -12,7 +12,8 @@ std::shared_ptr<const Egress> make_egress(std::shared_ptr<const policy::Snapshot
   for (std::uint32_t i = 0; i < egress->snapshot->callbacks().size(); ++i)
     callbacks.push_back(std::make_unique<credential::CallbackSource>(
         egress->snapshot, i, egress->injections.of_callback(i), signer));
-  egress->grants = std::make_shared<credential::Grants>(std::move(callbacks));
+  egress->grants =
+      std::make_shared<credential::Grants>(std::move(callbacks), egress->injections.take_sources());
   return egress;
 }
 

@@ -26,13 +26,13 @@ namespace postern::proxy {
 struct Egress {
   std::shared_ptr<const policy::Snapshot> snapshot;
   credential::Injections injections;
-  std::shared_ptr<credential::Grants> grants;  ///< Of callbacks; refers to the injections.
+  std::shared_ptr<credential::Grants> grants;  ///< What must be asked for; refers to the injections.
 };
 
 /// `signer`: who asks the callbacks; may be nullptr without any.
-std::shared_ptr<const Egress> make_egress(std::shared_ptr<const policy::Snapshot> snapshot,
-                                          credential::Injections injections,
-                                          std::shared_ptr<const credential::CallbackSigner> signer = nullptr);
+std::shared_ptr<const Egress> make_egress(
+    std::shared_ptr<const policy::Snapshot> snapshot, credential::Injections injections,
+    const std::shared_ptr<const credential::CallbackSigner>& signer = nullptr);
 
 struct SandboxIdentity {
   /// Never used again in this process, unlike a name.

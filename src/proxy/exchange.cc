@@ -250,7 +250,11 @@ Result<void> Exchange::judge() {
 
 Result<void> Exchange::take_credentials() {
   if (verdict_.rule) credentials_ = egress_->injections.of(verdict_.rule_index);
-  if (verdict_.callback_index != policy::no_rule) look_for_grant();
+  if (verdict_.callback_index != policy::no_rule)
+    source_ = &egress_->grants->of_callback(verdict_.callback_index);
+  else if (verdict_.rule)
+    source_ = egress_->grants->of_rule(verdict_.rule_index);
+  if (source_) look_for_grant();
   if (!place_.admitted()) return fail(Reason::overloaded, {}, Side::self);
   // Nothing leaves unrecorded (threat 98).
   if (!worker_.journal.accepting()) return fail(Reason::audit_unavailable, {}, Side::self);
@@ -259,7 +263,6 @@ Result<void> Exchange::take_credentials() {
 
 void Exchange::look_for_grant() {
   credential::Grants& grants = *egress_->grants;
-  source_ = &grants.of_callback(verdict_.callback_index);
   if (!source_->cached()) return;
   auto grant = flow_.tenant.grants.find(grants, *source_, *host_, flow_.port, worker_.clock);
   if (!grant || worker_.loop.now() >= grant->refresh_after) {

@@ -282,7 +282,9 @@ struct RoadOptions {
   std::string
       origin_name;  ///< In the origin's certificate; empty: the name that its SNI asks for, or the host.
   LoadLimits load;
-  bool prompt_peers = false;  ///< See Peer::send_at_once.
+  bool prompt_peers = false;                                 ///< See Peer::send_at_once.
+  std::vector<std::pair<std::string, std::string>> secrets;  ///< Besides API_KEY.
+  std::shared_ptr<credential::RefreshTokens> refresh_tokens;
   bool endpoint_tls = true;
   std::string endpoint_name = "creds.example.net";  ///< In its certificate.
 };
@@ -304,7 +306,8 @@ class Road {
     if (!snapshot) throw std::runtime_error("policy: " + snapshot.error().front().message);
     credential::SecretStore secrets;
     (void)secrets.set("API_KEY", Secret(canary));
-    auto injections = credential::resolve(**snapshot, secrets);
+    for (const auto& [key, value] : options_.secrets) (void)secrets.set(key, Secret(std::string(value)));
+    auto injections = credential::resolve(**snapshot, secrets, options_.refresh_tokens);
     if (!injections) throw std::runtime_error("policy: " + injections.error().front().message);
     tenant_.egress = make_egress(std::move(*snapshot), std::move(*injections), callback_signer());
     tenant_.identity.name = std::make_shared<const std::string>("box");
@@ -313,12 +316,13 @@ class Road {
 
     auto overrides = std::make_shared<origin::Overrides>();
     const origin::Override here{IpAddress::v4(INADDR_LOOPBACK), origin_port_};
-    for (const char* host :
-         {"api.example.com", "plain.example.com", "tls.example.com", "db.example.com", "other.example.com"})
+    for (const char* host : {"api.example.com", "plain.example.com", "tls.example.com", "db.example.com",
+                             "other.example.com", "storage.googleapis.com", "github.com"})
       (*overrides)[host].push_back(here);
     std::uint16_t endpoint_port = 0;
     endpoint_listening_ = listen_on_loopback(endpoint_port);
-    (*overrides)["creds.example.net"].push_back({IpAddress::v4(INADDR_LOOPBACK), endpoint_port});
+    for (const char* host : {"creds.example.net", "api.github.com"})
+      (*overrides)[host].push_back({IpAddress::v4(INADDR_LOOPBACK), endpoint_port});
     std::uint16_t closed_port = 0;
     listen_on_loopback(closed_port);  // closed again at once
     (*overrides)["gone.example.com"].push_back({IpAddress::v4(INADDR_LOOPBACK), closed_port});

@@ -1,0 +1,128 @@
+#pragma once
+// The ground of what reads a policy's tree: places, problems, kinds and lists. Every problem is collected, so
+// that the author mends them in one go.
+
+#include <algorithm>
+#include <fmt/format.h>
+#include <fmt/ranges.h>
+#include <span>
+#include <string>
+#include <string_view>
+#include <vector>
+
+#include "policy/document.h"
+#include "policy/tree.h"
+
+namespace postern::policy {
+
+using Names = std::span<const std::string_view>;
+
+inline bool contains(Names names, std::string_view name) {
+  return std::ranges::find(names, name) != names.end();
+}
+
+class TreeReader {
+ public:
+  explicit TreeReader(UnknownFields unknown_fields) : unknown_fields_(unknown_fields) {}
+
+ protected:
+  void fail(std::string where, Position at, std::string message) {
+    if (problems_.size() < problems_max) problems_.push_back({std::move(where), at, std::move(message)});
+  }
+
+  bool expect(const Node& node, const std::string& where, Node::Kind kind) {
+    if (node.kind == kind) return true;
+    // The value itself stays unsaid: it may be a credential.
+    std::string_view advice;
+    if (kind == Node::Kind::string) {
+      const bool scalar = node.kind == Node::Kind::number || node.kind == Node::Kind::boolean;
+      const bool nested = node.kind == Node::Kind::sequence || node.kind == Node::Kind::mapping;
+      if (scalar) advice = ": write it in quotes";
+      if (nested) advice = ": a text that begins with { or [, or that holds ': ', needs quotes";
+    }
+    fail(where, node.at,
+         fmt::format("must be {}, not {}{}", name_of(kind),
+                     node.kind == Node::Kind::boolean ? "a truth value" : name_of(node.kind), advice));
+    return false;
+  }
+
+  static std::string child(const std::string& where, std::string_view key) {
+    return where.empty() ? std::string(key) : fmt::format("{}.{}", where, key);
+  }
+  static std::string child(const std::string& where, std::size_t index) {
+    return fmt::format("{}[{}]", where, index);
+  }
+
+  /// Unknown and unsupported fields of a mapping, and fields that were named and left empty.
+  void check_fields(const Node& mapping, const std::string& where, Names known, Names unsupported = {}) {
+    for (const Member& member : mapping.members) {
+      const bool empty = member.value.kind == Node::Kind::null;
+      if (empty && unknown_fields_ == UnknownFields::tolerate) continue;
+      if (contains(unsupported, member.key)) {
+        fail(child(where, member.key), member.at,
+             fmt::format("'{}' is not supported by this version", member.key));
+      } else if (contains(known, member.key)) {
+        if (empty) fail(child(where, member.key), member.at, "is empty: give it a value or leave it out");
+      } else if (unknown_fields_ == UnknownFields::refuse) {
+        fail(child(where, member.key), member.at,
+             fmt::format("unknown field {} (accepted: {})", in_quotes(member.key), fmt::join(known, ", ")));
+      }
+    }
+  }
+
+  /// A member with a value; null was dealt with in check_fields().
+  static const Node* find(const Node& mapping, std::string_view key) {
+    const Node* node = mapping.find(key);
+    return node != nullptr && node->kind != Node::Kind::null ? node : nullptr;
+  }
+
+  /// `each(item, where)` for every item of an optional list of at most `max`.
+  template <class Each>
+  void read_list(const Node& mapping, const std::string& where, std::string_view key, std::size_t max,
+                 Each each) {
+    const Node* list = find(mapping, key);
+    const std::string place = child(where, key);
+    if (list == nullptr || !expect(*list, place, Node::Kind::sequence)) return;
+    if (list->items.size() > max) {
+      return fail(place, list->at,
+                  fmt::format("{} entries: at most {} are accepted", list->items.size(), max));
+    }
+    for (std::size_t i = 0; i < list->items.size(); ++i) each(list->items[i], child(place, i));
+  }
+
+  template <class Each>
+  void read_strings(const Node& mapping, const std::string& where, std::string_view key, std::size_t max,
+                    Each each) {
+    read_list(mapping, where, key, max, [&](const Node& item, const std::string& place) {
+      if (expect(item, place, Node::Kind::string)) each(item, place);
+    });
+  }
+
+  /// The string, or nullptr when absent or (then reported) of another kind.
+  const Node* read_string(const Node& mapping, const std::string& where, std::string_view key) {
+    const Node* node = find(mapping, key);
+    return node != nullptr && expect(*node, child(where, key), Node::Kind::string) ? node : nullptr;
+  }
+
+  bool read_flag(const Node& mapping, const std::string& where, std::string_view key, bool otherwise) {
+    const Node* node = find(mapping, key);
+    if (node == nullptr || !expect(*node, child(where, key), Node::Kind::boolean)) return otherwise;
+    return node->truth;
+  }
+
+  /// The string; a problem when it is absent. `what` names it, with its article: "a callback needs a 'url'".
+  const Node* require_string(const Node& mapping, const std::string& where, std::string_view key,
+                             std::string_view what) {
+    if (find(mapping, key) == nullptr) {
+      if (mapping.find(key) == nullptr || unknown_fields_ == UnknownFields::tolerate)
+        fail(where, mapping.at, fmt::format("{}", what));
+      return nullptr;
+    }
+    return read_string(mapping, where, key);
+  }
+
+  UnknownFields unknown_fields_;
+  std::vector<Problem> problems_;
+};
+
+}  // namespace postern::policy
