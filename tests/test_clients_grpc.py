@@ -12,6 +12,7 @@ from clients_support import CANARY, PROGRAMS, PYTHON, Client, caller, running  #
 
 HOST = "grpc.example.test"
 CACHE = kit.ROOT / "build/clients"
+GRPC_GO = "google.golang.org/grpc@v1.56.3"  # Builds with the Go of Debian 12, which is 1.19, and with newer ones.
 
 
 @pytest.fixture(scope="module")
@@ -33,8 +34,31 @@ def node_modules():
     return place / "node_modules"
 
 
+@pytest.fixture(scope="session")
+def go_program():
+    """The client with grpc-go, built outside; kept in build/ from one run to the next."""
+    place = CACHE / "go"
+    place.mkdir(parents=True, exist_ok=True)
+    shutil.copy(PROGRAMS / "grpc_client.go", place)
+    go = shutil.which("go") or "/usr/local/go/bin/go"
+    environment = {**os.environ, "CGO_ENABLED": "0", "GOFLAGS": "-mod=mod"}
+
+    def tool(*words):
+        done = subprocess.run([go, *words], cwd=place, env=environment, timeout=400, capture_output=True, text=True)
+        assert done.returncode == 0, done.stderr
+
+    if not (place / "go.mod").exists():
+        tool("mod", "init", "example.test/client")
+        tool("get", GRPC_GO)
+    tool("build", "-o", "grpc_client", "grpc_client.go")
+    return place / "grpc_client"
+
+
 def language(name, request, caller):
     """The words that start this language's client, in the caller's working directory."""
+    if name == "go":
+        shutil.copy(request.getfixturevalue("go_program"), caller.work)
+        return ["./grpc_client"]
     shutil.copy(PROGRAMS / f"grpc_client.{name}", caller.work)
     if name == "py":
         return [PYTHON, "grpc_client.py"]
@@ -46,7 +70,7 @@ POLICY = {"rules": [{"name": "closed service", "match_hosts": [HOST], "match_pat
                     *kit.header_rule(HOST)["rules"], *kit.header_rule("gone.example.test", name="gone")["rules"]]}
 
 
-@pytest.mark.parametrize("name", ["py", "js"])
+@pytest.mark.parametrize("name", ["py", "js", "go"])
 def test_every_kind_of_call_of_a_grpc_library(caller, server, request, name):
     command = language(name, request, caller)
     run = caller.at(HOST, server).at("gone.example.test", kit.free_port()).run(*command, policy=POLICY, secrets={"KEY": CANARY}, timeout=120)
