@@ -36,7 +36,8 @@ struct Answer {
   bool intercept = false;
   const policy::Rule* rule = nullptr;
   std::uint32_t rule_index = policy::no_rule;
-  std::string path;  ///< As it would be sent.
+  const policy::Callback* callback = nullptr;  ///< Who would be asked for credentials.
+  std::string path;                            ///< As it would be sent.
   std::string detail;
 };
 
@@ -131,6 +132,8 @@ Answer judge(const policy::Snapshot& snapshot, const Question& question, std::st
   answer.reason = verdict.reason;
   answer.rule = verdict.rule;
   answer.rule_index = verdict.rule_index;
+  if (verdict.callback_index != policy::no_rule)
+    answer.callback = &snapshot.callbacks()[verdict.callback_index];
   answer.path = verdict.judges_paths ? std::string(path.path) + std::string(path.query) : question.path;
   return answer;
 }
@@ -182,6 +185,11 @@ std::string printable(const policy::Header& header) {
                                                              : fmt::format("({})", token(header.type));
 }
 
+/// Without the query, where tokens are put.
+std::string printable(const wire::Url& url) {
+  return url.origin() + url.target.substr(0, url.target.find('?'));
+}
+
 void write_text(const CheckOptions& options, const policy::Snapshot& snapshot, const Question& question,
                 const Answer& answer, std::ostream& out) {
   const bool allowed = answer.reason == Reason::allowed;
@@ -210,8 +218,10 @@ void write_text(const CheckOptions& options, const policy::Snapshot& snapshot, c
                                  : ""));
   } else if (allowed && question.transport != Transport::tcp) {
     line("rule", answer.intercept && question.path.empty() ? "told when a request is known"
+                 : answer.callback != nullptr              ? "none"
                                                            : "none: no header is set");
   }
+  if (allowed && answer.callback != nullptr) line("callback", printable(answer.callback->url));
   if (allowed && !question.path.empty() && !answer.path.empty() && answer.path != question.path)
     line("path sent", answer.path);
   if (!allowed || answer.rule == nullptr) return;
@@ -247,6 +257,12 @@ void write_json(const CheckOptions& options, const policy::Snapshot& snapshot, c
       if (header.type == policy::HeaderType::workspace_secret) entry["template"] = header.text;
       json["headers"].push_back(std::move(entry));
     }
+  }
+  if (allowed && answer.callback != nullptr) {
+    json["callback"] = {{"url", printable(answer.callback->url)},
+                        {"ttl_seconds", answer.callback->ttl.count()},
+                        {"full_request", answer.callback->full_request},
+                        {"line", answer.callback->at.line}};
   }
   out << json.dump(2, ' ', false, nlohmann::ordered_json::error_handler_t::replace) << '\n';
 }

@@ -191,6 +191,58 @@ TEST_F(Check, WithoutAPolicyOnlyTheOptionsAllow) {
       check_allowed);
 }
 
+TEST_F(Check, TheCallbackThatWouldBeAskedIsNamedWithoutItsQuery) {
+  const std::string file = policy(R"(
+rules:
+  - {name: own, match_hosts: [a.example.com], match_paths: [/own/*], headers: [{name: A, type: plaintext, value: b}]}
+  - {name: bare, match_hosts: [a.example.com], match_paths: [/bare/*]}
+  - {name: closed, match_hosts: [a.example.com], match_paths: [/closed/*], action: deny}
+callbacks:
+  - match_hosts: [a.example.com]
+    url: https://creds.example.net:8443/issue?token=canary
+    ttl_seconds: 90
+    request_headers: [{name: X-Key, type: opaque, value: canary}]
+)");
+  const auto asked = [&](const std::string& path, bool json = false) {
+    Outcome outcome = run_check({.target = path, .policy_file = file, .json = json});
+    EXPECT_THAT(outcome.out, Not(HasSubstr("canary")));
+    return outcome.out;
+  };
+  const std::string named = "  callback     https://creds.example.net:8443/issue\n";
+  EXPECT_THAT(asked("https://a.example.com/"), AllOf(HasSubstr("  rule         none\n"), HasSubstr(named)));
+  EXPECT_THAT(asked("https://a.example.com/bare/x"), AllOf(HasSubstr("rule         bare"), HasSubstr(named)));
+  EXPECT_THAT(asked("https://a.example.com/own/x"), AllOf(HasSubstr("sets"), Not(HasSubstr("callback"))));
+  EXPECT_THAT(asked("https://a.example.com/closed/x"),
+              AllOf(HasSubstr("denied"), Not(HasSubstr("callback"))));
+  EXPECT_THAT(asked("http://a.example.com/"),
+              AllOf(HasSubstr("plaintext_credential"), Not(HasSubstr("creds.example.net"))));
+  EXPECT_THAT(asked("a.example.com:443"),
+              AllOf(HasSubstr("told when a request is known"), Not(HasSubstr("callback"))));
+  const auto json = nlohmann::json::parse(asked("https://a.example.com/", true));
+  EXPECT_EQ(json["callback"], nlohmann::json::parse(R"({"url": "https://creds.example.net:8443/issue",
+                                                        "ttl_seconds": 90, "full_request": false, "line": 7})"));
+  EXPECT_FALSE(nlohmann::json::parse(asked("https://a.example.com/own/x", true)).contains("callback"));
+}
+
+TEST_F(Check, AnOpaqueHeaderWithoutItsValueIsToldForRulesAndCallbacks) {
+  const std::string file = policy(R"(
+rules:
+  - {name: r, match_hosts: [a.example.com], headers: [{name: A, type: opaque}]}
+callbacks:
+  - match_hosts: [b.example.com]
+    url: https://creds.example.net/
+    ttl_seconds: 60
+    request_headers: [{name: X-Key, type: opaque}]
+)");
+  const Outcome outcome =
+      run_check({.target = "a.example.com", .policy_file = file, .secrets = {"KEY=canary"}});
+  EXPECT_EQ(outcome.status, check_unusable);
+  EXPECT_THAT(outcome.err,
+              AllOf(HasSubstr("rules[0].headers[0].value: no value is set for the opaque header A"),
+                    HasSubstr("callbacks[0].request_headers[0].value: no value is set for the "
+                              "opaque header X-Key")));
+}
+
 TEST_F(Check, NoSecretIsEverShown) {
   const std::string file = policy(R"(
 rules:
