@@ -13,7 +13,7 @@ import clients_support
 import kit
 
 ROOT = kit.ROOT
-PAGES = sorted(path for path in [*ROOT.glob("*.md"), *ROOT.glob("docs/**/*.md"), *ROOT.glob("examples/*.md")])
+PAGES = sorted(path for path in [*ROOT.glob("*.md"), *ROOT.glob("docs/**/*.md"), *ROOT.glob("examples/**/*.md")])
 ANSWERED = ["api.openai.com", "api.anthropic.com", "example.com", "api.example.com"]
 
 EXAMPLE = re.compile(r"<!-- test(?:: exit (\d+))? -->\n```sh\n(.*?)```\n(?:<!-- output -->\n```\n(.*?)```)?", re.S)
@@ -65,6 +65,12 @@ def matches(wanted, output):
 @pytest.mark.parametrize("commands, status, output", examples())
 def test_an_example_does_what_the_page_says(desk, commands, status, output):
     work, environment = desk
+    # Servers of the examples listen on ports of the kernel's choosing: another run of the tests may be under way.
+    ports = {port: str(kit.free_port()) for port in sorted(set(re.findall(r"127\.0\.0\.1:(\d+)", commands)) - {"0"})}
+    for port, free in ports.items():
+        commands, output = (text and text.replace(f"127.0.0.1:{port}", f"127.0.0.1:{free}") for text in (commands, output))
+        for policy in work.glob("examples/*.yaml"):
+            policy.write_text(policy.read_text().replace(f"127.0.0.1:{port}", f"127.0.0.1:{free}"))
     done = subprocess.run(["bash", "-euo", "pipefail", "-c", commands], cwd=work, env=environment, stdin=subprocess.DEVNULL,
                           stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, timeout=60)
     assert done.returncode == status, done.stdout
@@ -79,7 +85,7 @@ def test_an_output_that_differs_is_noticed():
 
 def test_there_are_examples_in_every_guide():
     with_examples = {path.name for path in PAGES if EXAMPLE.search(path.read_text())}
-    assert {"README.md", "run.md", "policy.md", "refusals.md", "log.md", "troubleshooting.md"} <= with_examples
+    assert {"README.md", "run.md", "policy.md", "credentials.md", "refusals.md", "log.md", "troubleshooting.md"} <= with_examples
 
 
 # ---- links -------------------------------------------------------------------------------------------------
