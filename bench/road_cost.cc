@@ -24,8 +24,11 @@
 namespace {
 
 using namespace postern;  // NOLINT(google-build-using-namespace): a program of its own
+using proxy::road::Http2Peer;
 using proxy::road::Peer;
 using proxy::road::Road;
+
+namespace kit = http2::kit;
 
 constexpr const char* host = "api.example.com";
 
@@ -99,6 +102,59 @@ void keepalive() {
   start_counting();
   for (int i = 0; i < times; ++i) exchange(road, origin, request, answer);
   stop_counting("keepalive", times);
+}
+
+/// The same over HTTP/2, toward an origin of either version.
+void keepalive_http2(const char* name, bool origin_speaks_it) {
+  Road road({.origin_http2 = origin_speaks_it});
+  ManualClock clock;
+  io::Loop loop(clock);
+  Http2Peer sandbox(road.connect(host, 443, host, proxy::road::Offer::both), loop, http2::Role::client);
+  std::unique_ptr<Http2Peer> origin;
+  const std::string answer = answer_with(512);
+  const std::string body(512, 'a');
+  const kit::Pairs head{{":method", "GET"},           {":scheme", "https"},
+                        {":authority", host},         {":path", "/v1/small?with=query"},
+                        {"user-agent", "road-cost"},  {"accept", "*/*"},
+                        {"x-client", "postern bench"}};
+  const kit::Pairs answer_head{
+      {":status", "200"}, {"content-type", "application/json"}, {"content-length", "512"}};
+  kit::Sending sending;
+  const auto answer_what_came = [&] {
+    if (!origin_speaks_it) {
+      if (!road.origin() || !road.origin()->received().ends_with("\r\n\r\n")) return;
+      road.origin()->take();
+      return road.origin()->send(answer);
+    }
+    if (!origin && road.origin())
+      origin = std::make_unique<Http2Peer>(*road.origin(), loop, http2::Role::server);
+    if (!origin) return;
+    origin->pump();
+    for (const auto& request : std::exchange(origin->end.requests, {})) {
+      must(kit::send_head(*request, answer_head, false), "no head was sent");
+      origin->end.send(request, body, true, sending);
+    }
+    origin->pump();
+    origin->text.clear();
+  };
+  const auto once = [&] {
+    kit::Seen seen;
+    must(sandbox.end.ask(head, seen) != nullptr, "no stream");
+    must(wait(road,
+              [&] {
+                sandbox.pump();
+                answer_what_came();
+                return seen.over;
+              }),
+         "no answer");
+    must(seen.status() == 200 && seen.body.size() == body.size(), "another answer");
+    sandbox.text.clear();
+  };
+  for (int i = 0; i < 50; ++i) once();
+  constexpr int times = 400;
+  start_counting();
+  for (int i = 0; i < times; ++i) once();
+  stop_counting(name, times);
 }
 
 /// A connection with a full handshake for every request; the leaf is cached, the origin's connection kept.
@@ -229,6 +285,8 @@ void record() {
 const std::map<std::string_view, std::function<void()>>& cases() {
   static const std::map<std::string_view, std::function<void()>> all = {
       {"keepalive", keepalive},
+      {"http2_to_http1", [] { keepalive_http2("http2_to_http1", false); }},
+      {"http2_to_http2", [] { keepalive_http2("http2_to_http2", true); }},
       {"connection", connection},
       {"pass_through", pass_through},
       {"download", download},

@@ -63,22 +63,8 @@ struct Owned {
   T* value = nullptr;
   ~Owned() { Delete{}(value); }
 };
-template <class T>
-struct FromFramePool {
-  using value_type = T;
-  FromFramePool() = default;
-  template <class U>
-  explicit FromFramePool(const FromFramePool<U>&) {}
-  T* allocate(std::size_t count) { return static_cast<T*>(io::FramePool::allocate(count * sizeof(T))); }
-  void deallocate(T* memory, std::size_t count) { io::FramePool::release(memory, count * sizeof(T)); }
-  template <class U>
-  bool operator==(const FromFramePool<U>&) const {
-    return true;
-  }
-};
-
 std::shared_ptr<Stream> make_stream(Session& session, io::Loop& loop, bool origin) {
-  return std::allocate_shared<Stream>(FromFramePool<Stream>(), session, loop, origin);
+  return std::allocate_shared<Stream>(io::FromFramePool<Stream>(), session, loop, origin);
 }
 
 struct DeleteCallbacks {
@@ -541,7 +527,9 @@ bool Session::wake() {
   while (!ready_.empty() || !requests_.empty() || !refused_.empty()) {
     any = true;
     for (const Error& why : std::exchange(refused_, {})) owner_.on_refused_request(why);
-    for (auto& request : std::exchange(requests_, {})) owner_.on_request(std::move(request));
+    std::swap(requests_, starting_);
+    for (auto& request : starting_) owner_.on_request(std::move(request));
+    starting_.clear();
     std::swap(ready_, waking_);
     for (const auto& stream : waking_) {
       stream->ready_ = false;

@@ -140,6 +140,7 @@ class Session {
   std::vector<std::shared_ptr<Stream>> ready_;
   std::vector<std::shared_ptr<Stream>> waking_;
   std::vector<std::shared_ptr<Stream>> requests_;
+  std::vector<std::shared_ptr<Stream>> starting_;
   std::vector<Error> refused_;
   std::int64_t tokens_ = limits::tokens_max;
   TimePoint earned_at_;

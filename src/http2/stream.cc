@@ -96,8 +96,8 @@ io::Task<Result<BodyPiece>> Stream::read_body(TimePoint deadline) {
   }
   while (incoming_.empty() && !ended_) {
     if (closed_) co_return std::unexpected(closed_error());
-    if (given_.capacity() > kept_bytes_max) std::string().swap(given_);
-    if (incoming_.capacity() > kept_bytes_max) std::string().swap(incoming_);
+    if (given_.capacity() > kept_bytes_max) io::PooledString().swap(given_);
+    if (incoming_.capacity() > kept_bytes_max) io::PooledString().swap(incoming_);
     const io::Wait::Outcome outcome = co_await arrived_.until(deadline);
     if (outcome != io::Wait::Outcome::changed) co_return std::unexpected(wait_error(outcome));
   }

@@ -12,6 +12,7 @@
 #include <vector>
 
 #include "base/result.h"
+#include "io/frame_pool.h"
 #include "io/task.h"
 #include "io/wait.h"
 #include "model/http.h"
@@ -147,11 +148,11 @@ class Stream : public std::enable_shared_from_this<Stream> {
 
   HeadPtr arriving_;  ///< A header block that is being received.
   HeadPtr request_;
-  std::vector<HeadPtr> heads_;
+  io::PooledVector<HeadPtr> heads_;
   HeadPtr head_given_;
   HeadPtr trailers_;
-  std::string incoming_;
-  std::string given_;
+  io::PooledString incoming_;
+  io::PooledString given_;
   std::int32_t window_;
   std::size_t awaited_bytes_ = 0;  ///< Arrived while the reader waited: it keeps up.
   TimePoint awaited_since_{};      ///< The first of them.

@@ -1,10 +1,13 @@
 #pragma once
-// Coroutine frames are allocated and freed on every request; a free list per thread makes that a few
-// instructions. Sanitizer builds use the plain heap so that a stale frame is still caught.
+// Coroutine frames are allocated and freed on every request, and so are strings and vectors beside them; a
+// free list per thread makes that a few instructions. Sanitizer builds use the plain heap so that a stale
+// frame is still caught.
 
 #include <array>
 #include <cstddef>
 #include <new>
+#include <string>
+#include <vector>
 
 #if defined(__SANITIZE_ADDRESS__) || defined(__SANITIZE_THREAD__)
 #define POSTERN_PLAIN_FRAMES 1
@@ -71,5 +74,24 @@ class FramePool {
     return lists;
   }
 };
+
+/// The same for what the standard library allocates. It may be freed by the thread that allocated it only.
+template <class T>
+struct FromFramePool {
+  using value_type = T;
+  FromFramePool() = default;
+  template <class U>
+  FromFramePool(const FromFramePool<U>&) {}  // NOLINT(google-explicit-constructor): as the library asks.
+  T* allocate(std::size_t count) { return static_cast<T*>(FramePool::allocate(count * sizeof(T))); }
+  void deallocate(T* memory, std::size_t count) { FramePool::release(memory, count * sizeof(T)); }
+  template <class U>
+  bool operator==(const FromFramePool<U>&) const {
+    return true;
+  }
+};
+
+using PooledString = std::basic_string<char, std::char_traits<char>, FromFramePool<char>>;
+template <class T>
+using PooledVector = std::vector<T, FromFramePool<T>>;
 
 }  // namespace postern::io

@@ -34,7 +34,6 @@ std::unique_ptr<Connection> Pool::take(const std::string& key, bool must_be_aliv
     std::unique_ptr<Connection> connection = std::move(connections.back());
     connections.pop_back();
     --idle_count_;
-    by_stream_.erase(connection->stream.get());
     connection->stream->watch_idle(nullptr);
     if (!connection->stream->looks_idle()) continue;
     char byte;
@@ -245,7 +244,7 @@ io::Task<Result<Pool::Verified>> Pool::shake_hands(Attempt& attempt, tls::Alpn a
 Reached Pool::serve(const Attempt& attempt, Verified verified) {
   Reached reached;
   reached.address = verified.address;
-  reached.connection = std::make_unique<Connection>(buffers_);
+  reached.connection = std::make_unique<Connection>(buffers_, *this);
   reached.connection->address = std::move(verified.address);
   reached.connection->tls = attempt.wanted.tls;
   reached.connection->stream = std::move(verified.stream);
@@ -269,25 +268,24 @@ void Pool::give_back(std::unique_ptr<Connection> connection) {
   if (connections.size() >= idle_per_origin_max) return;
   connection->input.release();
   connection->idle_since = loop_.now();
-  connection->stream->watch_idle(this);
-  by_stream_[connection->stream.get()] = connection.get();
+  connection->stream->watch_idle(connection.get());
   ++idle_count_;
   connections.push_back(std::move(connection));
   if (idle_count_ == 1) sweep_->set(loop_.now() + idle_max);
 }
 
-void Pool::on_idle_input(io::Stream& stream) {
-  const auto at = by_stream_.find(&stream);
-  if (at == by_stream_.end()) return;
-  Connection* gone = at->second;
-  by_stream_.erase(at);
-  auto& connections = idle_[gone->key];
-  const auto where = std::ranges::find_if(connections, [&](const auto& c) { return c.get() == gone; });
+void Connection::on_idle_input(io::Stream&) { pool_.drop(*this); }
+
+void Pool::drop(const Connection& gone) {
+  const auto at = idle_.find(gone.key);
+  if (at == idle_.end()) return;
+  auto& connections = at->second;
+  const auto where = std::ranges::find_if(connections, [&](const auto& one) { return one.get() == &gone; });
   if (where == connections.end()) return;
   const std::unique_ptr<Connection> closing = std::move(*where);
   connections.erase(where);
   --idle_count_;
-  if (connections.empty()) idle_.erase(closing->key);
+  if (connections.empty()) idle_.erase(at);
 }
 
 void Pool::keep_idle(std::size_t most) {
@@ -297,7 +295,6 @@ void Pool::keep_idle(std::size_t most) {
     for (auto at = idle_.begin(); at != idle_.end() && idle_count_ > idle_most_;) {
       auto& connections = at->second;
       if (!connections.empty()) {
-        by_stream_.erase(connections.front()->stream.get());
         connections.front()->stream->shutdown_write();
         connections.pop_front();
         --idle_count_;
@@ -312,7 +309,6 @@ void Pool::sweep() {
   for (auto at = idle_.begin(); at != idle_.end();) {
     auto& connections = at->second;
     while (!connections.empty() && connections.front()->idle_since <= oldest) {
-      by_stream_.erase(connections.front()->stream.get());
       connections.front()->stream->shutdown_write();
       connections.pop_front();
       --idle_count_;

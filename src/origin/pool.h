@@ -20,8 +20,10 @@
 
 namespace postern::origin {
 
+class Pool;
+
 /// One connection of HTTP/1.1 to an origin, in use or idle.
-struct Connection {
+struct Connection final : io::Stream::IdleWatcher {
   std::unique_ptr<io::Stream> stream;
   io::Buffer input;  ///< Bytes of the answer that were read ahead.
   std::string key;
@@ -30,7 +32,12 @@ struct Connection {
   bool tls = false;
   bool reused = false;  ///< It has served a request before this one.
 
-  explicit Connection(io::BufferPool& buffers) : input(buffers) {}
+  Connection(io::BufferPool& buffers, Pool& pool) : input(buffers), pool_(pool) {}
+  ~Connection() = default;
+
+ private:
+  void on_idle_input(io::Stream& stream) override;
+  Pool& pool_;
 };
 
 struct ReachTimings {
@@ -68,7 +75,7 @@ struct Reached {
   bool reused = false;  ///< The connection has served a request before this one.
 };
 
-class Pool final : io::Stream::IdleWatcher {
+class Pool {
  public:
   static constexpr std::size_t idle_per_origin_max = 512;
   static constexpr std::size_t idle_total_max = 2048;
@@ -136,7 +143,8 @@ class Pool final : io::Stream::IdleWatcher {
   Result<std::shared_ptr<Http2Links::Link>> share(const std::string& link_key, Verified verified);
   std::optional<Reached> open_stream(const std::string& link_key);
   std::unique_ptr<Connection> take(const std::string& key, bool must_be_alive);
-  void on_idle_input(io::Stream& stream) override;
+  friend struct Connection;
+  void drop(const Connection& gone);
   void sweep();
 
   io::Loop& loop_;
@@ -144,7 +152,6 @@ class Pool final : io::Stream::IdleWatcher {
   Dialler& dialler_;
   tls::OriginContext& tls_;
   std::unordered_map<std::string, std::deque<std::unique_ptr<Connection>>> idle_;
-  std::unordered_map<io::Stream*, Connection*> by_stream_;
   std::size_t idle_count_ = 0;
   std::size_t idle_most_ = idle_total_max;
   std::unique_ptr<Sweep> sweep_;

@@ -153,7 +153,7 @@ class Exchange final : SandboxSide::AbortWatcher {
   std::string path_scratch_;
   std::string authority_;
   bool connection_bound_ = false;  ///< A login belongs to the origin's connection: it is not used again.
-  std::string target_;             ///< What is sent: canonical where paths are judged.
+  io::PooledString target_;        ///< What is sent: canonical where paths are judged.
   std::string method_;             ///< Outlives the head, for the answer's framing.
   bool grpc_ = false;              ///< Likewise, for how a refusal is said.
   policy::Verdict verdict_;
@@ -161,7 +161,7 @@ class Exchange final : SandboxSide::AbortWatcher {
   const credential::Source* source_ = nullptr;  ///< Who is asked for the credentials.
   credential::GrantRef grant_;                  ///< What was answered.
   std::unique_ptr<HeldRequest> held_;           ///< When the source wants to see the request.
-  std::vector<HeaderField> fields_;
+  io::PooledVector<HeaderField> fields_;
   std::unique_ptr<OriginSide> origin_;
   bool origin_reused_ = false;
   std::optional<io::Child> upload_;

@@ -155,7 +155,8 @@ bool Http2OriginSide::start_request(const OutgoingRequest& request) {
   // Last, as in HTTP/1.1. One buffer for all values, with room enough: growing would leave some behind.
   std::size_t bytes = 1;
   for (const auto& header : request.credentials) bytes += credential::line_size(header);
-  std::string values;
+  thread_local std::string values;  // Wiped below.
+  values.clear();
   values.reserve(bytes);
   for (const auto& header : request.credentials) {
     const std::size_t before = values.size();
@@ -183,7 +184,7 @@ io::Task<Result<const ResponseHead*>> Http2OriginSide::read_head(std::string_vie
   if (head->too_large)
     co_return fail(Reason::origin_malformed_response, "the head has more than 64 KiB or 256 fields",
                    Side::origin);
-  storage_ = head->fields;
+  storage_.assign(head->fields.begin(), head->fields.end());
   co_await wire::http2_response_head(head->status, storage_, method, head->end_of_stream, head_);
   if (answers_upgrade(head_.status)) {
     // To whom this goes it is the 101 of HTTP/1.1, or becomes a 200 again.

@@ -80,7 +80,7 @@ class Http2OriginSide final : public OriginSide {
   bool answers_upgrade(int status) const { return extended_connect_ && status >= 200 && status < 300; }
 
   std::shared_ptr<http2::Stream> stream_;
-  std::vector<HeaderField> storage_;
+  io::PooledVector<HeaderField> storage_;
   ResponseHead head_;
   bool extended_connect_ = false;
   std::string websocket_accept_;  ///< For a sandbox that asked with a key.

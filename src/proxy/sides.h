@@ -12,6 +12,7 @@
 
 #include "credential/injections.h"
 #include "io/buffer.h"
+#include "io/frame_pool.h"
 #include "io/stream.h"
 #include "model/http.h"
 
@@ -86,6 +87,8 @@ class SandboxSide {
 class OriginSide {
  public:
   virtual ~OriginSide() = default;
+  static void* operator new(std::size_t bytes) { return io::FramePool::allocate(bytes); }
+  static void operator delete(void* side, std::size_t bytes) { io::FramePool::release(side, bytes); }
 
   /// Kept until flush() or the first piece of the body. False when a part of it may not be written at all.
   virtual bool start_request(const OutgoingRequest& request) = 0;
