@@ -112,6 +112,16 @@ class Nginx:
             self.process.wait(10)
 
 
+def end_listener(listener):
+    """Whoever waits in accept() learns of it. Closing alone does not wake it, and when the kernel starts the call again (after SIGCONT, say), the
+    descriptor's number may be that of another test's listener."""
+    try:
+        listener.shutdown(socket.SHUT_RDWR)
+    except OSError:  # Closed before.
+        pass
+    listener.close()
+
+
 class Scripted:
     """An origin whose every byte a test decides: `script(connection, number)` runs in a thread per connection.
 
@@ -172,7 +182,7 @@ class Scripted:
         return b"".join(self.received)
 
     def stop(self):
-        self.listener.close()
+        end_listener(self.listener)
 
 
 class Run:
