@@ -40,13 +40,6 @@ bool equal_ignoring_case(std::string_view upper, std::string_view text) {
                             [](char a, char b) { return a == (b >= 'a' && b <= 'z' ? b - 'a' + 'A' : b); });
 }
 
-/// Fields by which some frameworks let a request name another method than its own.
-bool is_method_override(std::string_view name) {
-  constexpr std::array<std::string_view, 3> names = {"x-http-method-override", "x-http-method",
-                                                     "x-method-override"};
-  return std::ranges::any_of(names, [&](std::string_view known) { return wire::same_name(name, known); });
-}
-
 /// An allowing rule wants exactly its methods, and every override among them too. A denying rule also takes
 /// the lower-case form and any override: what was closed stays closed at an origin that is lenient.
 bool matches_method(const Rule& rule, const RequestFacts& facts) {
@@ -155,7 +148,8 @@ Verdict decide(const Snapshot& snapshot, const RequestFacts& facts) {
   std::optional<wire::LenientPath> lenient;
   if (rules.denies()) lenient = wire::lenient_path(facts.path);
   const wire::LenientPath* const leniently = lenient ? &*lenient : nullptr;
-  rules.keep_for(Readings(facts.path, leniently).all());
+  const Readings readings(facts.path, leniently);
+  rules.keep_for({.method = facts.method, .fields = facts.fields, .readings = readings.all()});
   for (std::uint32_t number = rules.next(); number != no_rule; number = rules.next()) {
     const Rule& rule = snapshot.rules()[number];
     if (!matches(rule, facts, leniently)) continue;

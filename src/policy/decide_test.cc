@@ -682,6 +682,14 @@ class PathGenerator {
       default: return path(3) + "/*";
     }
   }
+  std::string_view name_of_field() {
+    static constexpr std::string_view names[] = {"x-team", "x-env", "accept"};
+    return names[below(std::size(names))];
+  }
+  std::string_view value() {
+    static constexpr std::string_view values[] = {"a", "b", "A", ""};
+    return values[below(std::size(values))];
+  }
   Rule rule(std::string name) {
     Rule out;
     out.name = std::move(name);
@@ -694,6 +702,9 @@ class PathGenerator {
       if (auto parsed = parse_path_pattern(text)) out.match_paths.push_back({text, std::move(*parsed)});
     }
     if (below(3) == 0) out.match_methods.emplace_back("POST");
+    if (below(6) == 0) out.match_methods.emplace_back("PUT");
+    for (std::size_t i = below(4); i > 2; --i)
+      out.match_headers.push_back({std::string(name_of_field()), std::string(value())});
     return out;
   }
 
@@ -710,6 +721,7 @@ std::shared_ptr<const Snapshot> compiled(std::span<const Rule* const> rules) {
     copy.match_hosts = rule->match_hosts;
     copy.match_paths = rule->match_paths;
     copy.match_methods = rule->match_methods;
+    copy.match_headers = rule->match_headers;
   }
   return compile(std::move(document)).value();
 }
@@ -720,7 +732,7 @@ TEST(Decide, AnIndexOfPathsFindsTheRuleThatLookingAtEachFinds) {
   for (unsigned seed = 0; seed < 60; ++seed) {
     PathGenerator random(seed);
     std::vector<Rule> rules;
-    const std::size_t count = 10 + random.below(60);
+    const std::size_t count = 10 + random.below(seed % 4 == 0 ? 300 : 60);
     for (std::size_t i = 0; i < count; ++i) rules.push_back(random.rule(fmt::format("rule {}", i)));
     std::vector<const Rule*> all;
     std::vector<std::shared_ptr<const Snapshot>> alone;
@@ -734,7 +746,11 @@ TEST(Decide, AnIndexOfPathsFindsTheRuleThatLookingAtEachFinds) {
       const std::string raw = random.path(5);
       const wire::CanonicalPath path = wire::canonical_path(raw, scratch);
       if (path.ambiguity) continue;
-      const Request request{.method = random.below(2) == 0 ? "GET" : "POST", .path = std::string(path.path)};
+      Request request{.method = random.below(2) == 0 ? "GET" : "POST", .path = std::string(path.path)};
+      for (std::size_t n = random.below(4); n > 0; --n)
+        request.fields.push_back({random.below(2) == 0 ? "X-Team" : random.name_of_field(), random.value()});
+      if (random.below(4) == 0)
+        request.fields.push_back({"X-HTTP-Method-Override", random.below(2) == 0 ? "post" : "PUT"});
       std::uint32_t expected = no_rule;
       for (std::uint32_t number = 0; number < count && expected == no_rule; ++number)
         if (verdict(*alone[number], request).rule) expected = number;

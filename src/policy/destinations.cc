@@ -1,5 +1,7 @@
 #include "policy/destinations.h"
 
+#include <algorithm>
+
 namespace postern::policy {
 
 void Ports::add(std::optional<std::uint16_t> port) {
@@ -7,8 +9,13 @@ void Ports::add(std::optional<std::uint16_t> port) {
     every_ = true;
     return;
   }
-  const auto place = std::ranges::lower_bound(some_, *port);
-  if (place == some_.end() || *place != *port) some_.insert(place, *port);
+  some_.push_back(*port);
+}
+
+void Ports::finish() {
+  std::ranges::sort(some_);
+  const auto twice = std::ranges::unique(some_);
+  some_.erase(twice.begin(), twice.end());
 }
 
 bool Ports::contains(std::uint16_t port) const { return every_ || std::ranges::binary_search(some_, port); }
@@ -23,6 +30,12 @@ bool Destinations::add(const DestinationPattern& pattern) {
     case DestinationPattern::Form::regex: return regexes_.add(pattern.text);
   }
   return false;
+}
+
+bool Destinations::compile() {
+  hosts_.each([](Ports& ports) { ports.finish(); });
+  everything_.finish();
+  return regexes_.compile();
 }
 
 /// `accept` judges the ports of the entry that covers the host; CIDRs and regular expressions have every

@@ -16,6 +16,8 @@ namespace postern::policy {
 class Ports {
  public:
   void add(std::optional<std::uint16_t> port);
+  /// After the last add().
+  void finish();
   bool contains(std::uint16_t port) const;
   bool every() const { return every_; }
   bool empty() const { return !every_ && some_.empty(); }
@@ -35,7 +37,7 @@ class Destinations {
   /// False when there are more regular expressions than accepted.
   bool add(const DestinationPattern& pattern);
   /// After the last add(). False when the regular expressions are too large together.
-  bool compile() { return regexes_.compile(); }
+  bool compile();
 
   bool empty() const { return size_ == 0; }
   bool contains(const Host& host, std::uint16_t port) const;

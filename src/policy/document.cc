@@ -7,10 +7,12 @@
 #include <fmt/ranges.h>
 #include <nlohmann/json.hpp>
 #include <string.h>
+#include <sys/stat.h>
 #include <unistd.h>
 #include <unordered_map>
 
 #include "base/fd.h"
+#include "base/units.h"
 #include "policy/provider_reader.h"
 #include "wire/http1.h"
 
@@ -51,16 +53,30 @@ std::string lower(std::string_view text) {
   return out;
 }
 
-/// Walks the tree once and collects every problem, so that the author mends them in one go.
-class Reader : ProviderReader {
+/// Walks the tree once and collects every problem, so that the author mends them in one go. Rules come first,
+/// each as soon as it is read.
+class Reader final : ProviderReader, public ItemSink {
  public:
   using ProviderReader::ProviderReader;
+  ~Reader() = default;
 
+  std::string_view key() const override { return "rules"; }
+  void take(Node item) override {
+    if (rules_seen_++ >= rules_max) return;
+    const std::string where = child("rules", rules_seen_ - 1);
+    if (expect(item, where, Node::Kind::mapping)) read_rule(item, where, document_.rules.emplace_back());
+  }
+
+  /// The rest of the document.
   std::expected<Document, std::vector<Problem>> read(const Node& root) {
-    Document document;
-    if (expect(root, "", Node::Kind::mapping)) read_document(root, document);
-    if (!problems_.empty()) return std::unexpected(std::move(problems_));
-    return document;
+    if (expect(root, "", Node::Kind::mapping)) read_document(root, document_);
+    document_.rules.shrink_to_fit();
+    if (problems_.empty()) return std::move(document_);
+    // In the order of the text; those of rules were found first.
+    std::ranges::stable_sort(problems_, [](const Problem& a, const Problem& b) {
+      return std::pair(a.at.line, a.at.column) < std::pair(b.at.line, b.at.column);
+    });
+    return std::unexpected(std::move(problems_));
   }
 
  private:
@@ -85,10 +101,10 @@ class Reader : ProviderReader {
         access != nullptr && expect(*access, "access_control", Node::Kind::mapping)) {
       read_access_control(*access, out.access_control.emplace());
     }
-    read_list(root, "", "rules", rules_max, [&](const Node& item, const std::string& where) {
-      if (!expect(item, where, Node::Kind::mapping)) return;
-      read_rule(item, where, out.rules.emplace_back());
-    });
+    if (const Node* rules = find(root, "rules");
+        rules != nullptr && expect(*rules, "rules", Node::Kind::sequence) && rules_seen_ > rules_max) {
+      fail("rules", rules->at, fmt::format("{} entries: at most {} are accepted", rules_seen_, rules_max));
+    }
     read_list(root, "", "callbacks", callbacks_max, [&](const Node& item, const std::string& where) {
       if (!expect(item, where, Node::Kind::mapping)) return;
       read_callback(item, where, out.callbacks.emplace_back());
@@ -432,6 +448,8 @@ class Reader : ProviderReader {
     }
   }
 
+  Document document_;
+  std::size_t rules_seen_ = 0;
   std::unordered_map<std::string, int> rule_names_;
 };
 
@@ -468,9 +486,10 @@ bool Rule::injects_credential() const {
 
 std::expected<Document, std::vector<Problem>> parse_document(std::string_view text, Format format,
                                                              UnknownFields unknown_fields) {
-  auto tree = read_tree(text, format);
-  if (!tree) return std::unexpected(std::move(tree.error()));
-  return Reader(unknown_fields).read(*tree);
+  Reader reader(unknown_fields);
+  const auto tree = read_tree(text, format, &reader);
+  if (!tree) return std::unexpected(tree.error());
+  return reader.read(*tree);
 }
 
 std::expected<Document, std::vector<Problem>> load_document(const std::string& path) {
@@ -479,10 +498,24 @@ std::expected<Document, std::vector<Problem>> load_document(const std::string& p
   };
   const Fd file(::open(path.c_str(), O_RDONLY | O_CLOEXEC | O_NOCTTY));
   if (!file) return unreadable(fmt::format("cannot be read: {}", ::strerror(errno)));
-  // One byte more than the limit tells "full" from "too large". One buffer, so that it can be wiped.
-  std::string text(document_bytes_max + 1, '\0');
+  // What a larger buffer takes the place of is wiped: it may hold a credential.
+  std::string text;
   std::size_t length = 0;
-  while (length < text.size()) {
+  const auto grow_to = [&](std::size_t size) {
+    // One byte more than the limit tells "full" from "too large".
+    std::string larger(std::min(size, document_bytes_max + 1), '\0');
+    std::ranges::copy(std::string_view(text).substr(0, length), larger.begin());
+    text.swap(larger);
+    explicit_bzero(larger.data(), larger.size());
+  };
+  struct stat about{};
+  const bool sized = ::fstat(file.get(), &about) == 0 && S_ISREG(about.st_mode) && about.st_size > 0;
+  grow_to(sized ? static_cast<std::size_t>(about.st_size) + 1 : 64 * KiB);
+  while (true) {
+    if (length == text.size()) {
+      if (length > document_bytes_max) break;
+      grow_to(2 * length);
+    }
     const ssize_t count = ::read(file.get(), text.data() + length, text.size() - length);
     if (count < 0 && errno == EINTR) continue;
     if (count < 0) return unreadable(fmt::format("cannot be read: {}", ::strerror(errno)));

@@ -19,9 +19,9 @@
 
 namespace postern::policy {
 
-inline constexpr std::size_t rules_max = 10'000;
-inline constexpr std::size_t access_entries_max = 20'000;
-inline constexpr std::size_t callbacks_max = 100;  // each is an endpoint of the policy's author
+inline constexpr std::size_t rules_max = 100'000;           // about 1 KB each, compiled
+inline constexpr std::size_t access_entries_max = 200'000;  // the hosts of as many rules, and others
+inline constexpr std::size_t callbacks_max = 100;           // each is an endpoint of the policy's author
 inline constexpr std::size_t rule_entries_max =
     1'000;                                           // hosts, paths, methods, variables... of one rule, each
 inline constexpr std::size_t rule_headers_max = 64;  // a request head has at most 256 fields

@@ -235,14 +235,43 @@ TEST(Document, DepthSizeAndNumberAreBounded) {
   EXPECT_THAT(json_problems(deep), HasSubstr("nested deeper than 32 levels"));
   EXPECT_THAT(json_problems(std::string(5000, '[') + std::string(5000, ']')), HasSubstr("nested deeper"));
   EXPECT_THAT(json_problems(std::string(document_bytes_max + 1, ' ')),
-              HasSubstr("a policy has at most 4194304"));
+              HasSubstr(fmt::format("a policy has at most {}", document_bytes_max)));
   std::string many = "{\"x\": [0";
   for (int i = 0; i < 450'000; ++i) many += ",0";
   EXPECT_THAT(json_problems(many + "]}", UnknownFields::tolerate), HasSubstr("more than 400000 values"));
   std::string rules = "{\"rules\": [";
   for (std::size_t i = 0; i <= rules_max; ++i)
     rules += fmt::format("{}{{\"name\":\"{}\",\"match_hosts\":[\"a.com\"]}}", i ? "," : "", i);
-  EXPECT_THAT(json_problems(rules + "]}"), HasSubstr("rules: 10001 entries: at most 10000 are accepted"));
+  EXPECT_THAT(json_problems(rules + "]}"), HasSubstr("rules: 100001 entries: at most 100000 are accepted"));
+}
+
+// Each is read and let go: as a tree they would be more than the limit of its values.
+TEST(Document, AHundredThousandRulesAreReadAndProblemsKeepTheirPlace) {
+  std::string text = "{\"rules\": [\n";
+  for (std::size_t i = 0; i < rules_max; ++i) {
+    text += fmt::format(
+        R"({}{{"name": "rule {}", "match_hosts": ["{}.example.com"], "match_paths": ["/v1/{}/*"], )"
+        R"("headers": [{{"name": "Authorization", "type": "workspace_secret", "value": "Bearer {{KEY}}"}}]}})",
+        i ? ",\n" : "", i, i, i);
+  }
+  const auto document = parse_document(text + "], \"description\": \"x\"}", Format::json);
+  ASSERT_TRUE(document);
+  EXPECT_EQ(document->rules.size(), rules_max);
+  EXPECT_EQ(document->rules.back().match_paths.at(0).text, "/v1/99999/*");
+  const std::size_t last = text.rfind("99999.example.com");
+  text[last] = '*';
+  EXPECT_THAT(json_problems(text + "], \"descriptio\": \"x\"}"),
+              AllOf(StartsWith("policy.json:100001:40: rules[99999].match_hosts[0]: "),
+                    HasSubstr("\npolicy.json:100001:189: descriptio: unknown field")));
+}
+
+TEST(Document, ProblemsAreToldInTheOrderOfTheText) {
+  EXPECT_EQ(problems("x: 1\nrules:\n  - {name: a}\naccess_control: {}\n"),
+            "policy.yaml:1:1: x: unknown field 'x' (accepted: rules, callbacks, access_control, description, "
+            "no_proxy)\n"
+            "policy.yaml:3:5: rules[0]: a rule needs 'match_hosts', the hosts that it is for\n"
+            "policy.yaml:4:17: access_control: none of allow_list and deny_list is set: exactly one is "
+            "accepted\n");
 }
 
 TEST(Document, OneLineOfManyMistakesIsCutShort) {
@@ -717,7 +746,8 @@ TEST(Document, AFileThatCannotBeReadSaysSo) {
   EXPECT_EQ(describe(missing.error(), "/nonexistent/policy.yaml"),
             "/nonexistent/policy.yaml: cannot be read: No such file or directory\n");
   EXPECT_THAT(describe(load_document("/").error(), "/"), HasSubstr("cannot be read: Is a directory"));
-  EXPECT_THAT(describe(load_document("/dev/zero").error(), "z"), HasSubstr("at most 4194304"));
+  EXPECT_THAT(describe(load_document("/dev/zero").error(), "z"),
+              HasSubstr(fmt::format("at most {}", document_bytes_max)));
 }
 
 TEST(Document, EveryExampleIsAccepted) {

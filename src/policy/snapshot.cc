@@ -22,7 +22,7 @@ class Compiler {
     snapshot_->allow_private_ = options_.allow_private;
     snapshot_->plaintext_credentials_ = options_.plaintext_credentials;
     snapshot_->description_ = std::move(document_.description);
-    snapshot_->rules_ = std::move(document_.rules);
+    snapshot_->rules_ = std::move(document_.rules);  // They stay where the index found them.
     snapshot_->callbacks_ = std::move(document_.callbacks);
     if (!problems_.empty()) return std::unexpected(std::move(problems_));
     return std::shared_ptr<const Snapshot>(std::move(snapshot_));
@@ -115,6 +115,7 @@ class Compiler {
       if (document_.rules[i].enabled)
         snapshot_->rule_index_.add(document_.rules[i], static_cast<std::uint32_t>(i));
     }
+    snapshot_->rule_index_.finish(document_.rules);
   }
 
   void merge_env_vars() {

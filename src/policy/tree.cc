@@ -93,7 +93,7 @@ std::string_view name_of(Node::Kind kind) {
   return "nothing";
 }
 
-std::expected<Node, std::vector<Problem>> read_tree(std::string_view text, Format format) {
+std::expected<Node, std::vector<Problem>> read_tree(std::string_view text, Format format, ItemSink* sink) {
   if (text.size() > document_bytes_max) {
     return std::unexpected(std::vector{
         Problem{"", {}, fmt::format("{} bytes: a policy has at most {}", text.size(), document_bytes_max)}});
@@ -101,7 +101,7 @@ std::expected<Node, std::vector<Problem>> read_tree(std::string_view text, Forma
   if (text.starts_with("\xef\xbb\xbf")) text.remove_prefix(3);  // a byte order mark says nothing in UTF-8
   if (auto bad = find_bad_character(text)) return std::unexpected(std::vector{std::move(*bad)});
 
-  TreeBuilder builder;
+  TreeBuilder builder(sink);
   if (format == Format::json) {
     read_json(text, builder);
   } else {
@@ -116,7 +116,10 @@ bool TreeBuilder::wants_key() const {
   return !open_.empty() && open_.back().node.kind == Node::Kind::mapping && !open_.back().has_key;
 }
 
-bool TreeBuilder::scalar(Node node) { return count(node.at) && attach(std::move(node)); }
+bool TreeBuilder::scalar(Node node) {
+  const std::size_t before = nodes_;
+  return count(node.at) && attach(std::move(node), before);
+}
 
 bool TreeBuilder::key(std::string text, Position at) {
   if (!count(at)) return false;
@@ -128,11 +131,12 @@ bool TreeBuilder::key(std::string text, Position at) {
 }
 
 bool TreeBuilder::open(Node::Kind kind, Position at) {
+  const std::size_t before = nodes_;
   if (!count(at)) return false;
   if (open_.size() >= tree_depth_max) {
     return fail(at, fmt::format("nested deeper than {} levels", tree_depth_max));
   }
-  open_.push_back({Node(kind, at), {}, {}, false});
+  open_.push_back({.node = Node(kind, at), .key = {}, .key_at = {}, .nodes_before = before});
   return true;
 }
 
@@ -151,18 +155,29 @@ bool TreeBuilder::close() {
                                       in_quotes(sorted[i]->key), sorted[i - 1]->at.line));
     }
   }
+  const std::size_t before = open_.back().nodes_before;
   open_.pop_back();
-  return attach(std::move(node));
+  return attach(std::move(node), before);
 }
 
-bool TreeBuilder::attach(Node node) {
+bool TreeBuilder::goes_to_sink() const {
+  return sink_ && open_.size() == 2 && open_[1].node.kind == Node::Kind::sequence &&
+         open_[0].node.kind == Node::Kind::mapping && open_[0].key == sink_->key();
+}
+
+/// `nodes_before`: how many there were without this one.
+bool TreeBuilder::attach(Node node, std::size_t nodes_before) {
   if (open_.empty()) {
     root_ = std::move(node);
     done_ = true;
     return true;
   }
   Open& parent = open_.back();
-  if (parent.node.kind == Node::Kind::sequence) {
+  if (goes_to_sink()) {
+    sink_->take(std::move(node));
+    nodes_ = nodes_before;
+    ++parent.handed_over;
+  } else if (parent.node.kind == Node::Kind::sequence) {
     parent.node.items.push_back(std::move(node));
   } else {
     parent.node.members.push_back({std::move(parent.key), parent.key_at, std::move(node)});
@@ -186,7 +201,7 @@ std::string TreeBuilder::where() const {
   std::string out;
   for (const Open& level : open_) {
     if (level.node.kind == Node::Kind::sequence) {
-      out += fmt::format("[{}]", level.node.items.size());
+      out += fmt::format("[{}]", level.node.items.size() + level.handed_over);
     } else if (level.has_key) {
       if (!out.empty()) out += '.';
       out += level.key;

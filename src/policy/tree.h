@@ -15,9 +15,9 @@
 
 namespace postern::policy {
 
-inline constexpr std::size_t document_bytes_max = 4 * 1024 * 1024;
+inline constexpr std::size_t document_bytes_max = 64 * 1024 * 1024;  // rules_max of some 600 bytes each
 inline constexpr std::size_t tree_depth_max = 32;  // the schema needs 6; recursion over the tree stays small
-inline constexpr std::size_t tree_nodes_max = 400'000;  // about 100 bytes each: 40 MB at worst
+inline constexpr std::size_t tree_nodes_max = 400'000;  // at once; about 100 bytes each: 40 MB at worst
 
 struct Member;
 
@@ -52,12 +52,26 @@ struct Member {
 /// "a mapping", "a list", "a string", "a number", "true or false", "nothing"
 std::string_view name_of(Node::Kind kind);
 
-std::expected<Node, std::vector<Problem>> read_tree(std::string_view text, Format format);
+/// Takes the items of one list of the root mapping as they are read, so that a document of a hundred thousand
+/// rules is never a tree. In the tree that list is empty then.
+class ItemSink {
+ public:
+  virtual std::string_view key() const = 0;
+  virtual void take(Node item) = 0;
+
+ protected:
+  ~ItemSink() = default;
+};
+
+/// What `sink` was given before an error means nothing.
+std::expected<Node, std::vector<Problem>> read_tree(std::string_view text, Format format,
+                                                    ItemSink* sink = nullptr);
 
 /// Builds the tree from a parser's events and keeps the limits. Every call returns false when reading must
 /// stop.
 class TreeBuilder {
  public:
+  explicit TreeBuilder(ItemSink* sink = nullptr) : sink_(sink) {}
   bool scalar(Node node);
   bool key(std::string text, Position at);
   bool open(Node::Kind kind, Position at);
@@ -76,15 +90,19 @@ class TreeBuilder {
     std::string key;
     Position key_at;
     bool has_key = false;
+    std::size_t nodes_before = 0;
+    std::size_t handed_over = 0;  ///< Items that the sink took.
   };
-  bool attach(Node node);
+  bool attach(Node node, std::size_t nodes_before);
+  bool goes_to_sink() const;
   bool count(Position at);
   std::string where() const;
 
+  ItemSink* sink_;
   std::vector<Open> open_;
   Node root_;
   bool done_ = false;
-  std::size_t nodes_ = 0;
+  std::size_t nodes_ = 0;  ///< That are there now.
   std::vector<Problem> problems_;
 };
 
