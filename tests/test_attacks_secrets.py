@@ -280,3 +280,25 @@ while True:
         subprocess.run(["sleep", "0.2"], check=True)
         return beat.stat().st_size == size
     assert eventually(still) and len(origin.requests) == requests
+
+
+def test_a_secret_that_changes_is_used_from_then_on_and_a_broken_one_replaces_nothing(place, authority, origin):
+    old, new = Canary(), Canary()
+    file = place / "key.txt"
+    file.write_text(f"{old}\n")
+    postern = kit.Postern(place, authority).at(API, origin.port)
+    sandbox = Sandbox(postern, kit.header_rule(API), {"KEY": f"file:{file}"}, canaries=[old, new])
+    sent = lambda: (sandbox.honest(API), origin.requests[-1].fields["authorization"])[1]
+    assert sent() == [f"Bearer {old}"]
+    assert sandbox.python(f"import os; result = os.path.exists({str(file)!r}) and open({str(file)!r}).read()") in (False, "")
+    file.write_text(f"{new}\n")
+    assert eventually(lambda: sent() == [f"Bearer {new}"])
+    file.write_text("")
+    assert eventually(lambda: any("the secrets stay as they were" in line for line in sandbox.stderr))
+    assert sent() == [f"Bearer {new}"]
+    file.unlink()
+    assert eventually(lambda: sum("the secrets stay as they were" in line for line in sandbox.stderr) == 2)
+    assert sent() == [f"Bearer {new}"]
+    file.write_text(f"{old}\n")
+    assert eventually(lambda: sent() == [f"Bearer {old}"])
+    sandbox.end()

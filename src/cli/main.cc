@@ -88,7 +88,8 @@ void add_run(CLI::App& app, postern::cli::RunOptions& options) {
       "docs/run.md explains every option, docs/policy.md the policy file.");
   run->add_option("--policy", options.policy_file, "Policy document (YAML or JSON)")->type_name("FILE");
   run->add_option("--secret", options.secrets,
-                  "A secret for the policy's {KEY}; without =VALUE from Postern's environment")
+                  "A secret for the policy's {KEY}: without =VALUE from Postern's environment; file:PATH and "
+                  "cmd:COMMAND say where it is kept")
       ->type_name("KEY[=VALUE]")
       ->allow_extra_args(false);
   run->add_option("--secrets", options.secret_files, "Secrets as KEY=VALUE lines")

@@ -9,6 +9,7 @@
 #include <fcntl.h>
 #include <filesystem>
 #include <fmt/format.h>
+#include <functional>
 #include <poll.h>
 #include <sys/prctl.h>
 #include <sys/resource.h>
@@ -160,7 +161,7 @@ void hide_own_files(const RunOptions& options, sandbox::LaunchSpec& spec) {
     if (::stat(path.c_str(), &info) == 0 && S_ISREG(info.st_mode))
       spec.paths.push_back({sandbox::PathRule::Kind::hide, {}, path});
   };
-  for (const std::string& file : options.secret_files) hide(file);
+  for (const std::string& file : files_of_secrets(options.secrets, options.secret_files)) hide(file);
   hide(options.policy_file);
   hide(options.log);
 }
@@ -236,14 +237,68 @@ Fd take_signals() {
   return Fd(::signalfd(-1, &passed, SFD_CLOEXEC | SFD_NONBLOCK));
 }
 
+/// Notices that files have changed, by what the file system says of them.
+class Watched {
+ public:
+  explicit Watched(std::vector<std::string> files) : files_(std::move(files)) { changed(); }
+  bool empty() const { return files_.empty(); }
+  /// Since the last time that this was asked.
+  bool changed() {
+    std::vector<Stamp> now;
+    for (const std::string& file : files_) {
+      struct stat info{};
+      const bool there = ::stat(file.c_str(), &info) == 0;
+      now.push_back(
+          {there, info.st_dev, info.st_ino, info.st_size, info.st_mtim.tv_sec, info.st_mtim.tv_nsec});
+    }
+    return std::exchange(stamps_, now) != now;
+  }
+
+ private:
+  struct Stamp {
+    bool there;
+    dev_t device;
+    ino_t inode;
+    off_t size;
+    time_t seconds;
+    long nanoseconds;
+    bool operator==(const Stamp&) const = default;
+  };
+  std::vector<std::string> files_;
+  std::vector<Stamp> stamps_;
+};
+
+/// Secrets that changed are used from the next request on. Broken ones replace nothing.
+void read_secrets_again(const RunOptions& options, const std::shared_ptr<const policy::Snapshot>& snapshot,
+                        const std::string& workspace, const Asking& asking, credential::SecretStore& secrets,
+                        proxy::DataPlane& data_plane) {
+  auto fresh = read_secrets(options.secrets, options.secret_files, &secrets);
+  if (!fresh) return complain(fmt::format("{}; the secrets stay as they were", fresh.error().detail));
+  auto injections = credential::resolve(
+      *snapshot, *fresh, std::make_shared<credential::RefreshTokenFiles>(workspace + "/refresh"));
+  if (!injections) {
+    for (const policy::Problem& problem : injections.error())
+      complain(policy::describe(problem, options.policy_file));
+    return complain("the secrets stay as they were");
+  }
+  secrets = std::move(*fresh);
+  data_plane.swap(proxy::make_egress(snapshot, std::move(*injections), asking.signer));
+}
+
+constexpr int look_milliseconds = 1000;  // between two looks at files of secrets
+
 /// Passes on what is sent to this process alone. What the terminal sends reaches the program by itself.
-int supervise(sandbox::Sandbox& program, const Fd& signals) {
+/// `look` is called once a second, when there is something to look at.
+int supervise(sandbox::Sandbox& program, const Fd& signals, const std::function<void()>& look) {
   must(program.release());
   std::vector<int> undelivered;  // Came while the program was being started.
   while (true) {
     pollfd waiting[] = {{program.exit_fd(), POLLIN, 0}, {signals.get(), POLLIN, 0}};
-    if (::poll(waiting, 2, undelivered.empty() ? -1 : 10) < 0 && errno != EINTR) break;
+    const int patience = !undelivered.empty() ? 10 : look ? look_milliseconds : -1;
+    const int ready = ::poll(waiting, 2, patience);
+    if (ready < 0 && errno != EINTR) break;
     if (waiting[0].revents) break;
+    if (ready == 0 && look) look();
     signalfd_siginfo info{};
     while (::read(signals.get(), &info, sizeof info) == static_cast<ssize_t>(sizeof info)) {
       const bool from_terminal = info.ssi_code == SI_KERNEL;
@@ -259,7 +314,7 @@ int run_checked(const RunOptions& options) {
   const auto overrides = must(parse_overrides(options.resolve));
   const auto allow_private = must(parse_networks(options.allow_private));
   must(tls::TrustStore::check(options.origin_ca));
-  const credential::SecretStore secrets = must(read_secrets(options.secrets, options.secret_files));
+  credential::SecretStore secrets = must(read_secrets(options.secrets, options.secret_files));
   const std::string state = must(state_directory());
   const std::string workspace = state + "/workspaces/" + workspace_name;
   Policy policy = load_policy(options, secrets, allow_private, workspace);
@@ -301,7 +356,14 @@ int run_checked(const RunOptions& options) {
         ca, journal,
         {std::move(captured.tcp4), std::move(captured.tcp6), std::move(captured.dns_udp4),
          std::move(captured.dns_udp6), std::move(captured.dns_tcp4), std::move(captured.dns_tcp6)});
-    status = supervise(program, signals);
+    Watched files(files_of_secrets(options.secrets, options.secret_files));
+    std::function<void()> look;
+    if (!files.empty())
+      look = [&] {
+        if (files.changed())
+          read_secrets_again(options, egress->snapshot, workspace, asking, secrets, data_plane);
+      };
+    status = supervise(program, signals, look);
     data_plane.drain(std::chrono::milliseconds(300));
   }
   const audit::Summary summary = journal.close();

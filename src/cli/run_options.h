@@ -20,7 +20,7 @@ struct PathOption {
 struct RunOptions {
   std::vector<std::string> command;
   std::string policy_file;
-  std::vector<std::string> secrets;       ///< KEY or KEY=VALUE
+  std::vector<std::string> secrets;       ///< KEY, KEY=VALUE, KEY=file:PATH or KEY=cmd:COMMAND
   std::vector<std::string> secret_files;  ///< KEY=VALUE lines
   std::vector<std::string> allow;
   std::vector<std::string> deny;
@@ -40,7 +40,13 @@ struct RunOptions {
 Result<origin::Overrides> parse_overrides(const std::vector<std::string>& options);
 Result<std::vector<Cidr>> parse_networks(const std::vector<std::string>& options);
 /// The files first, so that a --secret of the same name wins. Errors name the option, never a value.
+/// `earlier`: what was read before; commands are not run again.
 Result<credential::SecretStore> read_secrets(const std::vector<std::string>& options,
-                                             const std::vector<std::string>& files);
+                                             const std::vector<std::string>& files,
+                                             const credential::SecretStore* earlier = nullptr);
+
+/// The files that secrets are read from.
+std::vector<std::string> files_of_secrets(const std::vector<std::string>& options,
+                                          const std::vector<std::string>& files);
 
 }  // namespace postern::cli

@@ -106,5 +106,40 @@ TEST_F(Secrets, AComplaintNamesTheOptionAndNeverTheValue) {
   EXPECT_NE(unset.error().detail.find("POSTERN_TEST_NOT_SET"), std::string::npos);
 }
 
+TEST_F(Secrets, ComeFromFilesAndCommandsThatAreNamed) {
+  write("from-the-file\n");
+  const auto secrets =
+      read_secrets({"A=file:" + file_, "B=cmd:printf 'printed %s\\n' here", "C=value:file:literal"}, {});
+  ASSERT_TRUE(secrets) << secrets.error().detail;
+  EXPECT_TRUE(secrets->appears_in("x from-the-file x"));
+  EXPECT_TRUE(secrets->appears_in("printed here"));
+  EXPECT_TRUE(secrets->appears_in("file:literal"));
+  EXPECT_EQ(files_of_secrets({"A=file:" + file_, "B=cmd:x", "C"}, {"x.env"}),
+            (std::vector<std::string>{"x.env", file_}));
+}
+
+TEST_F(Secrets, CommandsAreNotRunAgain) {
+  const std::string command = "B=cmd:echo run >> " + file_ + "; wc -l < " + file_ + "; echo long enough";
+  const auto first = read_secrets({command}, {});
+  ASSERT_TRUE(first) << first.error().detail;
+  const auto second = read_secrets({command}, {}, &*first);
+  ASSERT_TRUE(second);
+  EXPECT_TRUE(second->appears_in("1\nlong enough"));
+}
+
+TEST_F(Secrets, WhatCannotBeReadIsSaidWithoutWhatItMayHold) {
+  for (const std::string& option :
+       std::vector<std::string>{"A=file:" + directory_ + "/absent", "A=file:" + directory_, "A=cmd:exit 3",
+                                "A=cmd:kill -9 $$", "A=cmd:true", "A=cmd:echo hunter2 >&2; exit 1",
+                                "A=cmd:head -c 20000 /dev/zero | tr '\\0' x", "not a key=cmd:echo hunter2"}) {
+    const auto read = read_secrets({option}, {});
+    ASSERT_FALSE(read) << option;
+    EXPECT_TRUE(read.error().detail.starts_with("--secret: ")) << read.error().detail;
+    EXPECT_EQ(read.error().detail.find("hunter2"), std::string::npos) << read.error().detail;
+  }
+  EXPECT_EQ(read_secrets({"A=cmd:exit 3"}, {}).error().detail,
+            "--secret: A: its command failed with status 3");
+}
+
 }  // namespace
 }  // namespace postern::cli

@@ -2,9 +2,13 @@
 
 #include <algorithm>
 #include <cerrno>
+#include <chrono>
+#include <csignal>
 #include <fcntl.h>
 #include <fmt/format.h>
+#include <poll.h>
 #include <stdlib.h>
+#include <sys/wait.h>
 #include <unistd.h>
 #include <vector>
 
@@ -96,6 +100,66 @@ Result<void> read_file(const std::string& path, WipedString& out) {
   return {};
 }
 
+void cut_line_end(WipedString& text) {
+  if (text.view().ends_with('\n')) text.bytes().pop_back();
+  if (text.view().ends_with('\r')) text.bytes().pop_back();
+}
+
+constexpr std::chrono::seconds command_time{60};
+
+/// Reads what the command prints until it ends; false with errno, or when its time is over (ETIMEDOUT).
+bool read_output(int pipe, WipedString& out) {
+  const auto deadline = std::chrono::steady_clock::now() + command_time;
+  std::string& bytes = out.bytes();
+  while (true) {
+    const auto left =
+        std::chrono::duration_cast<std::chrono::milliseconds>(deadline - std::chrono::steady_clock::now());
+    pollfd waiting{pipe, POLLIN, 0};
+    const int ready = ::poll(&waiting, 1, static_cast<int>(std::max<std::int64_t>(0, left.count())));
+    if (ready < 0 && errno == EINTR) continue;
+    if (ready == 0) errno = ETIMEDOUT;
+    if (ready <= 0) return false;
+    const std::size_t before = bytes.size();
+    if (before == bytes.capacity()) return true;  // more than a secret may have; said by who looks at it
+    bytes.resize(bytes.capacity());
+    const ssize_t count = ::read(pipe, bytes.data() + before, bytes.size() - before);
+    bytes.resize(before + static_cast<std::size_t>(std::max<ssize_t>(0, count)));
+    if (count < 0 && errno == EINTR) continue;
+    if (count < 0) return false;
+    if (count == 0) return true;
+  }
+}
+
+Result<void> run_command(const std::string& key, const std::string& command, WipedString& out) {
+  int ends[2];
+  if (::pipe2(ends, O_CLOEXEC) != 0) return refuse(fmt::format("{}: {}", key, ::strerror(errno)));
+  const Fd reading(ends[0]);
+  Fd writing(ends[1]);
+  const Fd nothing(::open("/dev/null", O_RDONLY | O_CLOEXEC));
+  const pid_t child = ::fork();
+  if (child < 0) return refuse(fmt::format("{}: {}", key, ::strerror(errno)));
+  if (child == 0) {
+    ::setpgid(0, 0);
+    ::dup2(nothing.get(), STDIN_FILENO);
+    ::dup2(writing.get(), STDOUT_FILENO);
+    ::execl("/bin/sh", "sh", "-c", command.c_str(), nullptr);
+    ::_exit(127);
+  }
+  writing.reset();
+  const bool complete = read_output(reading.get(), out);
+  const int why = errno;
+  if (!complete) ::kill(-child, SIGKILL);
+  int status = 0;
+  while (::waitpid(child, &status, 0) < 0 && errno == EINTR) continue;
+  // The command is not quoted: it may hold what it should not.
+  if (!complete) return refuse(fmt::format("{}: its command: {}", key, ::strerror(why)));
+  if (WIFSIGNALED(status))
+    return refuse(fmt::format("{}: its command was ended by signal {}", key, WTERMSIG(status)));
+  if (WEXITSTATUS(status) != 0)
+    return refuse(fmt::format("{}: its command failed with status {}", key, WEXITSTATUS(status)));
+  return {};
+}
+
 std::optional<std::string> wrong_with(std::string_view key, const Secret& value) {
   if (!policy::is_variable_name(key))
     return "a secret's name has letters, digits and _, and does not begin with a digit";
@@ -120,6 +184,28 @@ Result<void> SecretStore::set_from_environment(const std::string& key) {
   WipedString value(std::string_view(found).size());
   value.bytes() = found;
   return set(key, std::move(value).seal());
+}
+
+Result<void> SecretStore::set_from_file(std::string key, const std::string& path) {
+  WipedString file(env_file_bytes_max + 1);
+  if (auto read = read_file(path, file); !read) return read;
+  cut_line_end(file);
+  return set(std::move(key), std::move(file).seal());
+}
+
+Result<void> SecretStore::set_from_command(std::string key, const std::string& command) {
+  WipedString output(secret_bytes_max + 2);
+  if (auto run = run_command(key, command, output); !run) return run;
+  cut_line_end(output);
+  return set(std::move(key), std::move(output).seal());
+}
+
+Result<void> SecretStore::set_from(std::string key, const SecretStore& other) {
+  const Secret* found = other.find(key);
+  if (!found) return refuse(fmt::format("there is no secret named {}", key));
+  WipedString copy(found->unwrap().size());
+  copy.bytes() = found->unwrap();
+  return set(std::move(key), std::move(copy).seal());
 }
 
 Result<void> SecretStore::load_env_file(const std::string& path) {

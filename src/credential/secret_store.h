@@ -21,6 +21,14 @@ class SecretStore {
   Result<void> set(std::string key, Secret value);
   /// Takes the value from a variable of this process. Errors: as set(), and that it is not set.
   Result<void> set_from_environment(const std::string& key);
+  /// The file's content without the line end behind it. Errors: as set(), and that it cannot be read, naming
+  /// it.
+  Result<void> set_from_file(std::string key, const std::string& path);
+  /// What the command (`/bin/sh -c`) prints, without the line end behind it. It has a minute, no input, and
+  /// our standard error. Before any thread is started. Errors: as set(), and how it ended.
+  Result<void> set_from_command(std::string key, const std::string& command);
+  /// The value that another store has. Errors: as set(), and that there is none.
+  Result<void> set_from(std::string key, const SecretStore& other);
   /// Lines of KEY=VALUE; empty lines, # comments and `export ` are accepted. A value may stand in single
   /// quotes (taken as it is) or in double quotes (\" \\ \$ \n \r \t). Errors name file and line, and never a
   /// value. Nothing is set after an error.

@@ -30,7 +30,8 @@ std::unexpected<Error> failed(std::string why) {
 std::string error_code(const policy::Node& answer) {
   const policy::Node* error = answer.find("error");
   if (!error || error->kind != Kind::string || error->text.size() > 64) return {};
-  const bool plain = std::ranges::all_of(error->text, [](char c) { return (c >= 'a' && c <= 'z') || c == '_'; });
+  const bool plain =
+      std::ranges::all_of(error->text, [](char c) { return (c >= 'a' && c <= 'z') || c == '_'; });
   return plain ? ": " + error->text : std::string();
 }
 
@@ -90,8 +91,8 @@ void append_form(std::string_view name, std::string_view value, std::string& out
   constexpr char digits[] = "0123456789ABCDEF";
   const auto append = [&](std::string_view text) {
     for (const char c : text) {
-      const bool plain = (c >= 'a' && c <= 'z') || (c >= 'A' && c <= 'Z') || (c >= '0' && c <= '9') || c == '-' ||
-                         c == '.' || c == '_' || c == '*';
+      const bool plain = (c >= 'a' && c <= 'z') || (c >= 'A' && c <= 'Z') || (c >= '0' && c <= '9') ||
+                         c == '-' || c == '.' || c == '_' || c == '*';
       const auto byte = static_cast<unsigned char>(c);
       if (plain)
         out += c;
@@ -208,8 +209,10 @@ io::Task<Result<Grant>> Oauth2Source::ask(Caller& caller, const Subject&, const 
   }
   const Secret question = body();
   const TimePoint asked = caller.clock().now();
-  const bool repeatable = grant_ == policy::Oauth2Auth::Grant::client_credentials;  // a refresh may be used up
-  auto answer = co_await ask_for_token(caller, token_url_, question.unwrap(), credentials, deadline, repeatable);
+  const bool repeatable =
+      grant_ == policy::Oauth2Auth::Grant::client_credentials;  // a refresh may be used up
+  auto answer =
+      co_await ask_for_token(caller, token_url_, question.unwrap(), credentials, deadline, repeatable);
   if (!answer) co_return std::unexpected(std::move(answer.error()));
   if (answer->refresh_token && grant_ == policy::Oauth2Auth::Grant::refresh_token)
     if (auto taken = take_refresh_token(std::move(*answer->refresh_token)); !taken)

@@ -22,7 +22,8 @@ inline constexpr std::size_t token_answer_bytes_max = 256 * 1024;
 struct TokenAnswer {
   Secret access_token;
   std::optional<Secret> refresh_token;
-  std::chrono::seconds lifetime{3600};  ///< When it does not say, an hour: nobody's is shorter without saying so.
+  std::chrono::seconds lifetime{
+      3600};  ///< When it does not say, an hour: nobody's is shorter without saying so.
 };
 /// Errors: credential_unavailable, in words that quote nothing of the answer but RFC 6749 §5.2's `error`.
 Result<TokenAnswer> read_token_answer(int status, std::string_view body);
@@ -57,8 +58,8 @@ class RefreshTokens {
 
 class Oauth2Source final : public Source {
  public:
-  /// `refresh_token` as configured; a newer one in `kept` wins. `kept` may be nullptr, then it is only kept in
-  /// memory.
+  /// `refresh_token` as configured; a newer one in `kept` wins. `kept` may be nullptr, then it is only kept
+  /// in memory.
   Oauth2Source(const policy::Oauth2Auth& settings, Secret client_secret, Secret refresh_token,
                std::shared_ptr<RefreshTokens> kept);
   const std::string& label() const override { return label_; }

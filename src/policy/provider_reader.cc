@@ -9,7 +9,8 @@ namespace postern::policy {
 namespace {
 
 constexpr std::array<std::string_view, 5> provider_types = {"aws", "gcp", "azure", "oauth2", "github_app"};
-constexpr std::array<std::string_view, 3> aws_fields = {"access_key_id", "secret_access_key", "session_token"};
+constexpr std::array<std::string_view, 3> aws_fields = {"access_key_id", "secret_access_key",
+                                                        "session_token"};
 constexpr std::array<std::string_view, 3> aws_unsupported = {"role_arn", "session_tags", "subject_scope"};
 constexpr std::array<std::string_view, 2> gcp_fields = {"service_account_json", "scopes"};
 constexpr std::array<std::string_view, 3> gcp_unsupported = {"workload_identity_provider",
@@ -129,8 +130,8 @@ std::optional<SecretValue> ProviderReader::read_secret(const Node& node, const s
   }
   if (!expect(*secret, place, Node::Kind::mapping)) return std::nullopt;
   check_fields(*secret, place, secret_fields);
-  const Node* type = require_string(*secret, place, "type",
-                                    "a secret needs a 'type' (accepted: workspace_secret, opaque)");
+  const Node* type =
+      require_string(*secret, place, "type", "a secret needs a 'type' (accepted: workspace_secret, opaque)");
   if (type == nullptr) return std::nullopt;
   SecretValue out;
   out.at = secret->at;
@@ -155,7 +156,8 @@ std::optional<SecretValue> ProviderReader::read_secret(const Node& node, const s
   }
   if (out.type == HeaderType::opaque) {
     std::string copy;
-    copy.reserve(value->text.size() + 32);  // on the heap, where Secret can take it over without leaving a copy
+    copy.reserve(value->text.size() +
+                 32);  // on the heap, where Secret can take it over without leaving a copy
     copy = value->text;
     out.value = Secret(std::move(copy));
     return out;
@@ -246,7 +248,8 @@ void ProviderReader::read_oauth2(const Node& node, const std::string& where, Oau
       out.grant = Oauth2Auth::Grant::refresh_token;
     else if (grant->text != "client_credentials")
       fail(child(where, "grant"), grant->at,
-           fmt::format("{} is not a grant (accepted: client_credentials, refresh_token)", in_quotes(grant->text)));
+           fmt::format("{} is not a grant (accepted: client_credentials, refresh_token)",
+                       in_quotes(grant->text)));
   }
   read_text(node, where, "client_id", out.client_id);
   out.client_secret = read_secret(node, where, "client_secret");
@@ -282,8 +285,10 @@ void ProviderReader::read_github_app(const Node& node, const std::string& where,
 
 void ProviderReader::complete_provider(const Node& node, const std::string& where, Rule& out) {
   if (out.action == Action::deny)
-    fail(child(where, "action"), node.find("action")->at, "a rule with a type allows; deny with a rule of headers");
-  const bool signs = std::holds_alternative<AwsAuth>(out.provider) || std::holds_alternative<AzureAuth>(out.provider);
+    fail(child(where, "action"), node.find("action")->at,
+         "a rule with a type allows; deny with a rule of headers");
+  const bool signs =
+      std::holds_alternative<AwsAuth>(out.provider) || std::holds_alternative<AzureAuth>(out.provider);
   if (const Node* paths = find(node, "match_paths"); paths != nullptr && signs)
     fail(child(where, "match_paths"), paths->at,
          "belongs to no rule that signs: what is signed is sent byte for byte");
@@ -303,7 +308,8 @@ void ProviderReader::add_own_hosts(const Node& node, const std::string& where, R
   const Node* said = find(node, "match_hosts");
   if (const auto* azure = std::get_if<AzureAuth>(&out.provider)) {
     if (said != nullptr)
-      return fail(child(where, "match_hosts"), said->at, "belongs to no azure rule: its hosts are the account's");
+      return fail(child(where, "match_hosts"), said->at,
+                  "belongs to no azure rule: its hosts are the account's");
     for (const std::string_view service : azure_services) {
       const std::string host = fmt::format("{}.{}.core.windows.net", azure->storage_account, service);
       out.match_hosts.push_back({host, {host, false}});
@@ -341,7 +347,8 @@ void ProviderReader::add_placeholders(const Node& node, const std::string& where
   if (const Node* variables = find(node, "env_vars"); variables && variables->kind == Node::Kind::mapping) {
     for (const Member& member : variables->members)
       if (contains(owned, member.key))
-        fail(fmt::format("{}.env_vars.{}", where, member.key), member.at, "is set by this rule's type itself");
+        fail(fmt::format("{}.env_vars.{}", where, member.key), member.at,
+             "is set by this rule's type itself");
   }
   for (const Placeholder& own : placeholders)
     out.own_env.push_back({std::string(own.name), std::string(own.value)});

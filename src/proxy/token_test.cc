@@ -113,7 +113,8 @@ TEST_F(Token, ClientCredentialsAreExchangedOnceAndTheTokenIsUsedUntilShortlyBefo
   EXPECT_THAT(asked(), HasSubstr("POST /token"));
   const auto lines = road_->records();
   ASSERT_EQ(lines.size(), 3u);
-  EXPECT_THAT(lines[0], AllOf(HasSubstr("oauth2:creds.example.net"), Not(HasSubstr("t0ken")), Not(HasSubstr("s3cret"))));
+  EXPECT_THAT(lines[0], AllOf(HasSubstr("oauth2:creds.example.net"), Not(HasSubstr("t0ken")),
+                              Not(HasSubstr("s3cret"))));
 }
 
 TEST_F(Token, EveryFailureOfATokenEndpointFailsClosed) {
@@ -138,8 +139,9 @@ TEST_F(Token, EveryFailureOfATokenEndpointFailsClosed) {
     endpoint_answers(said);
     ASSERT_TRUE(road_->wait_until([&] { return !sandbox.received().empty(); }));
     road_->settle();
-    EXPECT_THAT(sandbox.take(), AllOf(HasSubstr("502 Bad Gateway"), HasSubstr("X-Postern-Reason: credential_unavailable"),
-                                      Not(HasSubstr("canary"))));
+    EXPECT_THAT(sandbox.take(),
+                AllOf(HasSubstr("502 Bad Gateway"), HasSubstr("X-Postern-Reason: credential_unavailable"),
+                      Not(HasSubstr("canary"))));
     EXPECT_EQ(road_->origins(), 0u);
     const auto lines = road_->records();
     ASSERT_EQ(lines.size(), 1u);
@@ -157,7 +159,8 @@ TEST_F(Token, ARefreshTokenThatIsReplacedIsKept) {
   start({.policy = std::string(refreshing), .refresh_tokens = kept});
   Peer& sandbox = road_->connect("api.example.com", 443, "api.example.com");
   sandbox.send(request());
-  EXPECT_THAT(asked(), testing::EndsWith("\r\n\r\ngrant_type=refresh_token&refresh_token=refresh-canary-0&client_id=me"));
+  EXPECT_THAT(asked(), testing::EndsWith(
+                           "\r\n\r\ngrant_type=refresh_token&refresh_token=refresh-canary-0&client_id=me"));
   endpoint_answers(answer(R"({"access_token":"t0ken1","expires_in":60,"refresh_token":"refresh-canary-1"})"));
   EXPECT_THAT(origin_received(), HasSubstr("t0ken1"));
   road_->origin()->send(ok);
@@ -208,7 +211,10 @@ rules:
          .secrets = {{"GCP", account.dump()}}});
   Peer& sandbox = road_->connect("storage.googleapis.com", 443, "storage.googleapis.com");
   sandbox.send(request("storage.googleapis.com"));
-  EXPECT_THAT(asked(), AllOf(HasSubstr("POST /token"), HasSubstr("grant_type=urn%3Aietf%3Aparams%3Aoauth%3Agrant-type%3Ajwt-bearer&assertion=")));
+  EXPECT_THAT(
+      asked(),
+      AllOf(HasSubstr("POST /token"),
+            HasSubstr("grant_type=urn%3Aietf%3Aparams%3Aoauth%3Agrant-type%3Ajwt-bearer&assertion=")));
   endpoint_answers(answer(R"({"access_token":"ya29.t0ken","expires_in":3599,"token_type":"Bearer"})"));
   EXPECT_THAT(origin_received(), HasSubstr("Authorization: Bearer ya29.t0ken\r\n"));
 }
@@ -230,9 +236,10 @@ rules:
   Peer& sandbox = road_->connect("github.com", 443, "github.com");
   sandbox.send(request("github.com"));
   const std::string question = asked();
-  EXPECT_THAT(question, AllOf(testing::StartsWith("POST /app/installations/678/access_tokens HTTP/1.1\r\n"),
-                              HasSubstr("Authorization: Bearer eyJ"),
-                              testing::EndsWith(R"({"repositories":["widgets"],"permissions":{"contents":"read"}})")));
+  EXPECT_THAT(question,
+              AllOf(testing::StartsWith("POST /app/installations/678/access_tokens HTTP/1.1\r\n"),
+                    HasSubstr("Authorization: Bearer eyJ"),
+                    testing::EndsWith(R"({"repositories":["widgets"],"permissions":{"contents":"read"}})")));
   endpoint_answers(answer(R"({"token":"ghs_t0ken","expires_at":"2026-01-02T01:00:00Z"})", "201 Created"));
   // base64 of x-access-token:ghs_t0ken
   EXPECT_THAT(origin_received(), HasSubstr("Authorization: Basic eC1hY2Nlc3MtdG9rZW46Z2hzX3Qwa2Vu\r\n"));
@@ -240,7 +247,9 @@ rules:
 
 TEST(TokenAnswer, ALifetimeIsReadAsNumberOrTextAndBounded) {
   const auto lifetime = [](const std::string& said) {
-    return credential::read_token_answer(200, R"({"access_token":"a",)" + said + "}").value().lifetime.count();
+    return credential::read_token_answer(200, R"({"access_token":"a",)" + said + "}")
+        .value()
+        .lifetime.count();
   };
   EXPECT_EQ(lifetime(R"("expires_in":"120")"), 120);
   EXPECT_EQ(lifetime(R"("expires_in":1e9)"), 1);
