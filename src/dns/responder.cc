@@ -192,7 +192,7 @@ class UdpSocket final : public io::Pollable {
  public:
   UdpSocket(ResponderCore& core, int socket) : core_(core), socket_(socket) {
     // Level-triggered: what one turn leaves behind is reported in the next.
-    core_.loop.add(socket_, *this, EPOLLIN);
+    core_.loop.add(socket_, *this, EPOLLIN, core_.sockets.party);
   }
   ~UdpSocket() { core_.loop.remove(socket_, *this); }
   UdpSocket(const UdpSocket&) = delete;
@@ -272,7 +272,9 @@ std::size_t UdpSocket::take_batch() {
 class Connection final : public std::enable_shared_from_this<Connection> {
  public:
   Connection(std::shared_ptr<ResponderCore> core, Fd socket)
-      : core_(std::move(core)), loop_(core_->loop), stream_(loop_, std::move(socket), Side::sandbox) {
+      : core_(std::move(core)),
+        loop_(core_->loop),
+        stream_(loop_, std::move(socket), Side::sandbox, core_->sockets.party) {
     core_->connections.push_back(this);
   }
   ~Connection() { std::erase(core_->connections, this); }
@@ -538,13 +540,14 @@ void ResponderCore::open(Sockets given) {
 }
 
 void ResponderCore::listen(const Fd& socket) {
-  listeners.push_back(std::make_unique<io::Listener>(loop, socket.get(), [this](Fd accepted) {
+  const auto serve = [this](Fd accepted) {
     if (connections.size() >= Responder::connections_max) {
       ++counters.connections_refused;
       return;
     }
     loop.spawn(Connection::serve(std::make_shared<Connection>(shared_from_this(), std::move(accepted))));
-  }));
+  };
+  listeners.push_back(std::make_unique<io::Listener>(loop, socket.get(), serve, sockets.party));
 }
 
 void ResponderCore::close() {

@@ -30,6 +30,7 @@ namespace postern::dns {
 struct Sockets {
   Fd udp4, udp6;
   Fd tcp4, tcp6;
+  io::Party party = io::nobody;  ///< The sandbox's: its questions have their turns with all else of it.
 };
 
 class ResponderCore;

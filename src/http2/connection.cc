@@ -62,7 +62,7 @@ io::Task<Result<void>> Connection::run() {
   Error why(Reason::cancelled, Side::self, Retry::never, "the connection has ended");
   if (!ended) why = ended.error();
   session_.fail(why);
-  session_.wake();
+  while (session_.wake()) continue;
   greeted_.notify();
   if (transport_broke) {
     stream_->reset_on_close();
@@ -141,11 +141,21 @@ io::Task<Result<void>> Connection::read_loop() {
     }
     input_.filled(count);
     last_read_ = loop_.now();
-    auto received = session_.receive(input_.bytes());
-    input_.consume(input_.size());
-    session_.wake();
-    greeted_.notify();
-    co_await std::move(received);
+    // Frames can be a hundred requests or answers: where others wait, they are let in between.
+    while (!input_.empty()) {
+      const std::string_view piece =
+          input_.bytes().substr(0, loop_.shared() ? limits::read_bytes_shared : std::string_view::npos);
+      auto received = session_.receive(piece);
+      input_.consume(piece.size());
+      session_.wake();
+      greeted_.notify();
+      co_await std::move(received);
+      while (session_.requests_wait()) {
+        co_await stream_->turn();
+        session_.wake();
+      }
+      if (!input_.empty()) co_await stream_->turn();
+    }
     if (draining_ && session_.ping_answered()) session_.drain();
   }
   co_return session_.verdict();

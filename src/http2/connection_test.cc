@@ -114,7 +114,11 @@ class ConnectionTest : public testing::Test, public Connection::Requests {
     return kit::frame(kit::headers, kit::end_headers | (ends ? kit::end_stream : 0), id, kit::block(head));
   }
 
-  void on_request(std::shared_ptr<Stream> stream) override { requests_.push_back(std::move(stream)); }
+  void on_request(std::shared_ptr<Stream> stream) override {
+    requests_.push_back(std::move(stream));
+    loop_.count_slice(request_slice_);
+    if (request_slice_ > 0) clock_.advance(20us);
+  }
   void on_refused_request(const Error& why) override { refused_.push_back(why); }
 
   ManualClock clock_;
@@ -128,6 +132,7 @@ class ConnectionTest : public testing::Test, public Connection::Requests {
   std::optional<Result<void>> ended_;
   int reads_ = 0;
   bool in_a_record_ = false;
+  std::size_t request_slice_ = 0;
   bool reading_ = true;
   bool eof_ = false;
   bool reset_ = false;
@@ -148,6 +153,37 @@ TEST_F(ConnectionTest, ItSpeaksFirstAndAnswers) {
   ASSERT_EQ(answers.size(), 1u);
   EXPECT_EQ(answers[0].id, 1u);
   EXPECT_FALSE(over());
+}
+
+// Threat 71: a hundred requests are a few kilobytes, and would hold the loop for milliseconds.
+TEST_F(ConnectionTest, RequestsThatArriveTogetherBeginByTurns) {
+  start_greeted(Role::server);
+  request_slice_ = 16 * KiB;
+  std::string many;
+  for (std::uint32_t i = 0; i < 100; ++i) many += request(1 + 2 * i);
+  ASSERT_EQ(::send(peer_.get(), many.data(), many.size(), MSG_NOSIGNAL), std::ssize(many));
+  loop_.run_once(1h);
+  EXPECT_EQ(requests_.size(), 32u);
+  while (requests_.size() < 100) {
+    const std::size_t before = requests_.size();
+    loop_.run_once(1h);  // Does not wait while some have not begun.
+    ASSERT_GT(requests_.size(), before);
+    EXPECT_LE(requests_.size() - before, 64u);  // One event as a light party, one as a busy one.
+  }
+}
+
+TEST_F(ConnectionTest, RequestsThatHaveNotBegunWhenTheConnectionBreaksAreTold) {
+  start_greeted(Role::server);
+  request_slice_ = 16 * KiB;
+  std::string many;
+  for (std::uint32_t i = 0; i < 100; ++i) many += request(1 + 2 * i);
+  ASSERT_EQ(::send(peer_.get(), many.data(), many.size(), MSG_NOSIGNAL), std::ssize(many));
+  loop_.run_once(1h);
+  ASSERT_LT(requests_.size(), 100u);
+  peer_.reset();
+  turn(20);
+  EXPECT_TRUE(over());
+  EXPECT_EQ(requests_.size() + refused_.size(), 100u);
 }
 
 TEST_F(ConnectionTest, WithoutAFirstFrameItEndsAtItsDeadlineHoweverThePrefaceTrickles) {

@@ -524,12 +524,11 @@ bool Session::wake() {
   if (waking_now_) return false;
   waking_now_ = true;
   bool any = false;
-  while (!ready_.empty() || !requests_.empty() || !refused_.empty()) {
+  bool go_on = true;
+  while (!ready_.empty() || !refused_.empty() || (go_on && !requests_.empty())) {
     any = true;
     for (const Error& why : std::exchange(refused_, {})) owner_.on_refused_request(why);
-    std::swap(requests_, starting_);
-    for (auto& request : starting_) owner_.on_request(std::move(request));
-    starting_.clear();
+    if (go_on) go_on = begin_requests();
     std::swap(ready_, waking_);
     for (const auto& stream : waking_) {
       stream->ready_ = false;
@@ -539,6 +538,19 @@ bool Session::wake() {
   }
   waking_now_ = false;
   return any;
+}
+
+/// Those that wait, or as many as there is time for. False: others have to go first.
+bool Session::begin_requests() {
+  std::swap(requests_, starting_);
+  std::size_t begun = 0;
+  while (begun < starting_.size() && (begun == 0 || !loop_.slice_spent()))
+    owner_.on_request(std::move(starting_[begun++]));
+  requests_.insert(requests_.begin(),
+                   std::make_move_iterator(starting_.begin() + static_cast<std::ptrdiff_t>(begun)),
+                   std::make_move_iterator(starting_.end()));
+  starting_.clear();
+  return !loop_.slice_spent();
 }
 
 void Session::fail(const Error& error) {

@@ -53,8 +53,10 @@ class Session {
   Result<void> verdict() const;
   /// Appends frames to `out` until it holds about limits::write_bytes or nothing is left.
   void produce(io::Buffer& out);
-  /// Resumes whoever waits for what receive() and produce() changed. False when there was nobody.
+  /// Resumes whoever waits for what receive() and produce() changed. False when there was nobody. When what
+  /// one event may do is spent, requests are left for a further call.
   bool wake();
+  bool requests_wait() const { return !requests_.empty(); }
   /// The connection has gone: every stream ends with this error. Follow with wake().
   void fail(const Error& error);
 
@@ -90,6 +92,7 @@ class Session {
   Reason malformed() const {
     return role_ == Role::server ? Reason::malformed_request : Reason::origin_malformed_response;
   }
+  bool begin_requests();
   void mark_ready(Stream& stream);
   void link(Stream& stream);
   void unlink(Stream& stream);

@@ -2,19 +2,16 @@
 
 #include <algorithm>
 #include <cerrno>
-#include <fcntl.h>
 #include <sys/epoll.h>
 #include <sys/socket.h>
 #include <utility>
 
 namespace postern::io {
 
-Listener::Listener(Loop& loop, int socket, OnAccept on_accept)
-    : loop_(loop),
-      socket_(socket),
-      on_accept_(std::move(on_accept)),
-      spare_(::open("/dev/null", O_RDONLY | O_CLOEXEC)) {
-  loop_.add(socket_, *this, EPOLLIN | EPOLLEXCLUSIVE);
+Listener::Listener(Loop& loop, int socket, OnAccept on_accept, Party party)
+    : loop_(loop), party_(party), socket_(socket), on_accept_(std::move(on_accept)) {
+  loop_.spare_descriptor();  // While there are descriptors.
+  loop_.add(socket_, *this, EPOLLIN | EPOLLEXCLUSIVE, party_);
 }
 
 Listener::~Listener() { pause(); }
@@ -24,35 +21,42 @@ void Listener::pause() {
 }
 
 void Listener::resume() {
-  if (std::exchange(paused_, false)) loop_.add(socket_, *this, EPOLLIN | EPOLLEXCLUSIVE);
+  if (std::exchange(paused_, false)) loop_.add(socket_, *this, EPOLLIN | EPOLLEXCLUSIVE, party_);
 }
 
 void Listener::accept_waiting() {
   resume();
-  accepts_per_turn_ = accepts_per_turn_max;
-  on_ready(0);
+  for (int i = 0; i < waiting_max && !paused_; ++i)
+    if (!accept_one()) return;
 }
 
 void Listener::on_ready(std::uint32_t) {
-  if (!spare_) spare_ = Fd(::open("/dev/null", O_RDONLY | O_CLOEXEC));
   for (int i = 0; i < accepts_per_turn_ && !paused_; ++i) {
-    Fd accepted(::accept4(socket_, nullptr, nullptr, SOCK_NONBLOCK | SOCK_CLOEXEC));
-    if (accepted) {
-      on_accept_(std::move(accepted));
-      continue;
+    if (!accept_one()) {
+      accepts_per_turn_ = std::max(i, 1);
+      return;
     }
-    if (errno == EINTR || errno == ECONNABORTED) continue;
-    if ((errno == EMFILE || errno == ENFILE) && refuse_one()) continue;
-    accepts_per_turn_ = std::max(i, 1);
-    return;
+    loop_.count_slice(accept_slice);
+    if (loop_.slice_spent()) return;  // Level-triggered: what waits is reported again.
   }
   // There may be more; if so, the next turn tells.
   accepts_per_turn_ = std::min(2 * accepts_per_turn_, accepts_per_turn_max);
 }
 
+/// False: nothing waits.
+bool Listener::accept_one() {
+  Fd accepted(::accept4(socket_, nullptr, nullptr, SOCK_NONBLOCK | SOCK_CLOEXEC));
+  if (accepted) {
+    on_accept_(std::move(accepted));
+    return true;
+  }
+  if (errno == EINTR || errno == ECONNABORTED) return true;
+  return (errno == EMFILE || errno == ENFILE) && refuse_one();
+}
+
 bool Listener::refuse_one() {
-  if (!spare_) return false;
-  spare_.reset();
+  if (!loop_.spare_descriptor()) return false;
+  loop_.spare_descriptor().reset();
   Fd refused(::accept4(socket_, nullptr, nullptr, SOCK_CLOEXEC));
   const bool took_one = static_cast<bool>(refused);
   if (took_one) {
@@ -61,7 +65,7 @@ bool Listener::refuse_one() {
     ++refused_;
   }
   refused.reset();
-  spare_ = Fd(::open("/dev/null", O_RDONLY | O_CLOEXEC));
+  loop_.spare_descriptor();
   return took_one;
 }
 

@@ -4,9 +4,11 @@
 #include <bit>
 #include <cerrno>
 #include <cstdlib>
+#include <fcntl.h>
 #include <sys/epoll.h>
 #include <sys/eventfd.h>
 #include <unistd.h>
+#include <utility>
 
 namespace postern::io {
 
@@ -50,22 +52,61 @@ void Loop::run_once(Duration longest) {
   auto* batch = reinterpret_cast<epoll_event*>(batch_storage_.data());
   const int found = ::epoll_wait(epoll_.get(), batch, batch_max, wait_milliseconds(longest));
   now_ = clock_.now();
-  for (int i = 0; i < found; ++i) dispatch(batch[i].data.u64, batch[i].events);
+  slice_used_ = 0;
+  const bool by_turns = shared_ || !turns_.empty();
+  for (int i = 0; i < found; ++i) {
+    const std::uint64_t token = batch[i].data.u64;
+    if (token == wake_token) {
+      std::uint64_t count = 0;
+      [[maybe_unused]] const auto cleared = ::read(wake_.get(), &count, sizeof count);
+      continue;
+    }
+    Registration& registration = registrations_[static_cast<std::uint32_t>(token)];
+    if (!registration.pollable || registration.generation != token >> 32) continue;
+    if (by_turns)
+      enqueue(token, registration, batch[i].events);
+    else
+      dispatch(*registration.pollable, batch[i].events);
+  }
+  if (by_turns) serve_turns();
   run_timers();
   run_posted();
   run_deferred();
   if (turn_end_) turn_end_();
 }
 
-void Loop::dispatch(std::uint64_t token, std::uint32_t events) {
-  if (token == wake_token) {
-    std::uint64_t count = 0;
-    [[maybe_unused]] const auto cleared = ::read(wake_.get(), &count, sizeof count);
-    return;
+void Loop::dispatch(Pollable& pollable, std::uint32_t events) {
+  slice_used_ = 0;
+  pollable.on_ready(events);
+}
+
+void Loop::enqueue(std::uint64_t token, Registration& registration, std::uint32_t events) {
+  const bool waits_already = registration.waiting != 0;
+  registration.waiting |= events | waits;
+  if (!waits_already) turns_.add(registration.party, token, now_);
+}
+
+// Light parties until none is left; after the busy ones have used `look_time` epoll is asked again, for by
+// then somebody may have something light.
+void Loop::serve_turns() {
+  TimePoint began = clock_.now();
+  Duration of_busy{};
+  while (!turns_.empty() && of_busy < look_time) {
+    const Turns::Next next = turns_.take();
+    Registration& registration = registrations_[static_cast<std::uint32_t>(next.token)];
+    if (!registration.pollable || registration.generation != next.token >> 32) continue;
+    dispatch(*registration.pollable, std::exchange(registration.waiting, 0) & ~waits);
+    const TimePoint ended = clock_.now();
+    const Duration used = std::max(Turns::event_cost, ended - began);
+    turns_.charge(used);
+    if (!next.light) of_busy += used;
+    began = ended;
   }
-  const Registration registration = registrations_[static_cast<std::uint32_t>(token)];
-  if (registration.pollable && registration.generation == token >> 32)
-    registration.pollable->on_ready(events);
+}
+
+void Loop::again(int fd) {
+  Registration& registration = registrations_[static_cast<std::size_t>(fd)];
+  enqueue(token_of(fd), registration, 0);
 }
 
 void Loop::stop() {
@@ -141,29 +182,39 @@ void Loop::abandon() {
   abandoning_ = false;
 }
 
+Fd& Loop::spare_descriptor() {
+  if (!spare_) spare_ = Fd(::open("/dev/null", O_RDONLY | O_CLOEXEC));
+  return spare_;
+}
+
 bool Loop::add(int fd, Pollable& pollable) {
   return add(fd, pollable, EPOLLIN | EPOLLOUT | EPOLLRDHUP | EPOLLET);
+}
+
+std::uint64_t Loop::token_of(int fd) const {
+  return std::uint64_t{registrations_[static_cast<std::size_t>(fd)].generation} << 32 |
+         static_cast<std::uint32_t>(fd);
 }
 
 bool Loop::control(int operation, int fd, std::uint32_t events) {
   epoll_event event{};
   event.events = events;
-  event.data.u64 = std::uint64_t{registrations_[static_cast<std::size_t>(fd)].generation} << 32 |
-                   static_cast<std::uint32_t>(fd);
+  event.data.u64 = token_of(fd);
   return ::epoll_ctl(epoll_.get(), operation, fd, &event) == 0;
 }
 
-bool Loop::add(int fd, Pollable& pollable, std::uint32_t events) {
+bool Loop::add(int fd, Pollable& pollable, std::uint32_t events, Party party) {
   if (fd < 0) {
     errno = EBADF;
     return false;
   }
   const auto place = static_cast<std::size_t>(fd);
   if (place >= registrations_.size()) registrations_.resize(std::max(place + 1, 2 * registrations_.size()));
-  registrations_[place].pollable = &pollable;
-  ++registrations_[place].generation;
+  Registration& registration = registrations_[place];
+  registration = {&pollable, registration.generation + 1, 0, party};
+  share_with(party);
   if (control(EPOLL_CTL_ADD, fd, events)) return true;
-  registrations_[place].pollable = nullptr;
+  registration.pollable = nullptr;
   return false;
 }
 
@@ -194,6 +245,20 @@ void Loop::hand_over(int fd, Pollable& from, Pollable& to) {
     registrations_[place].pollable = &to;
 }
 
+void Loop::set_party(int fd, Party party) {
+  registrations_[static_cast<std::size_t>(fd)].party = party;
+  share_with(party);
+}
+
+void Loop::share_with(Party party) {
+  if (party == nobody || party == first_party_) return;
+  shared_ = first_party_ != nobody;
+  if (shared_)
+    slice_ = slice_shared;
+  else
+    first_party_ = party;
+}
+
 std::uint64_t Loop::tick_of(TimePoint t) const {
   if (t <= start_) return 0;
   if (t == TimePoint::max()) t = start_ + std::chrono::hours(24 * 365);
@@ -219,7 +284,7 @@ void Loop::unlink(Timer& timer) {
 }
 
 int Loop::wait_milliseconds(Duration longest) const {
-  if (deferred_.deferred()) return 0;
+  if (deferred_.deferred() || !turns_.empty()) return 0;
   Duration wait = longest;
   // The next slot with a timer, at most one turn of the wheel away.
   for (std::size_t ahead = 1; ahead <= wheel_slots;) {

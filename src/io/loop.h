@@ -1,7 +1,7 @@
 #pragma once
 // One loop per core: epoll, edge-triggered, each descriptor registered once; coarse timers on a wheel; work
 // handed in from other threads. Everything a loop owns is touched by its thread only, except post() and
-// stop().
+// stop(). While it works for several sandboxes it serves them by turns (io/turns.h).
 
 #include <array>
 #include <atomic>
@@ -13,7 +13,9 @@
 
 #include "base/clock.h"
 #include "base/fd.h"
+#include "base/units.h"
 #include "io/task.h"
+#include "io/turns.h"
 
 struct epoll_event;
 
@@ -24,7 +26,7 @@ class Loop;
 /// Something that epoll reports on. Unregisters itself when it goes, also from the events already fetched.
 class Pollable {
  public:
-  /// `events` is an EPOLL* mask.
+  /// `events` is an EPOLL* mask; nothing is new when it is 0 (Loop::again()).
   virtual void on_ready(std::uint32_t events) = 0;
 
  protected:
@@ -117,7 +119,7 @@ class Loop {
 
   /// Registers edge-triggered for input, output and hang-up, or for `events`. False with errno on failure.
   bool add(int fd, Pollable& pollable);
-  bool add(int fd, Pollable& pollable, std::uint32_t events);
+  bool add(int fd, Pollable& pollable, std::uint32_t events, Party party = nobody);
   bool modify(int fd, Pollable& pollable, std::uint32_t events);
   void remove(int fd, Pollable& pollable);
   /// As remove(), for a descriptor that is closed next: the kernel then drops it by itself. Should a forked
@@ -125,6 +127,19 @@ class Loop {
   void forget(int fd, Pollable& pollable);
   /// From now on `to` is told what `from` was. Events that `from` has seen are not reported again.
   void hand_over(int fd, Pollable& from, Pollable& to);
+  /// Whose events they are from now on.
+  void set_party(int fd, Party party);
+
+  /// Calls on_ready() once more for this descriptor, after others had their turn.
+  void again(int fd);
+  /// What one event may do, in bytes or in work that takes as long as they would. Whoever finds it spent goes
+  /// on after again(): neither one fast transfer nor one connection's requests hold the loop.
+  bool slice_spent() const { return slice_used_ >= slice_; }
+  void count_slice(std::size_t bytes) { slice_used_ += bytes; }
+  /// Given up for a moment where descriptors have run out. One for all listeners; empty if there is none.
+  Fd& spare_descriptor();
+  /// It has worked for more than one party.
+  bool shared() const { return shared_; }
 
   /// Runs `work` at the end of this turn: after events, timers and posted work, before the hook of
   /// at_turn_end() and before anything is waited for. Once, however often it is asked for. What is deferred
@@ -165,12 +180,20 @@ class Loop {
   static constexpr int batch_max = 256;
   static constexpr int deferred_passes_max = 4;  // so that work that defers itself does not starve epoll
   static constexpr std::uint64_t wake_token = ~std::uint64_t{0};
+  static constexpr std::size_t slice_alone = 512 * KiB;  // some 700 µs: below what anybody notices
+  static constexpr std::size_t slice_shared = 64 * KiB;  // others' requests wait for it, twice each
+  /// While busy parties are served, how often it is asked who else has something: a system call costs 2 % of
+  /// it.
+  static constexpr Duration look_time = std::chrono::microseconds(50);
+  static constexpr std::uint32_t waits = 1u << 31;  // EPOLLET, which is never reported
 
   /// Whom a descriptor's events are for. The kernel carries descriptor and generation, never a pointer: an
   /// event that outlived its registration, in the fetched batch or in the kernel, has an old generation.
   struct Registration {
     Pollable* pollable = nullptr;
     std::uint32_t generation = 0;
+    std::uint32_t waiting = 0;  ///< Its events that wait for their turn, with `waits`.
+    Party party = nobody;
   };
 
   struct DeferredList final : Deferred {
@@ -187,7 +210,11 @@ class Loop {
   void link(Timer& timer);
   void unlink(Timer& timer);
   bool control(int operation, int fd, std::uint32_t events);
-  void dispatch(std::uint64_t token, std::uint32_t events);
+  std::uint64_t token_of(int fd) const;
+  void share_with(Party party);
+  void dispatch(Pollable& pollable, std::uint32_t events);
+  void enqueue(std::uint64_t token, Registration& registration, std::uint32_t events);
+  void serve_turns();
   int wait_milliseconds(Duration longest) const;
   void run_timers();
   void run_posted();
@@ -211,6 +238,12 @@ class Loop {
 
   std::array<std::uint64_t, 3 * batch_max> batch_storage_{};  // epoll_event[batch_max], packed
   std::vector<Registration> registrations_;                   // by descriptor
+  Fd spare_;
+  Turns turns_;
+  std::size_t slice_ = slice_alone;
+  std::size_t slice_used_ = 0;
+  Party first_party_ = nobody;
+  bool shared_ = false;
 
   std::mutex posted_mutex_;
   std::vector<std::move_only_function<void()>> posted_;

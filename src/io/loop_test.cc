@@ -385,5 +385,220 @@ TEST(Loop, DeferredWorkMayOutliveTheLoop) {
   EXPECT_EQ(work.done, 0);
 }
 
+/// A socket with a byte in it that nobody reads: always ready, as whoever floods is.
+struct Source final : Pollable {
+  Source(Loop& owner, Party party, std::uint32_t events = EPOLLIN) : loop(owner) {
+    int ends[2];
+    if (::socketpair(AF_UNIX, SOCK_STREAM | SOCK_NONBLOCK | SOCK_CLOEXEC, 0, ends) != 0) std::abort();
+    own = Fd(ends[0]);
+    other = Fd(ends[1]);
+    loop.add(own.get(), *this, events, party);
+  }
+  ~Source() { loop.remove(own.get(), *this); }
+  void wake() const { [[maybe_unused]] const auto sent = ::send(other.get(), "x", 1, MSG_NOSIGNAL); }
+  void calm() const {
+    char bytes[16];
+    [[maybe_unused]] const auto got = ::recv(own.get(), bytes, sizeof bytes, 0);
+  }
+  void on_ready(std::uint32_t) override {
+    ++served;
+    if (then) then();
+  }
+  Loop& loop;
+  Fd own, other;
+  int served = 0;
+  std::function<void()> then;
+};
+
+/// Work is counted here, never timed: an event of the noisy party moves the clock as far as it is told.
+class LoopOfManyTest : public LoopTest {
+ protected:
+  static constexpr Party noisy = 1, quiet = 2, third = 3;
+  /// `count` sources that are always ready. `at_event` sees how many events there were so far.
+  void flood(Party party, int count, std::function<void(int)> at_event = {}) {
+    for (int i = 0; i < count; ++i) {
+      flood_.push_back(std::make_unique<Source>(loop_, party));
+      flood_.back()->wake();
+      flood_.back()->then = [this, at_event] {
+        clock_.advance(cost_);
+        ++flooded_;
+        if (at_event) at_event(flooded_);
+      };
+    }
+  }
+  void turns(int count) {
+    for (int i = 0; i < count; ++i) loop_.run_once(0ms);
+  }
+  Duration cost_ = 100us;
+  std::vector<std::unique_ptr<Source>> flood_;
+  int flooded_ = 0;
+};
+
+TEST_F(LoopOfManyTest, APartyAloneIsServedAsItComes) {
+  flood(noisy, 64);
+  turns(1);
+  EXPECT_EQ(flooded_, 64);
+}
+
+TEST_F(LoopOfManyTest, TheLastOfABatchIsAmongTheFirstWhenItIsAnothers) {
+  flood(noisy, 64);
+  Source light(loop_, quiet);
+  int before = -1;
+  light.then = [&] {
+    light.calm();
+    before = flooded_;
+  };
+  light.wake();
+  turns(1);
+  EXPECT_GE(before, 0);
+  EXPECT_LE(before, 1);
+}
+
+TEST_F(LoopOfManyTest, WhatComesInTheMiddleOfAFloodIsServedNext) {
+  Source light(loop_, quiet);
+  int woken_at = 0;
+  std::vector<int> delays;
+  light.then = [&] {
+    light.calm();
+    delays.push_back(flooded_ - woken_at);
+  };
+  flood(noisy, 64, [&](int count) {
+    if (count % 10 != 0) return;
+    woken_at = count;
+    light.wake();
+  });
+  turns(300);
+  ASSERT_GE(delays.size(), 20u);
+  for (const int delay : delays) EXPECT_EQ(delay, 0);
+}
+
+TEST_F(LoopOfManyTest, AThousandQuietPartiesHardlyNoticeANoisyOne) {
+  std::vector<std::unique_ptr<Source>> sources;
+  std::vector<int> woken_at(1000), delays;
+  for (std::size_t i = 0; i < 1000; ++i) {
+    sources.push_back(std::make_unique<Source>(loop_, 1000 + i));
+    sources.back()->then = [&, i] {
+      sources[i]->calm();
+      delays.push_back(flooded_ - woken_at[i]);
+    };
+  }
+  std::mt19937 random(3);
+  flood(noisy, 64, [&](int count) {
+    const std::size_t i = random() % sources.size();
+    if (sources[i]->served > 0) return;
+    woken_at[i] = count;
+    sources[i]->wake();
+  });
+  turns(4000);
+  ASSERT_GE(delays.size(), 900u);
+  // The very first time the noisy one is not known for it yet.
+  EXPECT_LE(std::ranges::count_if(delays, [](int delay) { return delay > 0; }), 1);
+  EXPECT_LE(std::ranges::max(delays), 1);
+}
+
+TEST_F(LoopOfManyTest, TwoNoisyPartiesGetTheSameWhateverTheirNumbers) {
+  flood(noisy, 60);
+  Source other(loop_, third);
+  other.wake();  // One that is always ready, against sixty.
+  other.then = [&] { clock_.advance(cost_); };
+  turns(400);
+  EXPECT_GT(flooded_, 150);
+  EXPECT_NEAR(other.served, flooded_, 5);
+}
+
+TEST_F(LoopOfManyTest, WhatIsExpensiveCountsMore) {
+  cost_ = 200us;
+  flood(noisy, 10);
+  std::vector<std::unique_ptr<Source>> cheap;
+  int served = 0;
+  for (int i = 0; i < 10; ++i) {
+    cheap.push_back(std::make_unique<Source>(loop_, third));
+    cheap.back()->wake();
+    cheap.back()->then = [&] {
+      clock_.advance(20us);
+      ++served;
+    };
+  }
+  turns(400);
+  EXPECT_GT(flooded_, 20);
+  EXPECT_NEAR(served, 10 * flooded_, 30);
+}
+
+TEST_F(LoopOfManyTest, OneThatGoesWhileItsEventWaitsIsForgotten) {
+  flood(noisy, 8);
+  flood(third, 1);
+  turns(1);
+  flood_.erase(flood_.begin() + 1, flood_.end());
+  const int before = flooded_;
+  turns(5);
+  EXPECT_EQ(flooded_, before + 5);
+  flood_.clear();
+  turns(2);
+  EXPECT_EQ(flooded_, before + 5);
+}
+
+TEST_F(LoopOfManyTest, AnEventThatWaitsIsNotForTheNextOwnerOfItsDescriptor) {
+  const Source other(loop_, third);
+  std::vector<std::unique_ptr<Source>> sources;
+  for (int i = 0; i < 6; ++i) {
+    sources.push_back(std::make_unique<Source>(loop_, noisy, EPOLLIN | EPOLLET));
+    sources.back()->then = [this] { clock_.advance(cost_); };
+    sources.back()->wake();
+  }
+  turns(1);
+  ASSERT_EQ(sources.back()->served, 0) << "its event has to wait";
+  const int number = sources.back()->own.get();
+  sources.pop_back();
+  const Source next(loop_, noisy, EPOLLIN | EPOLLET);
+  ASSERT_EQ(next.own.get(), number);
+  turns(5);
+  EXPECT_EQ(sources.back()->served, 1);
+  EXPECT_EQ(next.served, 0);
+}
+
+TEST_F(LoopOfManyTest, EventsThatComeWhileOneWaitsAreServedWithIt) {
+  Source edge(loop_, noisy, EPOLLIN | EPOLLET);
+  flood(noisy, 16, [&](int) { edge.wake(); });  // Reported anew with every byte.
+  flood(third, 1);
+  turns(100);
+  EXPECT_GT(flooded_, 90);
+  EXPECT_LE(edge.served, flooded_ / 8);  // Once a round of the sixteen, and not once a byte.
+  EXPECT_GE(edge.served, 2);
+}
+
+TEST_F(LoopOfManyTest, WhoAsksForAnotherTurnGetsItAfterOthersAndAtOnce) {
+  Source first(loop_, noisy), second(loop_, noisy);
+  std::vector<int> order;
+  first.then = [&] {
+    first.calm();
+    order.push_back(1);
+    if (order.size() < 4) loop_.again(first.own.get());
+  };
+  second.then = [&] {
+    second.calm();
+    order.push_back(2);
+  };
+  first.wake();
+  second.wake();
+  loop_.run_once(1h);
+  loop_.run_once(1h);  // Does not wait.
+  EXPECT_EQ(order, (std::vector<int>{1, 2, 1, 1}));
+}
+
+TEST_F(LoopOfManyTest, ASliceIsForOneEventAndSmallerWhereOthersWait) {
+  Source one(loop_, noisy);
+  std::size_t counted = 0;
+  one.then = [&] {
+    EXPECT_FALSE(loop_.slice_spent());
+    for (counted = 0; !loop_.slice_spent(); counted += KiB) loop_.count_slice(KiB);
+  };
+  one.wake();
+  turns(2);
+  EXPECT_EQ(counted, 512 * KiB);
+  const Source other(loop_, quiet);
+  turns(1);
+  EXPECT_EQ(counted, 64 * KiB);
+}
+
 }  // namespace
 }  // namespace postern::io

@@ -11,11 +11,11 @@
 
 namespace postern::io {
 
-Stream::Stream(Loop& loop, Fd socket, Side side)
+Stream::Stream(Loop& loop, Fd socket, Side side, Party party)
     : loop_(loop), socket_(std::move(socket)), side_(side), timer_(loop, *this) {
   // Out of epoll watches: no wait would ever end, so none is begun.
   // A fresh socket has room: to be told so would be a turn for nothing. Asked for when there is none.
-  unwatched_ = !loop_.add(socket_.get(), *this, EPOLLIN | EPOLLRDHUP | EPOLLET);
+  unwatched_ = !loop_.add(socket_.get(), *this, EPOLLIN | EPOLLRDHUP | EPOLLET, party);
 }
 
 Stream::Stream(Loop& loop, Fd socket, Side side, Pollable& watcher)
@@ -86,7 +86,10 @@ ssize_t Stream::receive(void* into, std::size_t size, int flags) {
   do {
     count = ::recv(socket_.get(), into, size, flags);
   } while (count < 0 && errno == EINTR);
-  if (count > 0 && !(flags & MSG_PEEK)) bytes_read_ += static_cast<std::size_t>(count);
+  if (count > 0 && !(flags & MSG_PEEK)) {
+    bytes_read_ += static_cast<std::size_t>(count);
+    loop_.count_slice(static_cast<std::size_t>(count));
+  }
   // Edge-triggered: less than asked for means drained, and new bytes bring a new event. After a hang-up there
   // will be no more events, so keep reading until the end shows itself.
   const bool drained =
@@ -257,8 +260,8 @@ Task<Result<std::size_t>> TcpStream::peek_beyond(std::size_t known, std::span<ch
   }
 }
 
-Task<Result<std::unique_ptr<TcpStream>>> connect(Loop& loop, Endpoint endpoint, Side side,
-                                                 TimePoint deadline) {
+Task<Result<std::unique_ptr<TcpStream>>> connect(Loop& loop, Endpoint endpoint, Side side, TimePoint deadline,
+                                                 Party party) {
   const auto refuse = [&](int error_number) {
     return fail(Reason::connect_failed, std::string("cannot connect: ") + std::strerror(error_number), side,
                 Retry::fresh_connection);
@@ -290,18 +293,20 @@ Task<Result<std::unique_ptr<TcpStream>>> connect(Loop& loop, Endpoint endpoint, 
   struct Awaiter {
     Connecting& connecting;
     TimePoint deadline;
+    Party party;
     bool watched = true;
     bool await_ready() const { return false; }
     bool await_suspend(std::coroutine_handle<> h) {
       connecting.waiting = h;
       connecting.set(deadline);
-      watched = connecting.loop.add(connecting.fd, connecting);
+      watched =
+          connecting.loop.add(connecting.fd, connecting, EPOLLIN | EPOLLOUT | EPOLLRDHUP | EPOLLET, party);
       return watched;
     }
     bool await_resume() { return watched; }
   };
   Connecting connecting(loop, raw);
-  const bool watched = co_await Awaiter{connecting, deadline};
+  const bool watched = co_await Awaiter{connecting, deadline, party};
   if (!watched) co_return fail(Reason::overloaded, "cannot watch another connection");
   connecting.clear();
   if (connecting.seen == 0)
@@ -316,7 +321,7 @@ Task<Result<std::unique_ptr<TcpStream>>> connect(Loop& loop, Endpoint endpoint, 
   if (error_number != 0) co_return refuse(error_number);
   // Registered anew, so that what has arrived already is reported again.
   loop.remove(raw, connecting);
-  co_return std::make_unique<TcpStream>(loop, std::move(socket), side);
+  co_return std::make_unique<TcpStream>(loop, std::move(socket), side, party);
 }
 
 }  // namespace postern::io

@@ -21,7 +21,7 @@ namespace postern::io {
 class Stream : private Pollable {
  public:
   /// Takes the nonblocking socket and registers it. `side` says whom to blame in errors.
-  Stream(Loop& loop, Fd socket, Side side);
+  Stream(Loop& loop, Fd socket, Side side, Party party = nobody);
   /// The same for a socket that `watcher` has registered and to which nothing but room for writing was
   /// reported.
   Stream(Loop& loop, Fd socket, Side side, Pollable& watcher);
@@ -34,6 +34,7 @@ class Stream : private Pollable {
   class ReadAwaiter;
   class WriteAwaiter;
   class ReadyAwaiter;
+  class TurnAwaiter;
 
   /// Reads what is there, at least one byte; 0 is the orderly end. `into` must stay valid until it resumes.
   /// Errors: <side>_closed, <side>_timeout, <side>_tls_failed, cancelled.
@@ -42,6 +43,8 @@ class Stream : private Pollable {
   WriteAwaiter write_all(std::string_view bytes, TimePoint deadline);
   /// Waits until a read would find something (or the end) without holding a buffer for it.
   ReadyAwaiter wait_readable(TimePoint deadline);
+  /// Lets others go first when what one event may do is done (Loop::slice_spent()). In a reader's place.
+  TurnAwaiter turn();
 
   /// Orderly end of our direction (FIN, close_notify). Best effort, never waits.
   virtual void shutdown_write();
@@ -70,6 +73,8 @@ class Stream : private Pollable {
   void watch_idle(IdleWatcher* watcher) { idle_watcher_ = watcher; }
 
   Loop& loop() { return loop_; }
+  /// Whose turns it is served in.
+  void set_party(Party party) { loop_.set_party(socket_.get(), party); }
   int fd() const { return socket_.get(); }
   Side side() const { return side_; }
   std::uint64_t bytes_read() const { return bytes_read_; }
@@ -101,6 +106,13 @@ class Stream : private Pollable {
   Error closed_error(int error_number) const;
 
   void wait(Waiter*& slot, Waiter& waiter);
+  /// Waits in the reader's place: for the kernel, or only for its turn.
+  void wait_or_yield(Waiter& waiter) {
+    wait(reader_, waiter);
+    if (yields()) loop_.again(socket_.get());
+  }
+  /// Others go first. Without a place in the loop there would be no next turn.
+  bool yields() const { return loop_.slice_spent() && !unwatched_; }
 
   Waiter* reader_ = nullptr;
   Waiter* writer_ = nullptr;
@@ -118,6 +130,7 @@ class Stream : private Pollable {
   friend class ReadAwaiter;
   friend class WriteAwaiter;
   friend class ReadyAwaiter;
+  friend class TurnAwaiter;
 
   class DeadlineTimer final : public Timer {
    public:
@@ -154,10 +167,10 @@ class Stream : private Pollable {
     ~ReadAwaiter() {
       if (stream_.reader_ == this) stream_.reader_ = nullptr;
     }
-    bool await_ready() { return retry(stream_); }
+    bool await_ready() { return !stream_.yields() && retry(stream_); }
     void await_suspend(std::coroutine_handle<> h) {
       handle = h;
-      stream_.wait(stream_.reader_, *this);
+      stream_.wait_or_yield(*this);
     }
     Result<std::size_t> await_resume() { return std::move(*result_); }
 
@@ -202,10 +215,10 @@ class Stream : private Pollable {
     ~ReadyAwaiter() {
       if (stream_.reader_ == this) stream_.reader_ = nullptr;
     }
-    bool await_ready() { return retry(stream_); }
+    bool await_ready() { return !stream_.yields() && retry(stream_); }
     void await_suspend(std::coroutine_handle<> h) {
       handle = h;
-      stream_.wait(stream_.reader_, *this);
+      stream_.wait_or_yield(*this);
     }
     Result<void> await_resume() { return std::move(result_); }
 
@@ -216,6 +229,26 @@ class Stream : private Pollable {
     Stream& stream_;
     Result<void> result_;
   };
+
+  class TurnAwaiter final : Waiter {
+   public:
+    explicit TurnAwaiter(Stream& stream) : stream_(stream) { deadline = TimePoint::max(); }
+    TurnAwaiter(const TurnAwaiter&) = delete;
+    ~TurnAwaiter() {
+      if (stream_.reader_ == this) stream_.reader_ = nullptr;
+    }
+    bool await_ready() const { return !stream_.yields(); }
+    void await_suspend(std::coroutine_handle<> h) {
+      handle = h;
+      stream_.wait_or_yield(*this);
+    }
+    void await_resume() const {}
+
+   private:
+    bool retry(Stream&) override { return true; }
+    void give_up(Error) override {}
+    Stream& stream_;
+  };
 };
 
 inline Stream::ReadAwaiter Stream::read(std::span<char> into, TimePoint deadline) {
@@ -224,6 +257,7 @@ inline Stream::ReadAwaiter Stream::read(std::span<char> into, TimePoint deadline
 inline Stream::WriteAwaiter Stream::write_all(std::string_view bytes, TimePoint deadline) {
   return {*this, bytes, deadline};
 }
+inline Stream::TurnAwaiter Stream::turn() { return TurnAwaiter(*this); }
 inline Stream::ReadyAwaiter Stream::wait_readable(TimePoint deadline) { return {*this, deadline}; }
 
 /// Plain TCP (or any stream socket).
@@ -238,7 +272,7 @@ class TcpStream final : public Stream {
 };
 
 /// Connects without blocking. Errors: connect_failed, connect_timeout.
-Task<Result<std::unique_ptr<TcpStream>>> connect(Loop& loop, Endpoint endpoint, Side side,
-                                                 TimePoint deadline);
+Task<Result<std::unique_ptr<TcpStream>>> connect(Loop& loop, Endpoint endpoint, Side side, TimePoint deadline,
+                                                 Party party = nobody);
 
 }  // namespace postern::io

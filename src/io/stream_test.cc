@@ -6,6 +6,7 @@
 #include <gtest/gtest.h>
 #include <netinet/in.h>
 #include <optional>
+#include <sys/epoll.h>
 #include <sys/socket.h>
 
 #include "base/units.h"
@@ -15,6 +16,21 @@ namespace postern::io {
 namespace {
 
 using namespace std::chrono_literals;
+
+/// Another party's, so that the loop has several.
+struct Source final : Pollable {
+  Source(Loop& owner, Party party) : loop(owner) {
+    int ends[2];
+    if (::socketpair(AF_UNIX, SOCK_STREAM | SOCK_NONBLOCK | SOCK_CLOEXEC, 0, ends) != 0) std::abort();
+    own = Fd(ends[0]);
+    other = Fd(ends[1]);
+    loop.add(own.get(), *this, EPOLLIN, party);
+  }
+  ~Source() { loop.remove(own.get(), *this); }
+  void on_ready(std::uint32_t) override {}
+  Loop& loop;
+  Fd own, other;
+};
 
 /// A stream over a socket pair, and its other end as a plain descriptor.
 class StreamTest : public testing::Test {
@@ -139,6 +155,45 @@ TEST_F(StreamTest, EveryByteArrivesWhateverTheSizeOfThePieces) {
       EXPECT_FALSE(reading.error);
       EXPECT_EQ(reading.text, sent);
     }
+}
+
+// However much has arrived, one event takes a slice of it; and nothing new has to arrive for the rest.
+TEST_F(StreamTest, AFastTransferLetsOthersGoFirst) {
+  for (const int size : {SO_SNDBUF, SO_RCVBUF}) {
+    const int bytes = 4 << 20;
+    ::setsockopt(peer_.get(), SOL_SOCKET, size, &bytes, sizeof bytes);
+  }
+  const std::string chunk(16 * KiB, 'x');
+  std::size_t sent = 0;
+  while (::send(peer_.get(), chunk.data(), chunk.size(), MSG_NOSIGNAL) > 0) sent += chunk.size();
+  ASSERT_GT(sent, 128 * KiB) << "the kernel takes too little for this test";
+  const Source one(loop_, 1), another(loop_, 2);
+  Reading reading;
+  loop_.spawn(read_all(*stream_, reading, 4 * KiB));
+  for (std::size_t before = 0; before < sent; before = reading.text.size()) {
+    ASSERT_LE(reading.text.size() - before, 64 * KiB);
+    loop_.run_once(1h);
+    ASSERT_GT(reading.text.size(), before);
+  }
+  EXPECT_EQ(reading.text.size(), sent);
+  peer_.reset();
+  EXPECT_TRUE(turn_until([&] { return reading.over; }));
+  EXPECT_FALSE(reading.error);
+}
+
+TEST_F(StreamTest, WhoWaitsForItsTurnOnlyCanBeCancelledAndTimesOut) {
+  peer_sends("hello");
+  loop_.count_slice(1 << 30);
+  Reading reading;
+  loop_.spawn(read_once(*stream_, reading, in(1s)));
+  EXPECT_FALSE(reading.over);
+  stream_->cancel_read();
+  ASSERT_TRUE(reading.over && reading.error);
+  EXPECT_EQ(reading.error->reason, Reason::cancelled);
+  loop_.run_once(1h);  // What it had asked for finds nobody.
+  Reading next;
+  loop_.spawn(read_once(*stream_, next, in(1s)));
+  EXPECT_EQ(next.text, "hello");
 }
 
 TEST_F(StreamTest, TheEndBehindAShortReadIsSeen) {
@@ -426,6 +481,7 @@ TEST_F(StreamTest, ASocketThatEpollDoesNotTakeEndsEveryWaitAtOnce) {
   Fd file(::open("/dev/null", O_RDWR | O_CLOEXEC));
   TcpStream unwatched(loop_, std::move(file), Side::sandbox);
   Reading reading, writing;
+  loop_.count_slice(1 << 30);  // It has no turn to wait for either.
   loop_.spawn(read_once(unwatched, reading, in(1s)));
   loop_.spawn(write(unwatched, "x", writing, in(1s)));
   ASSERT_TRUE(reading.error && writing.error);

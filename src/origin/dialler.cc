@@ -31,8 +31,9 @@ struct Race {
   std::optional<Error> last_error;
 };
 
-io::Task<void> attempt(std::shared_ptr<Race> race, io::Loop& loop, Endpoint endpoint, TimePoint deadline) {
-  auto stream = co_await io::connect(loop, endpoint, Side::origin, deadline);
+io::Task<void> attempt(std::shared_ptr<Race> race, io::Loop& loop, Endpoint endpoint, TimePoint deadline,
+                       io::Party party) {
+  auto stream = co_await io::connect(loop, endpoint, Side::origin, deadline, party);
   --race->running;
   if (stream && !race->winner) {
     race->winner = std::move(*stream);
@@ -76,7 +77,7 @@ io::Task<Result<std::vector<Endpoint>>> Dialler::checked_endpoints(const Host& h
 }
 
 io::Task<Result<Dialled>> Dialler::dial(const Host& host, std::uint16_t port, TimePoint deadline,
-                                        DialTimings& timings) {
+                                        DialTimings& timings, io::Party party) {
   const TimePoint asked = loop_.now();
   auto endpoints = co_await checked_endpoints(host, port);
   timings.dns = since(asked, loop_.now());
@@ -84,7 +85,7 @@ io::Task<Result<Dialled>> Dialler::dial(const Host& host, std::uint16_t port, Ti
 
   const TimePoint started = loop_.now();
   if (endpoints->size() == 1) {  // The usual case needs no race.
-    auto stream = co_await io::connect(loop_, endpoints->front(), Side::origin, deadline);
+    auto stream = co_await io::connect(loop_, endpoints->front(), Side::origin, deadline, party);
     timings.connect = since(started, loop_.now());
     if (!stream) co_return std::unexpected(std::move(stream.error()));
     co_return Dialled{std::move(*stream), endpoints->front()};
@@ -100,7 +101,7 @@ io::Task<Result<Dialled>> Dialler::dial(const Host& host, std::uint16_t port, Ti
     race->progress.reset();
     if (next < endpoints->size()) {
       ++race->running;
-      loop_.spawn(attempt(race, loop_, (*endpoints)[next++], deadline));
+      loop_.spawn(attempt(race, loop_, (*endpoints)[next++], deadline, party));
       if (race->progress.is_set()) continue;
       if (next < endpoints->size()) loop_.spawn(ring_after(race, loop_, loop_.now() + attempt_delay));
     }

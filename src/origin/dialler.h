@@ -32,8 +32,9 @@ class Dialler {
       : loop_(loop), resolver_(resolver), allow_private_(std::move(allow_private)) {}
 
   /// Errors: name_not_found, resolve_failed, private_address, connect_failed, connect_timeout.
+  /// The connection is `party`'s.
   io::Task<Result<Dialled>> dial(const Host& host, std::uint16_t port, TimePoint deadline,
-                                 DialTimings& timings);
+                                 DialTimings& timings, io::Party party = io::nobody);
 
  private:
   io::Task<Result<std::vector<Endpoint>>> checked_endpoints(const Host& host, std::uint16_t port);

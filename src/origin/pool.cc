@@ -25,7 +25,7 @@ Pool::Pool(io::Loop& loop, io::BufferPool& buffers, Dialler& dialler, tls::Origi
 
 Pool::~Pool() = default;
 
-std::unique_ptr<Connection> Pool::take(const std::string& key, bool must_be_alive) {
+std::unique_ptr<Connection> Pool::take(const std::string& key, const Wanted& wanted) {
   const auto at = idle_.find(key);
   if (at == idle_.end()) return nullptr;
   auto& connections = at->second;
@@ -37,8 +37,10 @@ std::unique_ptr<Connection> Pool::take(const std::string& key, bool must_be_aliv
     connection->stream->watch_idle(nullptr);
     if (!connection->stream->looks_idle()) continue;
     char byte;
-    if (must_be_alive && ::recv(connection->stream->fd(), &byte, 1, MSG_PEEK | MSG_DONTWAIT) >= 0) continue;
+    if (wanted.must_be_alive && ::recv(connection->stream->fd(), &byte, 1, MSG_PEEK | MSG_DONTWAIT) >= 0)
+      continue;
     connection->reused = true;
+    connection->stream->set_party(wanted.sandbox);
     return connection;
   }
   return nullptr;
@@ -91,7 +93,7 @@ std::optional<Reached> Pool::reuse(const Wanted& wanted) {
   if (idle_count_ == 0 || wanted.protocol == Protocol::http2) return std::nullopt;
   key_scratch_.clear();
   append_key(wanted, key_scratch_);
-  auto pooled = take(key_scratch_, wanted.must_be_alive);
+  auto pooled = take(key_scratch_, wanted);
   if (!pooled) return std::nullopt;
   Reached reached;
   reached.address = pooled->address;
@@ -221,7 +223,8 @@ io::Task<Result<Reached>> Pool::dial_for_websocket(Attempt& attempt, const std::
 io::Task<Result<Pool::Verified>> Pool::shake_hands(Attempt& attempt, tls::Alpn alpn) {
   const Wanted& wanted = attempt.wanted;
   const TimePoint dial_end = std::min(wanted.deadline, loop_.now() + dial_timeout);
-  Dialled dialled = co_await co_await dialler_.dial(wanted.host, wanted.port, dial_end, attempt.timings.dial);
+  Dialled dialled = co_await co_await dialler_.dial(wanted.host, wanted.port, dial_end, attempt.timings.dial,
+                                                    wanted.sandbox);
   Verified verified;
   verified.address = dialled.endpoint.to_string();
   if (!wanted.tls) {

@@ -60,7 +60,8 @@ struct Wanted {
   std::uint16_t port = 0;
   bool tls = false;  ///< Without it, HTTP/1.1 only.
   Protocol protocol = Protocol::any;
-  std::uint64_t sandbox = 0;  ///< Its identity's number: HTTP/2 connections are its own.
+  /// Its identity's number: HTTP/2 connections are its own, others while it uses them.
+  io::Party sandbox = io::nobody;
   Freshness freshness = Freshness::pooled_or_new;
   /// The request cannot be repeated, so a pooled connection is asked once more whether its origin has gone.
   bool must_be_alive = false;
@@ -142,7 +143,7 @@ class Pool {
   Reached serve(const Attempt& attempt, Verified verified);
   Result<std::shared_ptr<Http2Links::Link>> share(const std::string& link_key, Verified verified);
   std::optional<Reached> open_stream(const std::string& link_key);
-  std::unique_ptr<Connection> take(const std::string& key, bool must_be_alive);
+  std::unique_ptr<Connection> take(const std::string& key, const Wanted& wanted);
   friend struct Connection;
   void drop(const Connection& gone);
   void sweep();

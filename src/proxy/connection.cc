@@ -265,8 +265,9 @@ io::Task<void> Connection::serve_other() {
 // which the server speaks first, so the origin is dialled before the sandbox has said anything.
 io::Task<void> Connection::serve_covered(bool denies_some) {
   origin::DialTimings timings;
-  auto dialled = co_await worker_.dialler.dial(flow_.host, flow_.port,
-                                               worker_.loop.now() + origin::Pool::dial_timeout, timings);
+  auto dialled =
+      co_await worker_.dialler.dial(flow_.host, flow_.port, worker_.loop.now() + origin::Pool::dial_timeout,
+                                    timings, flow_.tenant.identity.number);
   if (!dialled) {
     reset();
     co_return record_failure(audit::Kind::tcp, dialled.error());
@@ -309,8 +310,9 @@ io::Task<void> Connection::serve_covered(bool denies_some) {
 
 io::Task<void> Connection::dial_and_pass(audit::Kind kind) {
   origin::DialTimings timings;
-  auto dialled = co_await worker_.dialler.dial(flow_.host, flow_.port,
-                                               worker_.loop.now() + origin::Pool::dial_timeout, timings);
+  auto dialled =
+      co_await worker_.dialler.dial(flow_.host, flow_.port, worker_.loop.now() + origin::Pool::dial_timeout,
+                                    timings, flow_.tenant.identity.number);
   if (!dialled) {
     // Nothing of the handshake was consumed: a refusal can still be read. Other failures look as they would
     // anywhere.
@@ -361,7 +363,8 @@ io::Task<void> serve_dialled(Worker& worker, const Tenant& tenant, Endpoint dial
   const int on = 1;
   ::setsockopt(accepted.get(), IPPROTO_TCP, TCP_NODELAY, &on, sizeof on);
   Connection connection(worker, tenant, dialled,
-                        std::make_unique<io::TcpStream>(worker.loop, std::move(accepted), Side::sandbox));
+                        std::make_unique<io::TcpStream>(worker.loop, std::move(accepted), Side::sandbox,
+                                                        tenant.identity.number));
   co_await connection.serve();
 }
 

@@ -110,7 +110,8 @@ void DataPlane::run_lane(Lane& lane, bool first) {
   lane.tenant.identity.workspace = counted_apart(identity_.workspace);
   for (const Fd* listening : {&sockets_.tcp4, &sockets_.tcp6})
     if (*listening)
-      worker.serve(listening->get(), [this, &lane](Fd accepted) { place(lane, std::move(accepted)); });
+      worker.serve(lane.tenant, listening->get(),
+                   [this, &lane](Fd accepted) { place(lane, std::move(accepted)); });
 
   std::unique_ptr<dns::Responder> responder;
   if (first) responder = start_responder(lane);
@@ -234,7 +235,7 @@ std::unique_ptr<dns::Responder> DataPlane::start_responder(Lane& lane) {
   return std::make_unique<dns::Responder>(
       worker.loop,
       dns::Sockets{std::move(sockets_.dns_udp4), std::move(sockets_.dns_udp6), std::move(sockets_.dns_tcp4),
-                   std::move(sockets_.dns_tcp6)},
+                   std::move(sockets_.dns_tcp6), lane.tenant.identity.number},
       names_, worker.resolver, std::move(judge), std::move(record_denied));
 }
 

@@ -70,6 +70,7 @@ class Exchange final : SandboxSide::AbortWatcher {
         place_(worker.overload, flow.tenant.load),
         recording_(worker.journal, worker.clock) {
     open_record();
+    worker.loop.count_slice(limits::exchange_slice);
   }
 
   io::Task<void> carry() {
@@ -622,6 +623,7 @@ io::Task<void> Exchange::relay_answer() {
   recording_->timings.first_byte =
       std::chrono::duration_cast<std::chrono::microseconds>(worker_.clock.now() - asked);
   recording_->status = head->status;
+  worker_.loop.count_slice(limits::exchange_slice);
 
   auto answer = outgoing_answer(*head);
   if (head->status == 101) {

@@ -40,6 +40,8 @@ io::Task<Result<bool>> Http1SandboxSide::next_request(TimePoint first_byte_deadl
     input_.release();
     if (output_.capacity() > 4 * KiB) std::string().swap(output_);
     co_await co_await stream_.wait_readable(first_byte_deadline);
+  } else {
+    co_await stream_.turn();  // Requests in line behind each other do not all go through in one event.
   }
   TimePoint deadline = first_byte_deadline;
   while (true) {

@@ -42,6 +42,7 @@ inline constexpr http2::Timing http2_timing{.first_bytes = first_bytes_time,
                                             .farewell = drain_time,
                                             .ping_after = {},
                                             .ping_answer = {}};
-inline constexpr std::size_t gather_bytes = 16 * KiB;  // small pieces that are ready go out in one write
+inline constexpr std::size_t exchange_slice = 16 * KiB;  // of what one event may do: a request, an answer
+inline constexpr std::size_t gather_bytes = 16 * KiB;    // small pieces that are ready go out in one write
 
 }  // namespace postern::proxy::limits

@@ -334,7 +334,7 @@ class Road {
   /// A program in the sandbox connects to host:port; `server_name` makes it speak TLS, and `offer` ALPN.
   /// Literal addresses stay what they are, names get their synthetic address.
   Peer& connect(const std::string& host, std::uint16_t port, const std::string& server_name = {},
-                Offer offer = Offer::http1) {
+                Offer offer = Offer::http1, Tenant* tenant = nullptr) {
     std::uint16_t own_port = 0;
     const Fd doorstep = listen_on_loopback(own_port);
     Fd ours(::socket(AF_INET, SOCK_STREAM | SOCK_CLOEXEC, 0));
@@ -353,8 +353,18 @@ class Road {
     if (!server_name.empty()) secure = Certificates::shared().client(server_name, offer);
     sandboxes_.push_back(std::make_unique<Peer>(std::move(ours), std::move(secure)));
     if (options_.prompt_peers) sandboxes_.back()->send_at_once();
-    worker_->admit(tenant_, dialled, std::move(accepted));
+    worker_->admit(tenant ? *tenant : tenant_, dialled, std::move(accepted));
     return *sandboxes_.back();
+  }
+
+  /// Another sandbox with the same policy.
+  Tenant& new_tenant() {
+    Tenant& tenant = tenants_.emplace_back();
+    tenant.identity.name = tenant_.identity.name;
+    tenant.identity.workspace = tenant_.identity.workspace;
+    tenant.identity.names = &names_;
+    tenant.egress = tenant_.egress;
+    return tenant;
   }
 
   /// The newest of each.
@@ -440,6 +450,7 @@ class Road {
   ManualClock clock_;
   dns::NameTable names_;
   Tenant tenant_;
+  std::deque<Tenant> tenants_;
   std::uint16_t origin_port_ = 0;
   Fd listening_, sink_;
   std::string host_;

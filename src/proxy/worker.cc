@@ -32,11 +32,12 @@ void Worker::cut_off() {
 }
 
 void Worker::serve(Tenant& tenant, int listening) {
-  serve(listening, [this, &tenant](Fd accepted) { admit(tenant, std::move(accepted)); });
+  serve(tenant, listening, [this, &tenant](Fd accepted) { admit(tenant, std::move(accepted)); });
 }
 
-void Worker::serve(int listening, io::Listener::OnAccept on_accept) {
-  listeners_.push_back(std::make_unique<io::Listener>(loop, listening, std::move(on_accept)));
+void Worker::serve(const Tenant& tenant, int listening, io::Listener::OnAccept on_accept) {
+  listeners_.push_back(
+      std::make_unique<io::Listener>(loop, listening, std::move(on_accept), tenant.identity.number));
 }
 
 void Worker::pause_accepting() {

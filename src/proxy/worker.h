@@ -37,7 +37,7 @@ class Worker {
   /// Serves what arrives on `listening` (borrowed) as this tenant's. On the loop's thread, or before it runs.
   void serve(Tenant& tenant, int listening);
   /// The same, but `on_accept` says what becomes of a connection.
-  void serve(int listening, io::Listener::OnAccept on_accept);
+  void serve(const Tenant& tenant, int listening, io::Listener::OnAccept on_accept);
   /// Leaves what is dialled in the queues for a while.
   void pause_accepting();
   void resume_accepting();

@@ -2,6 +2,7 @@
 
 #include "proxy/worker.h"
 
+#include <functional>
 #include <gtest/gtest.h>
 
 #include "proxy/road_harness.h"
@@ -128,6 +129,76 @@ TEST_F(WorkerTest, TheProcessIsLookedAtAgainWhileConnectionsAreOpen) {
     road_->settle();
     EXPECT_EQ(road_->worker().connections.resting(), left);
   }
+}
+
+// Threat 71, in units of work: how much is done for the noisy sandbox while another one's request waits.
+class NoisySandboxTest : public WorkerTest {
+ protected:
+  static constexpr const char* refused = "GET / HTTP/1.1\r\nHost: evil.example.com\r\n\r\n";
+
+  void SetUp() override {
+    start({});
+    for (int i = 0; i < 50; ++i)
+      quiet_.push_back(&road_->connect("evil.example.com", 80, {}, Offer::http1, &road_->new_tenant()));
+    road_->settle();
+  }
+  /// One request of each quiet sandbox: the most that `work` grew between its sending and its answer.
+  std::size_t most_work_meanwhile(const std::function<std::size_t()>& work, std::size_t work_in_all) {
+    std::size_t most = 0;
+    for (Peer* peer : quiet_) {
+      peer->send(refused);
+      const std::size_t before = work();
+      EXPECT_TRUE(road_->wait_until([&] { return !peer->received().empty(); }));
+      most = std::max(most, work() - before);
+    }
+    EXPECT_LT(work(), work_in_all) << "the noise ended before the test";
+    return most;
+  }
+  std::vector<Peer*> quiet_;
+};
+
+TEST_F(NoisySandboxTest, ItsRequestsInLineDelayOthersByAFew) {
+  Tenant& flooding = road_->new_tenant();
+  std::vector<Peer*> noisy;
+  std::string many;
+  for (int i = 0; i < 500; ++i) many += refused;
+  for (int i = 0; i < 64; ++i) {
+    noisy.push_back(&road_->connect("evil.example.com", 80, {}, Offer::http1, &flooding));
+    noisy.back()->send(many);
+  }
+  ASSERT_TRUE(road_->wait_until([&] { return !noisy.front()->received().empty(); }));
+  const std::string& first = noisy.front()->received();
+  const std::size_t one_answer = first.find("HTTP/1.1 403", 1);
+  const auto answered = [&] {
+    std::size_t bytes = 0;
+    for (Peer* peer : noisy) bytes += peer->received().size();
+    return bytes / one_answer;
+  };
+  // One event of it is four requests, and the clock, which stands still, lets five of them pass for a look
+  // at epoll; two turns pass in the test's own hands.
+  EXPECT_LE(most_work_meanwhile(answered, 64u * 500), 2u * 5 * 4);
+}
+
+TEST_F(NoisySandboxTest, ItsNewConnectionsDelayOthersByAFew) {
+  Tenant& flooding = road_->new_tenant();
+  const Fd door(::socket(AF_INET, SOCK_STREAM | SOCK_NONBLOCK | SOCK_CLOEXEC, 0));
+  sockaddr_in address{};
+  address.sin_family = AF_INET;
+  address.sin_addr.s_addr = htonl(INADDR_LOOPBACK);
+  socklen_t size = sizeof address;
+  ASSERT_EQ(::bind(door.get(), reinterpret_cast<sockaddr*>(&address), size), 0);
+  ASSERT_EQ(::listen(door.get(), 1024), 0);
+  ASSERT_EQ(::getsockname(door.get(), reinterpret_cast<sockaddr*>(&address), &size), 0);
+  constexpr std::size_t knocking = 800;
+  std::vector<Fd> clients;
+  for (std::size_t i = 0; i < knocking; ++i) {
+    clients.emplace_back(::socket(AF_INET, SOCK_STREAM | SOCK_CLOEXEC, 0));
+    ASSERT_EQ(::connect(clients.back().get(), reinterpret_cast<const sockaddr*>(&address), size), 0);
+  }
+  std::size_t accepted = 0;
+  road_->worker().serve(flooding, door.get(), [&](Fd) { ++accepted; });
+  // Of a slice of 64 KiB each connection counts 8.
+  EXPECT_LE(most_work_meanwhile([&] { return accepted; }, knocking), 2u * 5 * 8);
 }
 
 }  // namespace

@@ -91,6 +91,11 @@ io::Stream::Attempt TlsStream::interpret(int result) {
   }
 }
 
+namespace {
+// Of what one event may do: a signature and a key exchange take longer than relaying as many bytes.
+constexpr std::size_t handshake_step_slice = 64 * KiB;
+}  // namespace
+
 class TlsStream::HandshakeAwaiter final : Waiter {
  public:
   HandshakeAwaiter(TlsStream& stream, TimePoint until) : stream_(stream) { deadline = until; }
@@ -111,6 +116,7 @@ class TlsStream::HandshakeAwaiter final : Waiter {
       give_up(*stream_.error_);
       return true;
     }
+    stream_.loop().count_slice(handshake_step_slice);
     const int result = SSL_do_handshake(stream_.connection_);
     if (result == 1) return true;
     switch (stream_.interpret(result)) {
