@@ -157,6 +157,41 @@ void keepalive_http2(const char* name, bool origin_speaks_it) {
   stop_counting(name, times);
 }
 
+/// Requests in turn on sixteen connections, of one sandbox, or each of another one among many that listen
+/// too.
+void tenants(const char* name, int count) {
+  Road road({});
+  const std::string request = small_request();
+  const std::string answer = answer_with(512);
+  std::vector<Fd> listening;
+  std::vector<proxy::Tenant*> all;
+  for (int i = 0; i < count; ++i) {
+    std::uint16_t port = 0;
+    listening.push_back(proxy::road::listen_on_loopback(port));
+    all.push_back(&road.new_tenant());
+    road.worker().serve(*all.back(), listening.back().get());
+  }
+  Peer& origin = open_origin(road, answer);
+  std::vector<Peer*> asking;
+  for (std::size_t i = 0; i < 16; ++i)
+    asking.push_back(&road.connect(host, 443, host, proxy::road::Offer::http1, all[i * all.size() / 16]));
+  const auto round = [&] {
+    for (Peer* peer : asking) {
+      peer->send(request);
+      must(wait(road, [&] { return origin.received().ends_with("\r\n\r\n"); }), "no request arrived");
+      origin.take();
+      origin.send(answer);
+      must(wait(road, [&] { return peer->received().size() >= answer.size(); }), "no answer");
+      peer->take();
+    }
+  };
+  for (int i = 0; i < 4; ++i) round();
+  constexpr int times = 25;
+  start_counting();
+  for (int i = 0; i < times; ++i) round();
+  stop_counting(name, times * static_cast<int>(asking.size()));
+}
+
 /// A connection with a full handshake for every request; the leaf is cached, the origin's connection kept.
 void connection() {
   Road road({});
@@ -214,26 +249,37 @@ void download() {
   stop_counting("download", times);
 }
 
+/// What tells rules apart. All but those of hosts are for the same one.
+enum class RuleShape : unsigned char { hosts, paths, endings, headers };
+
 /// One judgement with many rules. The last of them matches: the worst order.
-std::shared_ptr<const policy::Snapshot> rules_of(int count, bool one_host) {
-  const policy::HostPattern pattern{host, false};
+std::shared_ptr<const policy::Snapshot> rules_of(int count, RuleShape shape) {
   policy::Document document;
   for (int i = 0; i < count; ++i) {
     policy::Rule& rule = document.rules.emplace_back();
     const bool last = i + 1 == count;
     rule.name = fmt::format("rule {}", i);
-    policy::HostPattern other{fmt::format("api{}.service{}.example.com", i, i % 97), false};
-    rule.match_hosts.push_back({host, one_host || last ? pattern : other});
-    if (!last) {
-      const std::string path = fmt::format("/v{}/resource-{}/*", i % 7, i);
-      rule.match_paths.push_back({path, policy::parse_path_pattern(path).value()});
+    const std::string other = fmt::format("api{}.service{}.example.com", i, i % 97);
+    const std::string name = shape == RuleShape::hosts && !last ? other : host;
+    rule.match_hosts.push_back({name, {name, false}});
+    const auto path = [&rule](const std::string& text) {
+      rule.match_paths.push_back({text, policy::parse_path_pattern(text).value()});
+    };
+    if (last) continue;
+    switch (shape) {
+      case RuleShape::hosts:
+      case RuleShape::paths: path(fmt::format("/v{}/resource-{}/*", i % 7, i)); break;
+      case RuleShape::endings: path(fmt::format("*/{}{}/thing", std::string(i % 40, 'x'), i)); break;
+      case RuleShape::headers:
+        rule.match_headers.push_back({"user-agent", fmt::format("agent {}", i)});
+        break;
     }
   }
   return policy::compile(std::move(document)).value();
 }
 
-void rules(const char* name, int count, bool one_host) {
-  const auto snapshot = rules_of(count, one_host);
+void rules(const char* name, int count, RuleShape shape) {
+  const auto snapshot = rules_of(count, shape);
   const Host asked{host, {}};
   const HeaderField fields[] = {{"Host", host}, {"User-Agent", "road-cost"}, {"Accept", "*/*"}};
   const policy::RequestFacts facts{
@@ -291,10 +337,16 @@ const std::map<std::string_view, std::function<void()>>& cases() {
       {"pass_through", pass_through},
       {"download", download},
       {"record", record},
-      {"rules_10", [] { rules("rules_10", 10, false); }},
-      {"rules_10000", [] { rules("rules_10000", 10'000, false); }},
-      {"paths_10", [] { rules("paths_10", 10, true); }},
-      {"paths_10000", [] { rules("paths_10000", 10'000, true); }},
+      {"sandboxes_1", [] { tenants("sandboxes_1", 1); }},
+      {"sandboxes_5000", [] { tenants("sandboxes_5000", 5000); }},
+      {"rules_10", [] { rules("rules_10", 10, RuleShape::hosts); }},
+      {"rules_100000", [] { rules("rules_100000", 100'000, RuleShape::hosts); }},
+      {"paths_10", [] { rules("paths_10", 10, RuleShape::paths); }},
+      {"paths_100000", [] { rules("paths_100000", 100'000, RuleShape::paths); }},
+      {"endings_10", [] { rules("endings_10", 10, RuleShape::endings); }},
+      {"endings_100000", [] { rules("endings_100000", 100'000, RuleShape::endings); }},
+      {"headers_10", [] { rules("headers_10", 10, RuleShape::headers); }},
+      {"headers_100000", [] { rules("headers_100000", 100'000, RuleShape::headers); }},
   };
   return all;
 }
