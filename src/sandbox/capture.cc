@@ -12,7 +12,6 @@
 #include <linux/rtnetlink.h>
 #include <net/if.h>
 #include <netinet/in.h>
-#include <nftables/libnftables.h>
 #include <poll.h>
 #include <sched.h>
 #include <signal.h>
@@ -25,6 +24,8 @@
 #include <sys/stat.h>
 #include <sys/syscall.h>
 #include <sys/wait.h>
+
+#include "sandbox/capture_rules.h"
 
 namespace postern::sandbox {
 namespace {
@@ -211,60 +212,6 @@ Result<bool> make_routes(RouteSocket& route) {
 }
 
 // ---------------------------------------------------------------------------------------------------------------
-// nftables: what is captured, what is refused
-
-std::string ruleset(bool has_ipv6) {
-  // prerouting: TCP goes to the transparent listener, whatever its port. Replies pass here too: tproxy finds
-  // the established connection first. Port 53 is served by ordinary sockets, which AnyIP reaches by itself.
-  // input, not output: a refusal there answers with an ICMP error like a real host, while output gives EPERM.
-  std::string tproxy6 = has_ipv6
-                            ? fmt::format("meta nfproto ipv6 meta l4proto tcp tproxy ip6 to [{}]:{} accept",
-                                          capture_address6, capture_port)
-                            : std::string();
-  return fmt::format(
-      R"(table inet postern {{
-           chain capture {{
-             type filter hook prerouting priority mangle; policy accept;
-             ip daddr 127.0.0.0/8 accept
-             ip6 daddr ::1 accept
-             tcp dport 53 accept
-             tcp sport 53 accept
-             meta nfproto ipv4 meta l4proto tcp tproxy ip to {}:{} accept
-             {}
-           }}
-           chain refuse {{
-             type filter hook input priority filter; policy drop;
-             meta l4proto tcp accept
-             ip daddr 127.0.0.0/8 accept
-             ip6 daddr ::1 accept
-             udp dport 53 accept
-             udp sport 53 accept
-             icmp type {{ destination-unreachable, time-exceeded, parameter-problem }} accept
-             icmpv6 type {{ destination-unreachable, packet-too-big, time-exceeded, parameter-problem }} accept
-             reject with icmpx port-unreachable
-           }}
-         }})",
-      capture_address4, capture_port, tproxy6);
-}
-
-Result<void> make_rules(bool has_ipv6) {
-  nft_ctx* nft =
-      nft_ctx_new(NFT_CTX_DEFAULT);  // Opens its netlink socket: must be inside the namespace by now.
-  if (nft == nullptr) return fail(Reason::internal, "cannot open nftables");
-  nft_ctx_buffer_error(nft);
-  nft_ctx_buffer_output(nft);
-  Result<void> result;
-  if (nft_run_cmd_from_buffer(nft, ruleset(has_ipv6).c_str()) != 0) {
-    result =
-        fail(Reason::internal, fmt::format("the kernel refused the capture's nftables rules (nft_tproxy and "
-                                           "nft_reject_inet are needed): {}",
-                                           nft_ctx_get_error_buffer(nft)));
-  }
-  nft_ctx_free(nft);
-  return result;
-}
-
-// ---------------------------------------------------------------------------------------------------------------
 // Sockets
 
 enum class Role : unsigned char { capture, dns };
@@ -389,7 +336,7 @@ Result<Sockets> capture_from_inside(pid_t pid, int pidfd, Loopback loopback) {
   // yet.
   auto sockets = make_sockets(*has_ipv6);
   if (!sockets) return sockets;
-  if (auto rules = make_rules(*has_ipv6); !rules) return std::unexpected(rules.error());
+  if (auto rules = make_capture_rules(*has_ipv6); !rules) return std::unexpected(rules.error());
   if (auto proof = prove(AF_INET, (*sockets)[0]); !proof) return std::unexpected(proof.error());
   if (*has_ipv6) {
     if (auto proof = prove(AF_INET6, (*sockets)[1]); !proof) return std::unexpected(proof.error());
