@@ -460,14 +460,24 @@ class Postern:
                 "--allow", PASSED, *(word for name in (ORIGIN, PASSED, *self.more_names) for word in ("--resolve", f"{name}={target}")),
                 "--origin-ca", str(setting.file("ca.pem")), "--log", str(setting.file("postern.log")), "--quiet", "--"]
 
+    def cores(self, setting: Setting) -> list[str]:
+        return on_cpu(setting.proxy_cpu)
+
     def start(self, setting, passing, load_options):
         name = PASSED if passing else ORIGIN
         # Through a passed-through connection the sandbox sees the origin's own certificate.
         trust = ["--ca", str(setting.file("ca.pem"))] if passing else []
-        words = [*on_cpu(setting.proxy_cpu), *self.command(setting), str(setting.load), "--connect", self.connect or f"{name}:443", *trust, *load_options]
+        words = [*self.cores(setting), *self.command(setting), str(setting.load), "--connect", self.connect or f"{name}:443", *trust, *load_options]
         setting.file("postern.log").unlink(missing_ok=True)
         load = start_load(setting, words)
         return Attempt(load, [load.pid])
+
+
+class PosternOnTwoCores(Postern):
+    """Two loops: it has one for each core. The second one is the load's too."""
+
+    def cores(self, setting):
+        return [*REALTIME, "taskset", "-c", f"{setting.load_cpu},{setting.proxy_cpu}", "setpriv", "--pdeathsig", "TERM", "--"]
 
 
 def injecting_rule(name: str, **fields) -> dict:

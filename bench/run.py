@@ -351,10 +351,14 @@ SCENARIOS = [
     Scenario("rules", "small request, keep-alive, policies with many rules", "µs CPU/request", cpu_us_per_request, keepalive,
              [peers.Nginx(), peers.Postern(), peers.Postern("postern, 1,000 hosts", peers.rules_of_other_hosts(1000)),
               peers.Postern("postern, 1,000 paths", peers.rules_of_other_paths(1000)),
-              peers.Postern("postern, 10,000 hosts", peers.rules_of_other_hosts(10000)),
-              peers.Postern("postern, 10,000 paths", peers.rules_of_other_paths(10000))]),
+              peers.Postern("postern, 100,000 hosts", peers.rules_of_other_hosts(100000)),
+              peers.Postern("postern, 100,000 paths", peers.rules_of_other_paths(100000))]),
+    # Not faster than one core can: on two cores the load needs one. Work that loops make for each other would show.
+    Scenario("loops", "small request, 64 connections, 6,000/s in all, one loop and two", "µs CPU/request", cpu_us_per_request,
+             lambda quick: ["--mode", "latency", "--connections", "64", "--rate", "6000", "--warmup-seconds", "0.5", "--seconds", "1.5" if quick else "4"],
+             [peers.Postern("postern, one loop"), peers.PosternOnTwoCores("postern, two loops")], base="postern, one loop"),
 ]
-STARTUP = "startup"
+STARTUP, NOISY, SANDBOXES = "startup", "noisy", "sandboxes"
 
 
 # ----------------------------------------------------------------------------------------------------------------------
@@ -497,6 +501,59 @@ def run_startup(setting, quick: bool) -> list[Result]:
 
 
 # ----------------------------------------------------------------------------------------------------------------------
+# What takes many sandboxes: Postern's own loop in a program of its own, since `postern run` has one sandbox
+
+
+def run_program(setting, name: str, *words: str) -> dict:
+    program = setting.postern.parent.parent / "bench" / "road" / name
+    done = subprocess.run([*peers.REALTIME, str(program), *words], capture_output=True, text=True, timeout=600)
+    progress(f"  {name} {' '.join(words)}")
+    if done.returncode != 0:
+        raise Void(f"{name} ended with {done.returncode}: {done.stderr.strip()[-300:]}")
+    return json.loads(done.stdout)
+
+
+def run_noisy(setting, quick: bool) -> list[Result]:
+    base = "without noise"
+    title = "requests of 200 quiet sandboxes, 1,000/s, beside one that floods: 99 of 100 are faster"
+    results = [Result(NOISY, title, base, "µs", [], [], base, [], [])]
+    for kind in ("connections", "requests", "downloads", "streams"):
+        results.append(Result(NOISY, title, f"beside {kind}", "µs", [], [], base, [], []))
+        try:
+            out = run_program(setting, "noisy_sandbox", kind, "1" if quick else "3")
+        except FAILURES as reason:
+            results[-1].notes.append(f"void: {reason}")
+            continue
+        results[0].values.append(out["quiet"]["p99_us"])
+        results[-1].values.append(out["noisy"]["p99_us"])
+        results[-1].ratios.append(out["p99_ratio"])
+        results[-1].notes.append(f"median {out['quiet']['p50_us']:.0f} → {out['noisy']['p50_us']:.0f} µs")
+        results[-1].measurements.append(out)
+    return results
+
+
+def run_sandboxes(setting, quick: bool) -> list[Result]:
+    one = Result(SANDBOXES, "small request, plain HTTP, 64 connections, sandbox networks that are live", "1", "µs CPU/request", [], [], "1", [], [])
+    many = dataclasses.replace(one, contender="many", values=[], ratios=[], notes=[], measurements=[])
+    memory = Result(SANDBOXES, "memory of an idle sandbox", "postern", "KB RSS", [], [], None, [], [])
+    ready = Result(SANDBOXES, "network of a sandbox made: namespace, routes, rules, sockets (wall time)", "postern", "ms", [], [], None, [], [])
+    try:
+        out = run_program(setting, "sandbox_cost", "ready", "50" if quick else "300")
+        ready.values.append(out["ready_ms"]["p50"])
+        ready.notes.append(f"{out['ready_ms']['min']:.2f} at best, 99 of 100 below {out['ready_ms']['p99']:.2f}; without the namespace {out['capture_ms']['p50']:.2f}")
+        out = run_program(setting, "sandbox_cost", "live", "500" if quick else "5000")
+        many.contender = f"{out['count']:,}"
+        one.values.append(out["us_with_one"])
+        many.values.append(out["us_with_all"])
+        many.ratios += out["ratios"]
+        many.measurements.append(out)
+        memory.values.append(out["bytes_each"] / 1024)
+    except FAILURES as reason:
+        ready.notes.append(f"void: {reason}")
+    return [one, many, memory, ready]
+
+
+# ----------------------------------------------------------------------------------------------------------------------
 # Report
 
 
@@ -551,7 +608,7 @@ def build() -> None:
 
 
 def arguments() -> argparse.Namespace:
-    names = [s.name for s in SCENARIOS] + [STARTUP]
+    names = [s.name for s in SCENARIOS] + [STARTUP, NOISY, SANDBOXES]
     parser = argparse.ArgumentParser(description="Measures Postern against nginx and HAProxy.", epilog="scenarios: " + ", ".join(names))
     parser.add_argument("--quick", action="store_true", help="shorter, three rounds: for a first impression")
     parser.add_argument("--only", action="append", metavar="NAME", choices=names, help="one scenario (may be repeated)")
@@ -591,14 +648,15 @@ def prepare(options: argparse.Namespace) -> tuple[peers.Setting, dict]:
 
 def run_all(options: argparse.Namespace, setting: peers.Setting, origins: dict) -> list[Result]:
     rounds = options.rounds or (3 if options.quick else 5)
-    wanted = options.only or [s.name for s in SCENARIOS] + [STARTUP]
+    wanted = options.only or [s.name for s in SCENARIOS] + [STARTUP, NOISY, SANDBOXES]
     results: list[Result] = []
     for scenario in SCENARIOS:
         if scenario.name in wanted:
             results += summarise(scenario, *run_rounds(scenario, setting, origins, rounds, options.quick))
-    if STARTUP in wanted:
-        os.sched_setaffinity(0, {setting.load_cpu, setting.proxy_cpu})
-        results += run_startup(setting, options.quick)
+    os.sched_setaffinity(0, {setting.load_cpu, setting.proxy_cpu})
+    for name, run in ((STARTUP, run_startup), (NOISY, run_noisy), (SANDBOXES, run_sandboxes)):
+        if name in wanted:
+            results += run(setting, options.quick)
     return results
 
 
