@@ -4,6 +4,7 @@
 Wall time on a shared machine cannot tell 10 % from noise; instructions can. Counted is what runs on the loop's thread
 (see road_cost.cc), and in Postern's own program only: libcrypto takes other ways on other processors. Beside them stand
 the allocations that OpenSSL does not make for itself, and the system calls, which are what most of the time goes to.
+Of a connection at rest it is the bytes that it holds.
 
     bench/road_check.py              compare; fails when a figure is more than 10 % above the recorded one
     bench/road_check.py --update     record what was measured
@@ -42,10 +43,13 @@ class Cost:
     allocations: float = 0  # OpenSSL's own are not in it
     system_calls: float = 0
     everything: float = 0  # instructions of all objects: for the reader, not compared
+    bytes: int | None = None  # what is held; such a case has no other figures
     functions: collections.Counter = dataclasses.field(default_factory=collections.Counter)
     calls: collections.Counter = dataclasses.field(default_factory=collections.Counter)
 
     def figures(self) -> dict:
+        if self.bytes is not None:
+            return {"bytes": self.bytes}
         return {"instructions": round(self.instructions), "allocations": round(self.allocations, 2), "system_calls": round(self.system_calls, 2)}
 
 
@@ -115,8 +119,8 @@ def measure(program: pathlib.Path, cases: list[str]) -> tuple[str, dict[str, Cos
         if done.returncode != 0:
             sys.exit(f"road_cost ended with {done.returncode}: {done.stderr.strip()[-1000:]}")
         said = [json.loads(line) for line in done.stdout.splitlines()]
-        times = {line["case"]: line["times"] for line in said if "case" in line}
-        costs: dict[str, Cost] = {}
+        times = {line["case"]: line["times"] for line in said if "times" in line}
+        costs: dict[str, Cost] = {line["case"]: Cost(bytes=line["bytes"]) for line in said if "bytes" in line}
         for path in pathlib.Path(directory).glob("out.*-01"):
             case, cost = read_dump(path, str(program))
             if case in times:
@@ -128,7 +132,7 @@ def measure(program: pathlib.Path, cases: list[str]) -> tuple[str, dict[str, Cos
                 costs[case] = cost
         if missing := times.keys() - costs.keys():
             sys.exit(f"callgrind has no figures of {', '.join(sorted(missing))}")
-        if empty := [case for case, cost in costs.items() if not cost.instructions]:
+        if empty := [case for case, cost in costs.items() if not cost.instructions and not cost.bytes]:
             sys.exit(f"nothing was counted in {', '.join(empty)}: have the functions of COUNTED other names now?")
         return next(line["compiler"] for line in said if "compiler" in line), costs
 
@@ -146,7 +150,7 @@ def compare(case: str, measured: dict, recorded: dict) -> list[str]:
         if what == "system_calls":  # Shown, not judged: the kernel decides in how many pieces bytes arrive.
             continue
         limit = recorded[what] * TOLERANCE
-        if what != "instructions":
+        if what == "allocations":
             limit = max(min(limit, recorded[what] + 0.9), 0.1)
         if value > limit:
             problems.append(f"{case}: {value:,} {what.replace('_', ' ')}, {recorded[what]:,} were recorded")
@@ -156,6 +160,10 @@ def compare(case: str, measured: dict, recorded: dict) -> list[str]:
 def show(costs: dict[str, Cost], recorded: dict, profile: bool) -> None:
     print(f"{'case':14}{'instructions':>14}{'recorded':>12}{'ratio':>7}{'allocations':>13}{'system calls':>14}{'with libraries':>16}")
     for case, cost in sorted(costs.items()):
+        if cost.bytes is not None:
+            before = recorded.get(case, {}).get("bytes")
+            print(f"{case:14}{cost.bytes:8,.0f} bytes{before or 0:12,}{cost.bytes / before if before else 0:7.2f}")
+            continue
         before = recorded.get(case, {}).get("instructions")
         ratio = f"{cost.instructions / before:.2f}" if before else "–"
         print(f"{case:14}{cost.instructions:14,.0f}{before or 0:12,}{ratio:>7}{cost.allocations:13.2f}{cost.system_calls:14.2f}{cost.everything:16,.0f}")

@@ -5,11 +5,12 @@
 //
 //   road_cost CASE...     without a name: all of them
 //
-// Prints one line of JSON per case: its name and how many times its work was done.
+// Prints one line of JSON per case: its name and how many times its work was done, or how many bytes are held.
 
 #include <cstdio>
 #include <fmt/format.h>
 #include <functional>
+#include <malloc.h>
 #include <map>
 #include <stdexcept>
 #include <string>
@@ -237,6 +238,36 @@ void pass_through() {
   stop_counting("pass_through", times);
 }
 
+/// A request for which the origin's connection is made: its last one is gone. With the origin's tickets the
+/// handshake is resumed, without it is a full one.
+void new_origin(const char* name, bool resumed) {
+  Road road({});
+  const std::string request = small_request();
+  const std::string answer =
+      "HTTP/1.1 200 OK\r\nContent-Length: 2\r\nConnection: close\r\n\r\nok";
+  open_origin(road, answer_with(512));
+  road.origin()->close();
+  const auto once = [&] {
+    if (!resumed) proxy::road::Certificates::shared().forget_ticket_keys();
+    const std::size_t origins = road.origins();
+    road.sandbox().send(request);
+    must(wait(road,
+              [&] { return road.origins() > origins && road.origin()->received().ends_with("\r\n\r\n"); }),
+         "no new connection to the origin");
+    must(road.origin()->resumed() == resumed, "the other kind of handshake");
+    road.origin()->take();
+    road.origin()->send(answer);
+    must(wait(road, [&] { return road.sandbox().received().ends_with("ok"); }), "no answer");
+    road.sandbox().take();
+    road.origin()->close();
+  };
+  for (int i = 0; i < 10; ++i) once();
+  constexpr int times = 40;
+  start_counting();
+  for (int i = 0; i < times; ++i) once();
+  stop_counting(name, times);
+}
+
 /// Counted per MiB that was relayed.
 void download() {
   Road road({});
@@ -247,6 +278,33 @@ void download() {
   start_counting();
   exchange(road, origin, request, answer);
   stop_counting("download", times);
+}
+
+/// What an intercepted connection holds between two requests, in bytes of the heap: what the allocator hands
+/// out, its own overhead included, less what it gets back.
+void idle() {
+  Road road({});
+  const std::string request = small_request();
+  const std::string answer = answer_with(512);
+  Peer& origin = open_origin(road, answer);
+  std::ptrdiff_t held = 0;
+  std::size_t before = 0;
+  road.watch_inside([&](bool begins) {
+    const std::size_t now = ::mallinfo2().uordblks;
+    if (!begins) held += static_cast<std::ptrdiff_t>(now) - static_cast<std::ptrdiff_t>(before);
+    before = now;
+  });
+  const auto open = [&](int count) {
+    for (int i = 0; i < count; ++i) {
+      road.connect(host, 443, host);
+      exchange(road, origin, request, answer);
+    }
+  };
+  open(20);  // fills caches and pools
+  held = 0;
+  constexpr int times = 200;
+  open(times);
+  std::printf("{\"case\": \"idle\", \"bytes\": %td}\n", held / times);
 }
 
 /// What tells rules apart. All but those of hosts are for the same one.
@@ -336,6 +394,9 @@ const std::map<std::string_view, std::function<void()>>& cases() {
       {"connection", connection},
       {"pass_through", pass_through},
       {"download", download},
+      {"idle", idle},
+      {"origin_full", [] { new_origin("origin_full", false); }},
+      {"origin_resumed", [] { new_origin("origin_resumed", true); }},
       {"record", record},
       {"sandboxes_1", [] { tenants("sandboxes_1", 1); }},
       {"sandboxes_5000", [] { tenants("sandboxes_5000", 5000); }},

@@ -27,8 +27,8 @@ constexpr std::uint16_t https_port = 443;
 /// is the last.
 class Http1Connection final : public OpenConnection {
  public:
-  Http1Connection(Worker& worker, const Tenant& tenant, io::Stream& stream, const Http1SandboxSide& sandbox)
-      : OpenConnection(worker.connections, tenant.resting), stream_(stream), sandbox_(sandbox) {}
+  Http1Connection(Worker& worker, const Tenant& tenant, io::Stream& stream)
+      : OpenConnection(worker.connections, tenant.resting), stream_(stream) {}
   ~Http1Connection() = default;
 
   using OpenConnection::rest;
@@ -37,7 +37,7 @@ class Http1Connection final : public OpenConnection {
   /// Nothing of a next request has arrived. One that has is served; its answer says that no other may follow.
   bool may_leave() const {
     char byte;
-    return sandbox_.nothing_received() && ::recv(stream_.fd(), &byte, 1, MSG_PEEK | MSG_DONTWAIT) < 0;
+    return ::recv(stream_.fd(), &byte, 1, MSG_PEEK | MSG_DONTWAIT) < 0;
   }
 
  private:
@@ -49,8 +49,18 @@ class Http1Connection final : public OpenConnection {
   }
 
   io::Stream& stream_;
-  const Http1SandboxSide& sandbox_;
 };
+
+struct Next;
+/// A connection is served in stages, each of which ends with the next one: so a connection at rest holds the
+/// frame of the stage that it is in, and of none before.
+using Stage = io::Task<Next>;
+struct Next {
+  std::optional<Stage> stage;
+};
+
+Next next(Stage stage) { return Next{std::move(stage)}; }
+Next over() { return Next{}; }
 
 class Connection {
  public:
@@ -65,27 +75,31 @@ class Connection {
     }
   }
 
-  io::Task<void> serve() {
+  Stage first_stage() {
     switch (flow_.port) {
       case https_port: return serve_tls();
-      case http_port: return serve_http(*sandbox_);
+      case http_port: return serve_http();
       default: return serve_other();
     }
   }
 
  private:
-  io::Task<void> serve_tls();
-  io::Task<void> judge_hello(wire::ClientHello hello);
-  io::Task<void> intercept();
-  io::Task<void> refuse_readably(Error error);
-  io::Task<void> serve_http(io::Stream& stream);
-  io::Task<void> serve_http2(std::unique_ptr<io::Stream> stream, std::optional<Error> refusal);
-  io::Task<void> serve_other();
-  io::Task<void> serve_covered(bool denies_some);
-  io::Task<void> pass_through(audit::Kind kind, std::unique_ptr<io::TcpStream> origin,
-                              std::string origin_address, origin::DialTimings timings);
-  io::Task<void> dial_and_pass(audit::Kind kind);
-  io::Task<Result<void>> handshake(tls::LeafUse use, std::unique_ptr<tls::TlsStream>& stream);
+  Stage serve_tls();
+  Next judge_hello(const wire::ClientHello& hello);
+  Stage intercept();
+  Stage refuse_readably(Error error);
+  Stage serve_http();
+  io::Task<bool> serve_requests(TimePoint first_byte, bool first, Result<void> ready);
+  Duration next_request_time() const {
+    return worker_.draining() ? Duration(limits::drain_time) : Duration(limits::keep_alive_time);
+  }
+  Stage serve_http2(std::optional<Error> refusal);
+  Stage serve_other();
+  Stage serve_covered(bool denies_some);
+  Stage pass_through(audit::Kind kind, std::unique_ptr<io::TcpStream> origin, std::string origin_address,
+                     origin::DialTimings timings);
+  Stage dial_and_pass(audit::Kind kind);
+  io::Task<Result<void>> handshake(tls::LeafUse use);
 
   Result<void> take_server_name(const std::string& raw);
   policy::DestinationVerdict judge(policy::Transport transport) const {
@@ -95,9 +109,17 @@ class Connection {
   void record_failure(audit::Kind kind, const Error& error);
   void describe(audit::Record& record, audit::Kind kind) const;
   void reset() { sandbox_->reset_on_close(); }
+  /// A failure that ends the connection.
+  Next failed(audit::Kind kind, const Error& error) {
+    reset();
+    record_failure(kind, error);
+    return over();
+  }
+  io::Stream& stream() { return secure_ ? static_cast<io::Stream&>(*secure_) : *sandbox_; }
 
   Worker& worker_;
-  std::unique_ptr<io::TcpStream> sandbox_;
+  std::unique_ptr<io::TcpStream> sandbox_;  ///< Until TLS takes it over.
+  std::unique_ptr<tls::TlsStream> secure_;
   Flow flow_;
 };
 
@@ -119,14 +141,11 @@ void Connection::record_failure(audit::Kind kind, const Error& error) {
 // ---- port 443
 // ----------------------------------------------------------------------------------------------
 
-io::Task<void> Connection::serve_tls() {
+Stage Connection::serve_tls() {
   auto hello = co_await intake::client_hello(*sandbox_, worker_.buffers,
                                              worker_.loop.now() + limits::first_bytes_time);
-  if (!hello) {
-    reset();
-    co_return record_failure(audit::Kind::tls, hello.error());
-  }
-  co_await judge_hello(std::move(*hello));
+  if (!hello) co_return failed(audit::Kind::tls, hello.error());
+  co_return judge_hello(*hello);
 }
 
 Result<void> Connection::take_server_name(const std::string& raw) {
@@ -144,71 +163,95 @@ Result<void> Connection::take_server_name(const std::string& raw) {
   return {};
 }
 
-io::Task<void> Connection::judge_hello(wire::ClientHello hello) {
+Next Connection::judge_hello(const wire::ClientHello& hello) {
   flow_.tls = true;
   if (auto named = take_server_name(hello.server_name); !named)
-    co_return co_await refuse_readably(std::move(named.error()));
+    return next(refuse_readably(std::move(named.error())));
   const policy::DestinationVerdict verdict = judge(policy::Transport::tls);
   if (verdict.reason != Reason::allowed)
-    co_return co_await refuse_readably({verdict.reason, Side::sandbox, Retry::never, {}});
-  if (verdict.intercept) co_return co_await intercept();
-  co_await dial_and_pass(audit::Kind::tls);
+    return next(refuse_readably({verdict.reason, Side::sandbox, Retry::never, {}}));
+  return next(verdict.intercept ? intercept() : dial_and_pass(audit::Kind::tls));
 }
 
-io::Task<Result<void>> Connection::handshake(tls::LeafUse use, std::unique_ptr<tls::TlsStream>& stream) {
+io::Task<Result<void>> Connection::handshake(tls::LeafUse use) {
   auto leaf = co_await worker_.leaves.leaf_for(flow_.host.name, std::chrono::system_clock::now(), use);
   const std::string scope =
       *flow_.tenant.identity.workspace + "/" + *flow_.tenant.identity.name + "/" + flow_.host.name;
-  stream = std::make_unique<tls::TlsStream>(
+  secure_ = std::make_unique<tls::TlsStream>(
       std::move(sandbox_),
       worker_.sandbox_tls.new_connection(leaf.certificate.get(), leaf.key.get(), scope,
                                          use == tls::LeafUse::refusal ? tls::Alpn::http1 : tls::Alpn::any));
-  co_return co_await stream->handshake(worker_.loop.now() + limits::handshake_time);
+  co_return co_await secure_->handshake(worker_.loop.now() + limits::handshake_time);
 }
 
-io::Task<void> Connection::intercept() {
-  std::unique_ptr<tls::TlsStream> stream;
-  if (auto shaken = co_await handshake(tls::LeafUse::allowed, stream); !shaken)
-    co_return record_failure(audit::Kind::tls, shaken.error());
-  if (stream->chose_http2()) co_return co_await serve_http2(std::move(stream), std::nullopt);
-  co_await serve_http(*stream);
+Stage Connection::intercept() {
+  if (auto shaken = co_await handshake(tls::LeafUse::allowed); !shaken) {
+    record_failure(audit::Kind::tls, shaken.error());
+    co_return over();
+  }
+  co_return next(secure_->chose_http2() ? serve_http2(std::nullopt) : serve_http());
 }
 
 // The destination is refused, but the program reads why: a completed handshake and a real HTTP answer. Errors
 // of a handshake look like a broken network, and package managers then try for minutes.
-io::Task<void> Connection::refuse_readably(Error error) {
-  std::unique_ptr<tls::TlsStream> stream;
-  if (auto shaken = co_await handshake(tls::LeafUse::refusal, stream); !shaken)
-    co_return record_failure(audit::Kind::tls, error);
-  if (stream->chose_http2()) co_return co_await serve_http2(std::move(stream), std::move(error));
-  Http1SandboxSide sandbox(*stream, worker_.buffers, Http1SandboxSide::HalfClose::is_gone);
+Stage Connection::refuse_readably(Error error) {
+  if (auto shaken = co_await handshake(tls::LeafUse::refusal); !shaken) {
+    record_failure(audit::Kind::tls, error);
+    co_return over();
+  }
+  if (secure_->chose_http2()) co_return next(serve_http2(std::move(error)));
+  Http1SandboxSide sandbox(*secure_, worker_.buffers, worker_.head_rooms,
+                           Http1SandboxSide::HalfClose::is_gone);
   auto request = co_await sandbox.next_request(worker_.loop.now() + limits::first_bytes_time);
   if (!request || !*request) {
-    stream->reset_on_close();
-    co_return record_failure(audit::Kind::tls, error);
+    secure_->reset_on_close();
+    record_failure(audit::Kind::tls, error);
+    co_return over();
   }
   co_await refuse(worker_, flow_, sandbox, std::move(error));
   co_await sandbox.drain();
-  if (!sandbox.aborted()) stream->shutdown_write();
+  if (!sandbox.aborted()) secure_->shutdown_write();
+  co_return over();
 }
 
 // ---- HTTP
 // --------------------------------------------------------------------------------------------------
 
-io::Task<void> Connection::serve_http(io::Stream& stream) {
-  const auto half_close =
-      flow_.tls ? Http1SandboxSide::HalfClose::is_gone : Http1SandboxSide::HalfClose::is_an_end;
-  Http1SandboxSide sandbox(stream, worker_.buffers, half_close);
-  Http1Connection open(worker_, flow_.tenant, stream, sandbox);
+// Between two requests there is nothing but this frame and the stream.
+Stage Connection::serve_http() {
+  Http1Connection open(worker_, flow_.tenant, stream());
   TimePoint first_byte = worker_.loop.now() + limits::first_bytes_time;
   for (bool first = true;; first = false) {
     // Before its first request a connection is not at rest: clients do not repeat what a new one loses.
     if (!first) open.rest();
-    auto request = co_await sandbox.next_request(first_byte);
+    auto ready = co_await stream().wait_readable(first_byte);
     open.stir();
+    // Between two requests a connection may end in any way; none of them is an exchange.
+    if (!ready && !first) break;
+    const bool goes_on = co_await serve_requests(first_byte, first, std::move(ready));
+    if (!goes_on) co_return over();
+    // One whose answer was begun before the end was near, and does not say so.
+    if (worker_.draining() && open.may_leave()) break;
+    first_byte = worker_.loop.now() + next_request_time();
+  }
+  stream().shutdown_write();
+  co_return over();
+}
+
+// One request, and those that came with it. True when another may follow. `ready`: an error when there will
+// be none.
+io::Task<bool> Connection::serve_requests(TimePoint first_byte, bool first, Result<void> ready) {
+  const auto half_close =
+      flow_.tls ? Http1SandboxSide::HalfClose::is_gone : Http1SandboxSide::HalfClose::is_an_end;
+  Http1SandboxSide sandbox(stream(), worker_.buffers, worker_.head_rooms, half_close);
+  for (;; first = false) {
+    Result<bool> request = false;
+    if (ready)
+      request = co_await sandbox.next_request(first_byte);
+    else
+      request = std::unexpected(std::move(ready.error()));
     if (!request) {
       const Reason reason = request.error().reason;
-      // Between two requests a connection may end in any way; none of them is an exchange.
       const bool quiet = !first && (reason == Reason::cancelled || reason == Reason::sandbox_timeout ||
                                     reason == Reason::sandbox_closed || reason == Reason::sandbox_tls_failed);
       if (!quiet) {
@@ -233,45 +276,40 @@ io::Task<void> Connection::serve_http(io::Stream& stream) {
       co_await sandbox.drain();
       if (!sandbox.ready_for_next()) break;
     }
-    if (worker_.draining() && open.may_leave())
-      break;  // The answer was begun before that, and does not say so.
-    first_byte = worker_.loop.now() + (worker_.draining() ? limits::drain_time : limits::keep_alive_time);
+    if (!sandbox.next_has_begun()) co_return true;
+    first_byte = worker_.loop.now() + next_request_time();
   }
   // After an abort the end must not look orderly: closing resets.
-  if (!sandbox.aborted()) stream.shutdown_write();
+  if (!sandbox.aborted()) stream().shutdown_write();
+  co_return false;
 }
 
-io::Task<void> Connection::serve_http2(std::unique_ptr<io::Stream> stream, std::optional<Error> refusal) {
+Stage Connection::serve_http2(std::optional<Error> refusal) {
   Http2Serving serving{worker_, flow_, std::move(refusal),
                        [this](const Error& why) { record_failure(audit::Kind::http, why); }};
-  auto nothing = co_await proxy::serve_http2(std::move(serving), std::move(stream));
+  auto nothing = co_await proxy::serve_http2(std::move(serving), std::move(secure_));
   if (nothing) record_failure(audit::Kind::tls, *nothing);
+  co_return over();
 }
 
 // ---- every other port
 // --------------------------------------------------------------------------------------
 
-io::Task<void> Connection::serve_other() {
+Stage Connection::serve_other() {
   const policy::DestinationVerdict verdict = judge(policy::Transport::tcp);
-  if (verdict.reason != Reason::allowed) {
-    reset();
-    co_return record_failure(audit::Kind::tcp, {verdict.reason, Side::sandbox, Retry::never, {}});
-  }
-  if (verdict.intercept) co_return co_await serve_covered(verdict.denies_some);
-  co_await dial_and_pass(audit::Kind::tcp);
+  if (verdict.reason != Reason::allowed)
+    co_return failed(audit::Kind::tcp, {verdict.reason, Side::sandbox, Retry::never, {}});
+  co_return next(verdict.intercept ? serve_covered(verdict.denies_some) : dial_and_pass(audit::Kind::tcp));
 }
 
 // A rule covers the host, so HTTP and TLS are looked into on this port too; but the protocol may be one in
 // which the server speaks first, so the origin is dialled before the sandbox has said anything.
-io::Task<void> Connection::serve_covered(bool denies_some) {
+Stage Connection::serve_covered(bool denies_some) {
   origin::DialTimings timings;
   auto dialled =
       co_await worker_.dialler.dial(flow_.host, flow_.port, worker_.loop.now() + origin::Pool::dial_timeout,
                                     timings, flow_.tenant.identity.number);
-  if (!dialled) {
-    reset();
-    co_return record_failure(audit::Kind::tcp, dialled.error());
-  }
+  if (!dialled) co_return failed(audit::Kind::tcp, dialled.error());
   struct OriginSpeaks final : io::Stream::IdleWatcher {
     io::TcpStream& sandbox;
     explicit OriginSpeaks(io::TcpStream& s) : sandbox(s) {}
@@ -287,28 +325,18 @@ io::Task<void> Connection::serve_covered(bool denies_some) {
   auto flight = co_await intake::first_flight(*sandbox_, worker_.buffers,
                                               worker_.loop.now() + limits::tunnel_idle_time);
   dialled->stream->watch_idle(nullptr);
-  if (!flight && flight.error().reason != Reason::cancelled) {
-    reset();
-    co_return record_failure(audit::Kind::tcp, flight.error());
-  }
-  if (flight && flight->speech == intake::Speech::tls) {
-    dialled->stream.reset();
-    co_return co_await judge_hello(std::move(flight->hello));
-  }
-  if (flight && flight->speech == intake::Speech::http) {
-    dialled->stream.reset();
-    co_return co_await serve_http(*sandbox_);
-  }
-  if (denies_some) {
-    // A rule closes a part of this host: what cannot be looked into might be just that part.
-    reset();
-    co_return record_failure(audit::Kind::tcp,
-                             {Reason::protocol_not_allowed, Side::sandbox, Retry::never, {}});
-  }
-  co_await pass_through(audit::Kind::tcp, std::move(dialled->stream), dialled->endpoint.to_string(), timings);
+  if (!flight && flight.error().reason != Reason::cancelled)
+    co_return failed(audit::Kind::tcp, flight.error());
+  if (flight && flight->speech == intake::Speech::tls) co_return judge_hello(flight->hello);
+  if (flight && flight->speech == intake::Speech::http) co_return next(serve_http());
+  // A rule closes a part of this host: what cannot be looked into might be just that part.
+  if (denies_some)
+    co_return failed(audit::Kind::tcp, {Reason::protocol_not_allowed, Side::sandbox, Retry::never, {}});
+  co_return next(
+      pass_through(audit::Kind::tcp, std::move(dialled->stream), dialled->endpoint.to_string(), timings));
 }
 
-io::Task<void> Connection::dial_and_pass(audit::Kind kind) {
+Stage Connection::dial_and_pass(audit::Kind kind) {
   origin::DialTimings timings;
   auto dialled =
       co_await worker_.dialler.dial(flow_.host, flow_.port, worker_.loop.now() + origin::Pool::dial_timeout,
@@ -317,15 +345,14 @@ io::Task<void> Connection::dial_and_pass(audit::Kind kind) {
     // Nothing of the handshake was consumed: a refusal can still be read. Other failures look as they would
     // anywhere.
     if (kind == audit::Kind::tls && decision_of(dialled.error().reason) == Decision::denied)
-      co_return co_await refuse_readably(std::move(dialled.error()));
-    reset();
-    co_return record_failure(kind, dialled.error());
+      co_return next(refuse_readably(std::move(dialled.error())));
+    co_return failed(kind, dialled.error());
   }
-  co_await pass_through(kind, std::move(dialled->stream), dialled->endpoint.to_string(), timings);
+  co_return next(pass_through(kind, std::move(dialled->stream), dialled->endpoint.to_string(), timings));
 }
 
-io::Task<void> Connection::pass_through(audit::Kind kind, std::unique_ptr<io::TcpStream> origin,
-                                        std::string origin_address, origin::DialTimings timings) {
+Stage Connection::pass_through(audit::Kind kind, std::unique_ptr<io::TcpStream> origin,
+                               std::string origin_address, origin::DialTimings timings) {
   audit::Recording recording(worker_.journal, worker_.clock);
   describe(*recording, kind);
   recording->origin_address = std::move(origin_address);
@@ -333,7 +360,8 @@ io::Task<void> Connection::pass_through(audit::Kind kind, std::unique_ptr<io::Tc
   recording->timings.connect = timings.connect;
   if (!worker_.journal.accepting()) {
     reset();
-    co_return recording.finish(Reason::audit_unavailable);
+    recording.finish(Reason::audit_unavailable);
+    co_return over();
   }
   io::Buffer from_sandbox(worker_.buffers);
   io::Buffer from_origin(worker_.buffers);
@@ -343,6 +371,7 @@ io::Task<void> Connection::pass_through(audit::Kind kind, std::unique_ptr<io::Tc
   recording->response_bytes = outcome.to_sandbox;
   // A reset at the end of a relay is an end like any other; the detail says that it was one.
   recording.finish(Reason::allowed, outcome.error ? outcome.error->detail : std::string());
+  co_return over();
 }
 
 }  // namespace
@@ -365,7 +394,11 @@ io::Task<void> serve_dialled(Worker& worker, const Tenant& tenant, Endpoint dial
   Connection connection(worker, tenant, dialled,
                         std::make_unique<io::TcpStream>(worker.loop, std::move(accepted), Side::sandbox,
                                                         tenant.identity.number));
-  co_await connection.serve();
+  Next now = next(connection.first_stage());
+  while (now.stage) {
+    Stage stage = std::move(*now.stage);
+    now = co_await std::move(stage);
+  }
 }
 
 }  // namespace postern::proxy

@@ -394,7 +394,8 @@ io::Task<Result<void>> Exchange::reach(origin::Freshness freshness) {
   if (reached->stream)
     origin_ = std::make_unique<Http2OriginSide>(std::move(reached->stream));
   else
-    origin_ = std::make_unique<Http1OriginSide>(worker_.pool, std::move(reached->connection));
+    origin_ =
+        std::make_unique<Http1OriginSide>(worker_.pool, worker_.head_rooms, std::move(reached->connection));
   // Only now, with the origin's identity verified, are credentials put on the request.
   if (!origin_->start_request(outgoing_request()))
     co_return fail(Reason::malformed_request, "a header cannot be forwarded", Side::sandbox);

@@ -13,11 +13,14 @@ namespace postern::proxy {
 // ---- toward the sandbox
 // ------------------------------------------------------------------------------------
 
-Http1SandboxSide::Http1SandboxSide(io::Stream& stream, io::BufferPool& buffers, HalfClose half_close)
+Http1SandboxSide::Http1SandboxSide(io::Stream& stream, io::BufferPool& buffers, HeadRooms& rooms,
+                                   HalfClose half_close)
     : stream_(stream),
       input_(buffers),
+      rooms_(rooms),
+      room_(rooms.take()),
       body_(stream, input_),
-      answer_(stream, output_),
+      answer_(stream, room_.output),
       half_close_(half_close) {}
 
 void Http1SandboxSide::on_idle_input(io::Stream& stream) {
@@ -28,17 +31,21 @@ void Http1SandboxSide::on_idle_input(io::Stream& stream) {
 
 void Http1SandboxSide::release_head() { input_.consume(std::exchange(head_bytes_, 0)); }
 
-io::Task<Result<bool>> Http1SandboxSide::next_request(TimePoint first_byte_deadline) {
+bool Http1SandboxSide::next_has_begun() {
   release_head();
   body_.release_piece();
+  return !input_.empty();
+}
+
+io::Task<Result<bool>> Http1SandboxSide::next_request(TimePoint first_byte_deadline) {
+  const bool begun = next_has_begun();
   scanner_.reset();
   answer_started_ = answer_complete_ = close_ = false;
   answer_bytes_ = 0;
   head_ = RequestHead{};
-  // Between requests the connection holds no buffer and asks nothing of the kernel.
-  if (input_.empty()) {
+  // While nothing comes no buffer is held, and nothing is asked of the kernel.
+  if (!begun) {
     input_.release();
-    if (output_.capacity() > 4 * KiB) std::string().swap(output_);
     co_await co_await stream_.wait_readable(first_byte_deadline);
   } else {
     co_await stream_.turn();  // Requests in line behind each other do not all go through in one event.
@@ -57,7 +64,7 @@ io::Task<Result<bool>> Http1SandboxSide::next_request(TimePoint first_byte_deadl
       co_return fail(Reason::sandbox_closed, "the connection ended within a request head", Side::sandbox);
     input_.filled(count);
   }
-  co_await wire::parse_request_head(input_.bytes().substr(0, head_bytes_), storage_, head_);
+  co_await wire::parse_request_head(input_.bytes().substr(0, head_bytes_), room_.fields, head_);
   // The body starts behind the head, which stays in front of it until the body is read.
   body_.start(head_.framing, head_.content_length);
   co_return true;
@@ -71,8 +78,8 @@ io::Task<Result<BodyPiece>> Http1SandboxSide::read_body(TimePoint deadline) {
 }
 
 Result<void> Http1SandboxSide::write_head(const OutgoingAnswer& answer, bool informational) {
-  const std::size_t before = output_.size();
-  wire::HeadWriter writer(output_);
+  const std::size_t before = room_.output.size();
+  wire::HeadWriter writer(room_.output);
   // HTTP/2 has no reason phrase; some clients of HTTP/1.1 insist on one.
   writer.status_line(answer.status,
                      answer.reason_phrase.empty() ? reason_phrase(answer.status) : answer.reason_phrase);
@@ -92,7 +99,7 @@ Result<void> Http1SandboxSide::write_head(const OutgoingAnswer& answer, bool inf
   if (!writer.end())
     return fail(Reason::origin_malformed_response,
                 "the origin's answer has a header that cannot be forwarded", Side::origin);
-  answer_bytes_ += output_.size() - before;
+  answer_bytes_ += room_.output.size() - before;
   return {};
 }
 
@@ -168,18 +175,24 @@ void Http1SandboxSide::start_tunnel() {
 // ---- toward the origin
 // -------------------------------------------------------------------------------------
 
-Http1OriginSide::Http1OriginSide(origin::Pool& pool, std::unique_ptr<origin::Connection> connection)
+Http1OriginSide::Http1OriginSide(origin::Pool& pool, HeadRooms& rooms,
+                                 std::unique_ptr<origin::Connection> connection)
     : pool_(pool),
       connection_(std::move(connection)),
+      rooms_(rooms),
+      room_(rooms.take()),
       body_(*connection_->stream, connection_->input),
-      request_(*connection_->stream, output_) {}
+      request_(*connection_->stream, room_.output) {}
 
-Http1OriginSide::~Http1OriginSide() { wipe_output(); }
+Http1OriginSide::~Http1OriginSide() {
+  wipe_output();
+  rooms_.give_back(std::move(room_));
+}
 
 void Http1OriginSide::wipe_output() {
-  output_.resize(output_.capacity());
-  explicit_bzero(output_.data(), output_.size());
-  output_.clear();
+  room_.output.resize(room_.output.capacity());
+  explicit_bzero(room_.output.data(), room_.output.size());
+  room_.output.clear();
 }
 
 void Http1OriginSide::release_head() { connection_->input.consume(std::exchange(head_bytes_, 0)); }
@@ -190,9 +203,9 @@ bool Http1OriginSide::start_request(const OutgoingRequest& request) {
       256 + request.method.size() + request.target.size() + request.authority.size() + request.upgrade.size();
   for (const HeaderField& field : request.fields) bytes += field.name.size() + field.value.size() + 4;
   for (const auto& header : request.credentials) bytes += credential::line_size(header);
-  output_.reserve(std::max<std::size_t>(bytes + 1 * KiB, 2 * KiB));  // and for a short body
+  room_.output.reserve(std::max<std::size_t>(bytes + 1 * KiB, 2 * KiB));  // and for a short body
 
-  wire::HeadWriter writer(output_);
+  wire::HeadWriter writer(room_.output);
   writer.request_line(request.method, request.target);
   writer.field("Host", request.authority);
   for (const HeaderField& field : request.fields) writer.field(field.name, field.value);
@@ -204,10 +217,10 @@ bool Http1OriginSide::start_request(const OutgoingRequest& request) {
     if (request.extended_connect) writer.field("Sec-WebSocket-Key", websocket_key_ = websocket_key());
   }
   // Last, and outside of everything that the sandbox could say about hop-by-hop fields (threat 40).
-  for (const auto& header : request.credentials) credential::append_header_line(header, output_);
+  for (const auto& header : request.credentials) credential::append_header_line(header, room_.output);
   if (!writer.end()) return false;
   request_.start(request.framing);
-  request_bytes_ += output_.size();
+  request_bytes_ += room_.output.size();
   return true;
 }
 
@@ -215,7 +228,7 @@ io::Task<Result<void>> Http1OriginSide::send_body(BodyPiece piece, std::span<con
                                                   TimePoint deadline) {
   request_bytes_ += piece.data.size();
   // A buffer that grew around the head would leave the credentials in it behind.
-  if (!output_.empty() && output_.capacity() - output_.size() < piece.data.size() + 64)
+  if (!room_.output.empty() && room_.output.capacity() - room_.output.size() < piece.data.size() + 64)
     co_await co_await request_.flush(deadline);
   auto sent = co_await request_.send(piece, trailers, deadline);
   if (tunnel_ && piece.last && sent) connection_->stream->shutdown_write();
@@ -248,10 +261,10 @@ io::Task<Result<const ResponseHead*>> Http1OriginSide::read_head(std::string_vie
                      Side::origin);
     input.filled(count);
   }
-  co_await wire::parse_response_head(input.bytes().substr(0, head_bytes_), method, storage_, head_);
+  co_await wire::parse_response_head(input.bytes().substr(0, head_bytes_), method, room_.fields, head_);
   if (head_.status >= 200) body_.start(head_.framing, head_.content_length);
   if (head_.status == 101 && !websocket_key_.empty()) co_await check_accept();
-  if (output_.empty()) wipe_output();  // Sent: the credentials in it are not needed again.
+  if (room_.output.empty()) wipe_output();  // Sent: the credentials in it are not needed again.
   co_return &head_;
 }
 
@@ -269,12 +282,12 @@ bool Http1OriginSide::truncated() const {
 Result<void> Http1OriginSide::check_accept() {
   const std::string expected = websocket_accept(websocket_key_);
   std::size_t accepted = 0;
-  std::erase_if(storage_, [&](const HeaderField& field) {
+  std::erase_if(room_.fields, [&](const HeaderField& field) {
     if (!wire::same_name(field.name, "sec-websocket-accept")) return false;
     accepted += field.value == expected ? 1 : 2;
     return true;
   });
-  head_.fields = storage_;
+  head_.fields = room_.fields;
   if (accepted == 1) return {};
   return fail(Reason::origin_malformed_response, "the Sec-WebSocket-Accept is not the key's", Side::origin);
 }

@@ -4,19 +4,21 @@
 #include <memory>
 
 #include "origin/pool.h"
+#include "proxy/head_rooms.h"
 #include "proxy/http1_body.h"
 #include "proxy/sides.h"
 #include "wire/http1.h"
 
 namespace postern::proxy {
 
-/// Lives as long as the sandbox's connection; carries one request after the other.
+/// Lives from the first byte of a request until nothing of a next one is there; carries one after the other.
 class Http1SandboxSide final : public SandboxSide, io::Stream::IdleWatcher {
  public:
   /// A TLS client that has closed is gone; over plain TCP a half-close is a legitimate end of a request.
   enum class HalfClose : std::uint8_t { is_gone, is_an_end };
 
-  Http1SandboxSide(io::Stream& stream, io::BufferPool& buffers, HalfClose half_close);
+  Http1SandboxSide(io::Stream& stream, io::BufferPool& buffers, HeadRooms& rooms, HalfClose half_close);
+  ~Http1SandboxSide() override { rooms_.give_back(std::move(room_)); }
 
   /// Waits for the next request. False: the sandbox ended between two requests.
   /// Errors: malformed_request, head_too_large, sandbox_timeout, sandbox_closed …; the answer to them closes.
@@ -24,8 +26,8 @@ class Http1SandboxSide final : public SandboxSide, io::Stream::IdleWatcher {
   /// The exchange is over: true when another request may follow on this connection.
   bool ready_for_next() const;
   bool aborted() const { return aborted_; }
-  /// Of the next request.
-  bool nothing_received() const { return input_.size() == head_bytes_; }
+  /// Lets go of the last request. True when something of the next one came with it.
+  bool next_has_begun();
   /// Reads off a body that nobody wants, within bounds, so that the answer is not lost to a reset.
   io::Task<void> drain();
   /// The same where no body can be told from what follows: after a malformed head.
@@ -59,9 +61,9 @@ class Http1SandboxSide final : public SandboxSide, io::Stream::IdleWatcher {
 
   io::Stream& stream_;
   io::Buffer input_;
-  std::string output_;
+  HeadRooms& rooms_;
+  HeadRoom room_;
   wire::HeadScanner scanner_;
-  std::vector<HeaderField> storage_;
   RequestHead head_;
   std::size_t head_bytes_ = 0;  ///< Still at the front of input_.
   BodyReader body_;
@@ -79,7 +81,7 @@ class Http1SandboxSide final : public SandboxSide, io::Stream::IdleWatcher {
 /// One request on one connection to an origin.
 class Http1OriginSide final : public OriginSide {
  public:
-  Http1OriginSide(origin::Pool& pool, std::unique_ptr<origin::Connection> connection);
+  Http1OriginSide(origin::Pool& pool, HeadRooms& rooms, std::unique_ptr<origin::Connection> connection);
   ~Http1OriginSide() override;
 
   bool start_request(const OutgoingRequest& request) override;
@@ -109,8 +111,8 @@ class Http1OriginSide final : public OriginSide {
   origin::Pool& pool_;
   std::unique_ptr<origin::Connection> connection_;
   std::string websocket_key_;  ///< Ours, where the sandbox's side of the handshake has none.
-  std::string output_;         ///< Holds credentials: wiped as soon as it is written.
-  std::vector<HeaderField> storage_;
+  HeadRooms& rooms_;
+  HeadRoom room_;  ///< What is written holds credentials: wiped as soon as it is on its way.
   ResponseHead head_;
   std::size_t head_bytes_ = 0;
   BodyReader body_;

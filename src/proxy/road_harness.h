@@ -17,6 +17,7 @@
 #include <netinet/in.h>
 #include <netinet/tcp.h>
 #include <openssl/err.h>
+#include <openssl/rand.h>
 #include <openssl/ssl.h>
 #include <openssl/x509v3.h>
 #include <string>
@@ -65,6 +66,12 @@ class Certificates {
     SSL_set1_host(connection.get(), server_name.c_str());
     SSL_set_connect_state(connection.get());
     return connection;
+  }
+  /// Tickets that origins gave out so far are worth nothing from now on.
+  void forget_ticket_keys() {
+    unsigned char keys[80] = {};
+    RAND_bytes(keys, sizeof keys);
+    SSL_CTX_set_tlsext_ticket_keys(server_.get(), keys, sizeof keys);
   }
   SslPtr server(const std::string& name, bool http2 = false) {
     SslPtr connection(SSL_new(server_.get()));
@@ -157,6 +164,8 @@ class Peer {
   const std::string& received() const { return received_; }
   std::string take() { return std::exchange(received_, {}); }
   bool over() const { return over_ || !socket_; }
+  /// The TLS handshake took up an earlier session.
+  bool resumed() const { return secure_ && SSL_session_reused(secure_.get()) == 1; }
 
   /// Moves what can be moved. True when something was.
   bool pump() {
@@ -353,7 +362,9 @@ class Road {
     if (!server_name.empty()) secure = Certificates::shared().client(server_name, offer);
     sandboxes_.push_back(std::make_unique<Peer>(std::move(ours), std::move(secure)));
     if (options_.prompt_peers) sandboxes_.back()->send_at_once();
+    inside_(true);
     worker_->admit(tenant ? *tenant : tenant_, dialled, std::move(accepted));
+    inside_(false);
     return *sandboxes_.back();
   }
 
@@ -381,7 +392,9 @@ class Road {
 
   /// One turn of everybody. True when a peer moved.
   bool turn(Duration longest = Duration::zero()) {
+    inside_(true);
     worker_->loop.run_once(longest);
+    inside_(false);
     bool moved = false;
     Fd accepted(::accept4(listening_.get(), nullptr, nullptr, SOCK_NONBLOCK | SOCK_CLOEXEC));
     if (accepted) {
@@ -422,6 +435,9 @@ class Road {
     return true;
   }
 
+  /// Told before and after Postern's own code runs, with none of the ends.
+  void watch_inside(std::function<void(bool begins)> watcher) { inside_ = std::move(watcher); }
+
   /// Everybody leaves; false when something of the road still runs then.
   bool leave() {
     for (auto& peer : sandboxes_) peer->close();
@@ -447,6 +463,7 @@ class Road {
 
  private:
   RoadOptions options_;
+  std::function<void(bool)> inside_ = [](bool) {};
   ManualClock clock_;
   dns::NameTable names_;
   Tenant tenant_;

@@ -11,6 +11,7 @@
 #include "io/loop.h"
 #include "origin/pool.h"
 #include "proxy/egress.h"
+#include "proxy/head_rooms.h"
 #include "proxy/open_connections.h"
 #include "proxy/outbound_call.h"
 #include "proxy/overload.h"
@@ -61,6 +62,7 @@ class Worker {
   Overload overload;
   io::Loop loop;
   io::BufferPool buffers;
+  HeadRooms head_rooms;
   audit::LoopJournal journal;
   tls::LeafMinter leaves;
   tls::SandboxContext sandbox_tls;
