@@ -22,16 +22,27 @@ Guess looks_like_http(std::string_view bytes) {
   return bytes.size() < method_bytes_max ? Guess::unsure : Guess::no;
 }
 
-/// Holds a block for as long as bytes are looked at.
+/// The bytes that were looked at so far. Whoever serves the connection reads them again.
 class Glimpse {
  public:
-  explicit Glimpse(io::BufferPool& buffers) : buffer_(buffers) {
-    buffer_.reserve(wire::client_hello_bytes_max * 2);
+  Glimpse(io::TcpStream& stream, io::BufferPool& buffers) : stream_(stream), bytes_(buffers) {}
+  Glimpse(const Glimpse&) = delete;
+  ~Glimpse() { stream_.unread(std::move(bytes_)); }
+
+  std::string_view bytes() const { return bytes_.bytes(); }
+  /// False at the end of the stream.
+  io::Task<Result<bool>> more(TimePoint deadline) {
+    // While nothing comes no block is held.
+    if (bytes_.empty()) co_await co_await stream_.wait_readable(deadline);
+    const std::size_t count = co_await co_await stream_.read(bytes_.room(bytes_max), deadline);
+    bytes_.filled(count);
+    co_return count > 0;
   }
-  std::span<char> room() { return buffer_.room(wire::client_hello_bytes_max * 2); }
 
  private:
-  io::Buffer buffer_;
+  static constexpr std::size_t bytes_max = wire::client_hello_bytes_max * 2;
+  io::TcpStream& stream_;
+  io::Buffer bytes_;
 };
 
 Error ended() {
@@ -43,28 +54,22 @@ Error ended() {
 
 io::Task<Result<wire::ClientHello>> client_hello(io::TcpStream& sandbox, io::BufferPool& buffers,
                                                  TimePoint deadline) {
-  co_await co_await sandbox.wait_readable(deadline);
-  Glimpse glimpse(buffers);
-  std::size_t known = 0;
+  Glimpse glimpse(sandbox, buffers);
   while (true) {
-    const std::size_t count = co_await co_await sandbox.peek_beyond(known, glimpse.room(), deadline);
-    if (count == known) co_return std::unexpected(ended());
-    known = count;
-    auto hello = co_await wire::parse_client_hello({glimpse.room().data(), known});
+    const bool more = co_await co_await glimpse.more(deadline);
+    if (!more) co_return std::unexpected(ended());
+    auto hello = co_await wire::parse_client_hello(glimpse.bytes());
     if (hello) co_return std::move(*hello);
   }
 }
 
 io::Task<Result<FirstFlight>> first_flight(io::TcpStream& sandbox, io::BufferPool& buffers,
                                            TimePoint deadline) {
-  co_await co_await sandbox.wait_readable(deadline);
-  Glimpse glimpse(buffers);
-  std::size_t known = 0;
+  Glimpse glimpse(sandbox, buffers);
   while (true) {
-    const std::size_t count = co_await co_await sandbox.peek_beyond(known, glimpse.room(), deadline);
-    if (count == known) co_return known == 0 ? Result<FirstFlight>(std::unexpected(ended())) : FirstFlight{};
-    known = count;
-    const std::string_view bytes{glimpse.room().data(), known};
+    const bool more = co_await co_await glimpse.more(deadline);
+    const std::string_view bytes = glimpse.bytes();
+    if (!more) co_return bytes.empty() ? Result<FirstFlight>(std::unexpected(ended())) : FirstFlight{};
     const Guess http = looks_like_http(bytes);
     if (http == Guess::yes) co_return FirstFlight{Speech::http, {}};
     if (bytes[0] != 0x16) {

@@ -1,6 +1,6 @@
 #pragma once
-// What speaks on a new connection, told from its first bytes without consuming them: whoever serves it reads
-// them again from the socket.
+// What speaks on a new connection, told from its first bytes. They are put back: whoever serves it reads them
+// again.
 
 #include <optional>
 

@@ -69,10 +69,15 @@ class FirstFlightTest : public testing::Test {
   }
   void look() { loop_.spawn(run(*sandbox_, buffers_, loop_.now() + 20s, flight_)); }
   void look_for_hello() { loop_.spawn(run_hello(*sandbox_, buffers_, loop_.now() + 20s, hello_)); }
-  std::string unread() {
-    std::string bytes(65536, '\0');
-    const ssize_t got = ::recv(sandbox_->fd(), bytes.data(), bytes.size(), MSG_PEEK);
-    bytes.resize(got > 0 ? static_cast<std::size_t>(got) : 0);
+  static io::Task<void> read(io::TcpStream& stream, std::string& into) {
+    std::string space(65536, '\0');
+    auto got = co_await stream.read({space.data(), space.size()}, TimePoint::max());
+    if (got) into = space.substr(0, *got);
+  }
+  /// What whoever serves the connection reads first.
+  std::string read_again() {
+    std::string bytes;
+    loop_.spawn(read(*sandbox_, bytes));
     return bytes;
   }
 
@@ -94,7 +99,7 @@ TEST_F(FirstFlightTest, ARequestLineIsHttpAsSoonAsItsMethodIsThere) {
   turn();
   ASSERT_TRUE(flight_ && *flight_);
   EXPECT_EQ((*flight_)->speech, Speech::http);
-  EXPECT_EQ(unread(), "GET /");
+  EXPECT_EQ(read_again(), "GET /");
 }
 
 TEST_F(FirstFlightTest, AClientHelloIsTlsWhateverItsPieces) {
@@ -109,7 +114,7 @@ TEST_F(FirstFlightTest, AClientHelloIsTlsWhateverItsPieces) {
   ASSERT_TRUE(flight_ && *flight_);
   EXPECT_EQ((*flight_)->speech, Speech::tls);
   EXPECT_EQ((*flight_)->hello.server_name, "api.example.com");
-  EXPECT_EQ(unread(), hello) << "whoever serves it reads it again";
+  EXPECT_EQ(read_again(), hello) << "whoever serves it reads it again";
 }
 
 TEST_F(FirstFlightTest, AnythingElseIsOther) {
@@ -150,6 +155,19 @@ TEST_F(FirstFlightTest, CanBeCalledOff) {
   EXPECT_EQ(flight_->error().reason, Reason::cancelled);
 }
 
+TEST_F(FirstFlightTest, WhatWasSaidBeforeItWasCalledOffIsReadAgain) {
+  look();
+  say("\x16\x03");
+  turn();
+  sandbox_->cancel_read();
+  ASSERT_TRUE(flight_ && !*flight_);
+  EXPECT_EQ(flight_->error().reason, Reason::cancelled);
+  say("\x01");
+  turn();
+  EXPECT_EQ(read_again(), "\x16\x03");
+  EXPECT_EQ(read_again(), "\x01");
+}
+
 TEST_F(FirstFlightTest, AHelloThatStopsHalfWayEndsAtTheDeadline) {
   look_for_hello();
   say(std::string_view(client_hello_for("api.example.com")).substr(0, 100));
@@ -170,7 +188,7 @@ TEST_F(FirstFlightTest, AHelloIsConsumedByNobody) {
   turn();
   ASSERT_TRUE(hello_ && *hello_) << hello_->error().detail;
   EXPECT_EQ((*hello_)->server_name, "db.example.com");
-  EXPECT_EQ(unread(), hello);
+  EXPECT_EQ(read_again(), hello);
 }
 
 TEST_F(FirstFlightTest, WhatIsNotTlsIsNoHello) {

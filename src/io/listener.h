@@ -1,5 +1,6 @@
 #pragma once
-// Accepts on one socket for one loop. Several loops may listen on the same socket (EPOLLEXCLUSIVE).
+// Accepts on one socket for one loop, without Nagle's delays. Several loops may listen on the same socket
+// (EPOLLEXCLUSIVE).
 
 #include "base/fd.h"
 #include "io/loop.h"

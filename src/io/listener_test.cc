@@ -4,6 +4,7 @@
 #include <fcntl.h>
 #include <gtest/gtest.h>
 #include <netinet/in.h>
+#include <netinet/tcp.h>
 #include <sys/resource.h>
 #include <sys/socket.h>
 #include <sys/wait.h>
@@ -48,6 +49,10 @@ TEST(Listener, HandsOverEveryConnectionAlsoMoreThanFitInOneTurn) {
   for (const Fd& fd : accepted) {
     EXPECT_TRUE(::fcntl(fd.get(), F_GETFL) & O_NONBLOCK);
     EXPECT_TRUE(::fcntl(fd.get(), F_GETFD) & FD_CLOEXEC);
+    int no_delay = 0;
+    socklen_t size = sizeof no_delay;
+    EXPECT_EQ(::getsockopt(fd.get(), IPPROTO_TCP, TCP_NODELAY, &no_delay, &size), 0);
+    EXPECT_TRUE(no_delay);
   }
 }
 

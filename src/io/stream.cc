@@ -7,20 +7,23 @@
 #include <sys/epoll.h>
 #include <sys/socket.h>
 
+#include "io/buffer.h"
 #include "io/fault_plan.h"
 
 namespace postern::io {
 
 Stream::Stream(Loop& loop, Fd socket, Side side, Party party)
     : loop_(loop), socket_(std::move(socket)), side_(side), timer_(loop, *this) {
-  // Out of epoll watches: no wait would ever end, so none is begun.
   // A fresh socket has room: to be told so would be a turn for nothing. Asked for when there is none.
-  unwatched_ = !loop_.add(socket_.get(), *this, EPOLLIN | EPOLLRDHUP | EPOLLET, party);
+  if (!loop_.add(socket_.get(), *this, EPOLLIN | EPOLLRDHUP | EPOLLET, party)) not_watched();
 }
 
 Stream::Stream(Loop& loop, Fd socket, Side side, Pollable& watcher)
-    : watches_room_(true), loop_(loop), socket_(std::move(socket)), side_(side), timer_(loop, *this) {
+    : loop_(loop), socket_(std::move(socket)), side_(side), timer_(loop, *this) {
   loop_.hand_over(socket_.get(), watcher, *this);
+  // Reports anew what there is. No longer of room: every event would name it, also those that say nothing
+  // else.
+  if (!loop_.modify(socket_.get(), *this, EPOLLIN | EPOLLRDHUP | EPOLLET)) not_watched();
 }
 
 Stream::Stream(std::unique_ptr<Stream> other)
@@ -34,10 +37,14 @@ Stream::Stream(std::unique_ptr<Stream> other)
       loop_(other->loop_),
       socket_(std::move(other->socket_)),
       side_(other->side_),
+      unread_(std::move(other->unread_)),
       timer_(loop_, *this) {
   other->timer_.clear();
   loop_.hand_over(socket_.get(), *other, *this);
 }
+
+// Out of epoll watches: no wait would ever end, so none is begun.
+void Stream::not_watched() { unwatched_ = maybe_readable_ = true; }
 
 Stream::Attempt Stream::refuse_unwatched() {
   error_ = Error{Reason::overloaded, Side::self, Retry::never, "cannot watch another connection"};
@@ -70,7 +77,21 @@ Error Stream::closed_error(int error_number) const {
   return error(Reason::sandbox_closed, Reason::origin_closed, std::strerror(error_number));
 }
 
-ssize_t Stream::receive(void* into, std::size_t size, int flags) {
+void Stream::unread(Buffer bytes) {
+  if (!bytes.empty()) unread_ = std::make_unique<Buffer>(std::move(bytes));
+}
+
+ssize_t Stream::read_again(void* into, std::size_t size) {
+  const std::string_view bytes = unread_->bytes().substr(0, size);
+  std::memcpy(into, bytes.data(), bytes.size());
+  unread_->consume(bytes.size());
+  if (unread_->empty()) unread_.reset();
+  return static_cast<ssize_t>(bytes.size());
+}
+
+ssize_t Stream::receive(void* into, std::size_t size) {
+  if (unread_) [[unlikely]]
+    return read_again(into, size);
   if (!maybe_readable_) {
     errno = EAGAIN;
     return -1;
@@ -84,9 +105,9 @@ ssize_t Stream::receive(void* into, std::size_t size, int flags) {
   const bool last = hangup_ && !broken_;
   ssize_t count;
   do {
-    count = ::recv(socket_.get(), into, size, flags);
+    count = ::recv(socket_.get(), into, size, 0);
   } while (count < 0 && errno == EINTR);
-  if (count > 0 && !(flags & MSG_PEEK)) {
+  if (count > 0) {
     bytes_read_ += static_cast<std::size_t>(count);
     loop_.count_slice(static_cast<std::size_t>(count));
   }
@@ -95,7 +116,7 @@ ssize_t Stream::receive(void* into, std::size_t size, int flags) {
   const bool drained =
       (count < 0 && errno == EAGAIN) || (count > 0 && static_cast<std::size_t>(count) < size);
   if (drained && !hangup_) maybe_readable_ = false;
-  if ((drained && last && count > 0) || count == 0) ended_ = !(flags & MSG_PEEK);
+  if ((drained && last && count > 0) || count == 0) ended_ = true;
   return count;
 }
 
@@ -243,23 +264,6 @@ void Stream::cancel_write() {
   waiter->handle.resume();
 }
 
-Task<Result<std::size_t>> TcpStream::peek_beyond(std::size_t known, std::span<char> into,
-                                                 TimePoint deadline) {
-  while (true) {
-    co_await co_await wait_readable(deadline);
-    const ssize_t got = receive(into.data(), into.size(), MSG_PEEK);
-    if (got < 0 && errno == EAGAIN) continue;
-    if (got < 0) co_return std::unexpected(closed_error(errno));
-    const auto count = static_cast<std::size_t>(got);
-    if (count > known || count == into.size()) {
-      maybe_readable_ = true;  // What was seen is still there to be read.
-      co_return count;
-    }
-    if (hangup_) co_return known;
-    maybe_readable_ = false;
-  }
-}
-
 Task<Result<std::unique_ptr<TcpStream>>> connect(Loop& loop, Endpoint endpoint, Side side, TimePoint deadline,
                                                  Party party) {
   const auto refuse = [&](int error_number) {
@@ -312,16 +316,14 @@ Task<Result<std::unique_ptr<TcpStream>>> connect(Loop& loop, Endpoint endpoint, 
   if (connecting.seen == 0)
     co_return fail(Reason::connect_timeout, "no answer to the connection attempt", side,
                    Retry::fresh_connection);
-  // The usual case: connected, and nothing else is known yet.
-  if (connecting.seen == EPOLLOUT)
-    co_return std::make_unique<TcpStream>(loop, std::move(socket), side, connecting);
-  int error_number = 0;
-  socklen_t length = sizeof error_number;
-  ::getsockopt(raw, SOL_SOCKET, SO_ERROR, &error_number, &length);
-  if (error_number != 0) co_return refuse(error_number);
-  // Registered anew, so that what has arrived already is reported again.
-  loop.remove(raw, connecting);
-  co_return std::make_unique<TcpStream>(loop, std::move(socket), side, party);
+  // The usual case is that there is room, and nothing else.
+  if (connecting.seen != EPOLLOUT) {
+    int error_number = 0;
+    socklen_t length = sizeof error_number;
+    ::getsockopt(raw, SOL_SOCKET, SO_ERROR, &error_number, &length);
+    if (error_number != 0) co_return refuse(error_number);
+  }
+  co_return std::make_unique<TcpStream>(loop, std::move(socket), side, connecting);
 }
 
 }  // namespace postern::io

@@ -18,12 +18,13 @@
 
 namespace postern::io {
 
+class Buffer;
+
 class Stream : private Pollable {
  public:
   /// Takes the nonblocking socket and registers it. `side` says whom to blame in errors.
   Stream(Loop& loop, Fd socket, Side side, Party party = nobody);
-  /// The same for a socket that `watcher` has registered and to which nothing but room for writing was
-  /// reported.
+  /// The same for a socket that `watcher` has registered.
   Stream(Loop& loop, Fd socket, Side side, Pollable& watcher);
   /// Takes over the socket of a stream on which nobody waits, and what is known about its readiness.
   explicit Stream(std::unique_ptr<Stream> other);
@@ -46,6 +47,10 @@ class Stream : private Pollable {
   /// Lets others go first when what one event may do is done (Loop::slice_spent()). In a reader's place.
   TurnAwaiter turn();
 
+  /// What was read to find out what it is, is read again, before anything else. Not while some of it still
+  /// is.
+  void unread(Buffer bytes);
+
   /// Orderly end of our direction (FIN, close_notify). Best effort, never waits.
   virtual void shutdown_write();
   /// Makes closing send RST: the other side learns that the bytes so far were not the whole.
@@ -55,7 +60,7 @@ class Stream : private Pollable {
   void cancel_write();
 
   /// The peer has closed or broken the connection, or sent something, as far as is known without reading.
-  bool looks_idle() const { return !maybe_readable_ && !hangup_ && !has_buffered_input(); }
+  bool looks_idle() const { return !may_read() && !hangup_; }
 
   /// The peer sent FIN or RST. After FIN alone it may still be reading (half-close).
   bool hung_up() const { return hangup_; }
@@ -100,7 +105,7 @@ class Stream : private Pollable {
   virtual bool has_buffered_input() const { return false; }
 
   /// recv()/send() that keep the readiness flags true. -1 with errno as the system calls.
-  ssize_t receive(void* into, std::size_t size, int flags = 0);
+  ssize_t receive(void* into, std::size_t size);
   ssize_t transmit(const void* from, std::size_t size);
   Error error(Reason sandbox_reason, Reason origin_reason, std::string detail) const;
   Error closed_error(int error_number) const;
@@ -117,7 +122,8 @@ class Stream : private Pollable {
   Waiter* reader_ = nullptr;
   Waiter* writer_ = nullptr;
   std::optional<Error> error_;
-  bool maybe_readable_ = true;
+  // A new connection has rarely said anything yet; if it has, epoll reports it.
+  bool maybe_readable_ = false;
   bool maybe_writable_ = true;
   bool watches_room_ = false;  ///< EPOLLOUT is asked for.
   bool unwatched_ = false;     ///< epoll did not take the socket.
@@ -143,14 +149,18 @@ class Stream : private Pollable {
   };
 
   void on_ready(std::uint32_t events) override;
+  bool may_read() const { return maybe_readable_ || unread_ || has_buffered_input(); }
+  ssize_t read_again(void* into, std::size_t size);
   ssize_t await_room();
   void on_deadline();
+  void not_watched();
   Attempt refuse_unwatched();
   bool wake(Waiter*& slot, bool& destroyed);
 
   Loop& loop_;
   Fd socket_;
   Side side_;
+  std::unique_ptr<Buffer> unread_;  ///< Never empty.
   IdleWatcher* idle_watcher_ = nullptr;
   bool* destroyed_ = nullptr;
   DeadlineTimer timer_;
@@ -224,7 +234,7 @@ class Stream : private Pollable {
 
    private:
     friend class Stream;
-    bool retry(Stream& stream) override { return stream.maybe_readable_ || stream.has_buffered_input(); }
+    bool retry(Stream& stream) override { return stream.may_read(); }
     void give_up(Error error) override { result_ = std::unexpected(std::move(error)); }
     Stream& stream_;
     Result<void> result_;
@@ -264,11 +274,6 @@ inline Stream::ReadyAwaiter Stream::wait_readable(TimePoint deadline) { return {
 class TcpStream final : public Stream {
  public:
   using Stream::Stream;
-
-  /// Waits for more than `known` bytes to have arrived and copies what is there, without consuming it: how
-  /// the first bytes are judged and then left for whoever speaks the protocol. Returns the count (≥ known),
-  /// which is `known` only at the end of the stream. `into` is filled from its start.
-  Task<Result<std::size_t>> peek_beyond(std::size_t known, std::span<char> into, TimePoint deadline);
 };
 
 /// Connects without blocking. Errors: connect_failed, connect_timeout.

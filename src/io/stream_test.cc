@@ -10,6 +10,7 @@
 #include <sys/socket.h>
 
 #include "base/units.h"
+#include "io/buffer.h"
 #include "io/fault_plan.h"
 
 namespace postern::io {
@@ -120,9 +121,10 @@ class StreamTest : public testing::Test {
 
 TEST_F(StreamTest, AReadTakesWhatIsThere) {
   peer_sends("hello");
+  loop_.run_once(1ms);
   Reading reading;
   loop_.spawn(read_once(*stream_, reading, in(1s)));
-  EXPECT_TRUE(reading.over) << "it was there: no turn is needed";
+  EXPECT_TRUE(reading.over) << "epoll has said that it is there: no turn is needed";
   EXPECT_EQ(reading.text, "hello");
   EXPECT_EQ(stream_->bytes_read(), 5u);
 }
@@ -310,6 +312,7 @@ TEST_F(StreamTest, WhatThePeerSaidBeforeItStoppedReadingCanStillBeRead) {
   loop_.spawn(write(*stream_, "body", writing, in(1s)));
   EXPECT_TRUE(writing.error);
   loop_.spawn(read_once(*stream_, reading, in(1s)));
+  EXPECT_TRUE(turn_until([&] { return reading.over; }));
   EXPECT_EQ(reading.text, "413");
 }
 
@@ -373,6 +376,7 @@ TEST_F(StreamTest, WaitReadableConsumesNothing) {
   Reading drained;
   peer_sends("x");
   loop_.spawn(read_once(*stream_, drained, in(1s)));
+  EXPECT_TRUE(turn_until([&] { return drained.over; }));
   loop_.spawn(wait(*stream_, in(10s), ready));
   loop_.run_once(0ms);
   EXPECT_FALSE(ready);
@@ -489,69 +493,59 @@ TEST_F(StreamTest, ASocketThatEpollDoesNotTakeEndsEveryWaitAtOnce) {
   EXPECT_EQ(writing.error->reason, Reason::overloaded);
 }
 
-struct Peeked {
-  std::size_t count = 0;
-  std::string text;
-  std::optional<Error> error;
-  bool over = false;
+class UnreadTest : public StreamTest {
+ protected:
+  Buffer buffer_of(std::string_view bytes) {
+    Buffer buffer(pool_);
+    buffer.append(bytes);
+    return buffer;
+  }
+  std::string read_now(Stream& stream, std::size_t most = 100) {
+    Reading reading;
+    loop_.spawn(read_once(stream, reading, in(1s), most));
+    return reading.over ? reading.text : "[waits]";
+  }
+  BufferPool pool_;
 };
 
-Task<void> peek(TcpStream& stream, std::size_t known, Peeked& out, TimePoint deadline,
-                std::size_t most = 100) {
-  std::string space(most, '\0');
-  auto got = co_await stream.peek_beyond(known, {space.data(), space.size()}, deadline);
-  if (got) {
-    out.count = *got;
-    out.text = space.substr(0, *got);
-  } else {
-    out.error = std::move(got.error());
-  }
-  out.over = true;
-}
-
-TEST_F(StreamTest, PeekingConsumesNothingAndWaitsForMore) {
+TEST_F(UnreadTest, WhatIsPutBackIsReadBeforeWhatComesAfterIt) {
   for (const int family : {AF_UNIX, AF_INET}) {
     make(family);
-    peer_sends("abc");
-    Peeked first, more;
-    loop_.spawn(peek(*stream_, 0, first, in(1s)));
-    EXPECT_TRUE(turn_until([&] { return first.over; }));
-    EXPECT_EQ(first.text, "abc");
-    loop_.spawn(peek(*stream_, 3, more, in(1s)));
+    EXPECT_TRUE(stream_->looks_idle());
+    stream_->unread(buffer_of("abcdef"));
+    EXPECT_FALSE(stream_->looks_idle());
+    peer_sends("ghi");
     loop_.run_once(1ms);
-    EXPECT_FALSE(more.over);
-    peer_sends("def");
-    EXPECT_TRUE(turn_until([&] { return more.over; }));
-    EXPECT_EQ(more.text, "abcdef");
-    Reading reading;
-    loop_.spawn(read_once(*stream_, reading, in(1s)));
-    EXPECT_EQ(reading.text, "abcdef");
+    EXPECT_EQ(read_now(*stream_, 4), "abcd");
+    EXPECT_EQ(read_now(*stream_), "ef");
+    EXPECT_EQ(read_now(*stream_), "ghi");
+    EXPECT_EQ(stream_->bytes_read(), 3u);
   }
 }
 
-TEST_F(StreamTest, PeekingEndsWithTheStreamWithTheDeadlineAndWithAFullBuffer) {
-  peer_sends("abc");
-  Peeked full, late, end;
-  loop_.spawn(peek(*stream_, 0, full, in(1s), 2));
-  EXPECT_EQ(full.text, "ab");
-  loop_.spawn(peek(*stream_, 3, late, in(1s)));
-  clock_.advance(2s);
-  EXPECT_TRUE(turn_until([&] { return late.over; }));
-  ASSERT_TRUE(late.error);
-  EXPECT_EQ(late.error->reason, Reason::origin_timeout);
-  loop_.spawn(peek(*stream_, 3, end, in(10s)));
-  peer_.reset();
-  EXPECT_TRUE(turn_until([&] { return end.over; }));
-  EXPECT_EQ(end.count, 3u);
+TEST_F(UnreadTest, NothingThatIsPutBackIsNothing) {
+  stream_->unread(buffer_of(""));
+  EXPECT_TRUE(stream_->looks_idle());
+  EXPECT_EQ(read_now(*stream_), "[waits]");
 }
 
-TEST_F(StreamTest, PeekingAtAConnectionThatEndsEmptyFindsNothing) {
+TEST_F(UnreadTest, TheEndOfTheStreamIsBehindIt) {
+  peer_sends("abc");
   peer_.reset();
-  Peeked end;
-  loop_.spawn(peek(*stream_, 0, end, in(10s)));
-  EXPECT_TRUE(turn_until([&] { return end.over; }));
-  EXPECT_EQ(end.count, 0u);
-  EXPECT_FALSE(end.error);
+  loop_.run_once(1ms);
+  EXPECT_EQ(read_now(*stream_), "abc");
+  stream_->unread(buffer_of("abc"));
+  EXPECT_EQ(read_now(*stream_), "abc");
+  EXPECT_EQ(read_now(*stream_), "");
+}
+
+TEST_F(UnreadTest, AStreamThatTakesOverHasIt) {
+  stream_->unread(buffer_of("abc"));
+  TcpStream other(std::move(stream_));
+  EXPECT_EQ(read_now(other), "abc");
+  peer_sends("def");
+  loop_.run_once(1ms);
+  EXPECT_EQ(read_now(other), "def");
 }
 
 TEST_F(StreamTest, APlannedFaultStrikesOnceAndAtItsPlace) {
@@ -559,6 +553,7 @@ TEST_F(StreamTest, APlannedFaultStrikesOnceAndAtItsPlace) {
   fault_plan = &plan;
   Reading one, two;
   peer_sends("abc");
+  loop_.run_once(1ms);
   loop_.spawn(read_once(*stream_, one, in(1s), 1));
   loop_.spawn(read_once(*stream_, two, in(1s), 1));
   fault_plan = nullptr;

@@ -1,8 +1,6 @@
 #include "proxy/connection.h"
 
-#include <cerrno>
 #include <netinet/in.h>
-#include <netinet/tcp.h>
 #include <sys/socket.h>
 
 #include "dns/name_table.h"
@@ -314,9 +312,6 @@ Stage Connection::serve_covered(bool denies_some) {
     io::TcpStream& sandbox;
     explicit OriginSpeaks(io::TcpStream& s) : sandbox(s) {}
     void on_idle_input(io::Stream& origin) override {
-      // A connection that was never read from counts as readable: only bytes, or the end, are a word.
-      char byte;
-      if (::recv(origin.fd(), &byte, 1, MSG_PEEK | MSG_DONTWAIT) < 0 && errno == EAGAIN) return;
       origin.watch_idle(nullptr);
       sandbox.cancel_read();
     }
@@ -389,8 +384,6 @@ io::Task<void> serve_connection(Worker& worker, const Tenant& tenant, Fd accepte
 
 io::Task<void> serve_dialled(Worker& worker, const Tenant& tenant, Endpoint dialled, Fd accepted) {
   const Overload::ConnectionPlace place(worker.overload, tenant.load);
-  const int on = 1;
-  ::setsockopt(accepted.get(), IPPROTO_TCP, TCP_NODELAY, &on, sizeof on);
   Connection connection(worker, tenant, dialled,
                         std::make_unique<io::TcpStream>(worker.loop, std::move(accepted), Side::sandbox,
                                                         tenant.identity.number));

@@ -354,6 +354,8 @@ class Road {
     if (::connect(ours.get(), reinterpret_cast<sockaddr*>(&address), sizeof address) != 0) std::abort();
     ::fcntl(ours.get(), F_SETFL, O_NONBLOCK);
     Fd accepted(::accept4(doorstep.get(), nullptr, nullptr, SOCK_NONBLOCK | SOCK_CLOEXEC));
+    const int on = 1;  // As an io::Listener has it.
+    ::setsockopt(accepted.get(), IPPROTO_TCP, TCP_NODELAY, &on, sizeof on);
     const auto literal = IpAddress::parse(host);
     const Endpoint dialled{literal ? *literal : names_.address_for(host, dns::NameUse::allowed).value(),
                            port};
