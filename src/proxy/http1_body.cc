@@ -12,7 +12,7 @@ void BodyReader::start(BodyFraming framing, std::uint64_t length) {
   taken_ = 0;
   ahead_.reset();
   ahead_error_.reset();
-  decoded_ = false;
+  decoded_ = bulk_ = false;
   complete_ = framing == BodyFraming::none || (framing == BodyFraming::length && length == 0);
 }
 
@@ -33,7 +33,9 @@ io::Task<Result<std::size_t>> BodyReader::fill(TimePoint deadline) {
     input_->release();
     co_await co_await stream_->wait_readable(deadline);
   }
-  const std::size_t count = co_await co_await stream_->read(input_->room(wire::head_bytes_max), deadline);
+  if (bulk_) input_->reserve(io::BufferPool::large_bytes);
+  const std::size_t count = co_await co_await stream_->read(input_->room(limits::piece_bytes), deadline);
+  bulk_ = count >= io::BufferPool::block_bytes;
   input_->filled(count);
   co_return count;
 }

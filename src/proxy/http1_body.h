@@ -43,6 +43,7 @@ class BodyReader {
   std::optional<std::string_view> ahead_;
   std::optional<Error> ahead_error_;
   bool decoded_ = false;  ///< The chunk decoder has finished.
+  bool bulk_ = false;     ///< A full block was read: fewer, larger pieces from now on.
   bool complete_ = true;
 };
 

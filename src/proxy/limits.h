@@ -43,6 +43,8 @@ inline constexpr http2::Timing http2_timing{.first_bytes = first_bytes_time,
                                             .ping_after = {},
                                             .ping_answer = {}};
 inline constexpr std::size_t exchange_slice = 16 * KiB;  // of what one event may do: a request, an answer
-inline constexpr std::size_t gather_bytes = 16 * KiB;    // small pieces that are ready go out in one write
+// Of a body, read and written at once: four records of TLS, few enough for a processor's cache.
+inline constexpr std::size_t piece_bytes = 64 * KiB;
+inline constexpr std::size_t gather_bytes = 16 * KiB;  // small pieces that are ready go out in one write
 
 }  // namespace postern::proxy::limits

@@ -22,7 +22,7 @@ struct SocketBio {
   static int write(BIO* bio, const char* from, int size) {
     BIO_clear_retry_flags(bio);
     auto* stream = static_cast<TlsStream*>(BIO_get_data(bio));
-    const ssize_t sent = stream->transmit(from, static_cast<std::size_t>(size));
+    const ssize_t sent = stream->transmit(from, static_cast<std::size_t>(size), stream->more_follows_);
     if (sent < 0 && errno == EAGAIN) BIO_set_retry_write(bio);
     return static_cast<int>(sent);
   }
@@ -137,19 +137,37 @@ io::Task<Result<void>> TlsStream::handshake(TimePoint deadline) {
   co_return done;
 }
 
+// A full record is rarely the last one: those that are there are read together, so that they can go on
+// together.
 io::Stream::Attempt TlsStream::try_read(std::span<char> into, std::size_t& count) {
+  const Attempt first = read_record(into, count);
+  if (first != Attempt::done) return first;
+  for (std::size_t last = count; last == SSL3_RT_MAX_PLAIN_LENGTH && count < into.size(); count += last) {
+    last = 0;
+    // What went wrong is told the next time.
+    if (read_record(into.subspan(count), last) != Attempt::done) break;
+  }
+  return Attempt::done;
+}
+
+io::Stream::Attempt TlsStream::read_record(std::span<char> into, std::size_t& count) {
   if (error_ && !only_writing_failed_) return Attempt::failed;
+  if (exhausted_) {
+    count = 0;
+    return Attempt::done;
+  }
   ERR_clear_error();  // Another connection's leftover would be taken for an error of this one.
   const int result = SSL_read_ex(connection_, into.data(), into.size(), &count);
   if (result == 1) return Attempt::done;
   const int kind = SSL_get_error(connection_, result);
   if (kind == SSL_ERROR_ZERO_RETURN) {
+    exhausted_ = true;
     count = 0;
     return Attempt::done;
   }
   if (kind == SSL_ERROR_SSL && ERR_GET_REASON(ERR_peek_last_error()) == SSL_R_UNEXPECTED_EOF_WHILE_READING) {
     ERR_clear_error();
-    truncated_ = true;
+    exhausted_ = truncated_ = true;
     count = 0;
     return Attempt::done;
   }
@@ -161,7 +179,9 @@ io::Stream::Attempt TlsStream::try_read(std::span<char> into, std::size_t& count
 io::Stream::Attempt TlsStream::try_write(std::string_view bytes, std::size_t& count) {
   if (error_) return Attempt::failed;
   ERR_clear_error();
+  more_follows_ = bytes.size() > SSL3_RT_MAX_PLAIN_LENGTH;
   const int result = SSL_write_ex(connection_, bytes.data(), bytes.size(), &count);
+  more_follows_ = false;
   if (result == 1) return Attempt::done;
   only_writing_failed_ = SSL_get_error(connection_, result) == SSL_ERROR_SYSCALL;
   return interpret(result);

@@ -37,12 +37,15 @@ class TlsStream final : public io::Stream {
   friend struct SocketBio;
   class HandshakeAwaiter;
   Attempt interpret(int result);
+  Attempt read_record(std::span<char> into, std::size_t& count);
   Error handshake_error();
 
   ssl_st* connection_;
   bool truncated_ = false;
   bool only_writing_failed_ = false;  ///< What the peer said before can still be read: an early answer.
   bool established_ = false;
+  bool exhausted_ = false;     ///< Nothing will be read any more.
+  bool more_follows_ = false;  ///< Of what is being written, in further records.
   bool protocol_refused_ = false;
 };
 
