@@ -33,6 +33,7 @@
 #include "sandbox/trust.h"
 #include "tls/ca.h"
 #include "tls/context.h"
+#include "tls/leaf.h"
 
 namespace postern::cli {
 
@@ -338,6 +339,13 @@ int run_checked(const RunOptions& options) {
   add_variables(options, secrets, spec);
 
   must(preflight());
+  // What the proxy needs and takes long is made while the sandbox is; no thread may be there yet.
+  std::optional<tls::TrustStore> roots;
+  std::optional<tls::LeafMinter> minter;
+  spec.meanwhile = [&] {
+    if (auto loaded = tls::TrustStore::load(options.origin_ca)) roots = std::move(*loaded);
+    if (auto made = tls::LeafMinter::create(ca)) minter = std::move(*made);
+  };
   sandbox::Sandbox program = must(sandbox::start(spec));
   auto captured = must(sandbox::capture_network(program.init_pid()));
   const Fd signals = take_signals();
@@ -352,6 +360,8 @@ int run_checked(const RunOptions& options) {
          .overrides = overrides,
          .allow_private = allow_private,
          .origin_ca_files = options.origin_ca,
+         .trust = std::move(roots),
+         .minter = std::move(minter),
          .loops = proxy::DataPlane::loops_for_this_machine()},
         ca, journal,
         {std::move(captured.tcp4), std::move(captured.tcp6), std::move(captured.dns_udp4),

@@ -85,10 +85,13 @@ DataPlane::DataPlane(DataPlaneConfig config, const tls::WorkspaceCa& ca, audit::
 void DataPlane::run_lane(Lane& lane, bool first) {
   ::pthread_setname_np(::pthread_self(), first ? "first loop" : "loop");
   if (first) {
-    auto trust = tls::TrustStore::load(config_.origin_ca_files);
-    if (trust) trust_ = std::move(*trust);
+    trust_ = std::move(config_.trust);
+    if (!trust_)
+      if (auto trust = tls::TrustStore::load(config_.origin_ca_files)) trust_ = std::move(*trust);
   }
-  auto minter = tls::LeafMinter::create(ca_);
+  Result<tls::LeafMinter> minter = first && config_.minter
+                                       ? Result<tls::LeafMinter>(std::move(*config_.minter))
+                                       : tls::LeafMinter::create(ca_);
   if (!first && !minter) {  // Memory. The first loop goes on alone.
     const std::lock_guard lock(lane.mutex);
     lane.ready = true;

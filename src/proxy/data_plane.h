@@ -20,6 +20,7 @@
 #include "proxy/egress.h"
 #include "tls/ca.h"
 #include "tls/context.h"
+#include "tls/leaf.h"
 
 namespace postern::dns {
 class Responder;
@@ -43,6 +44,9 @@ struct DataPlaneConfig {
   origin::Overrides overrides;
   std::vector<Cidr> allow_private;
   std::vector<std::string> origin_ca_files;
+  /// Made from origin_ca_files and the CA already; else the first loop makes them.
+  std::optional<tls::TrustStore> trust;
+  std::optional<tls::LeafMinter> minter;
   unsigned loops = 1;
   /// Where an accepted connection was going; nullptr: its own address, as the capture of a sandbox leaves it.
   std::optional<Endpoint> (*dialled)(int socket) = nullptr;
@@ -50,8 +54,8 @@ struct DataPlaneConfig {
 
 class DataPlane {
  public:
-  /// Starts the threads. What takes long (the system's roots, about 17 ms) is loaded on them; connections
-  /// wait in the listening queues meanwhile. `ca` and `journal` outlive the data plane.
+  /// Starts the threads. What is not there already (the system's roots take up to 17 ms) is made on them;
+  /// connections wait in the listening queues meanwhile. `ca` and `journal` outlive the data plane.
   DataPlane(DataPlaneConfig config, const tls::WorkspaceCa& ca, audit::Journal& journal,
             SandboxSockets sockets);
   /// Ends the threads; what is still open is cut off.

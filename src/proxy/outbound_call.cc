@@ -62,7 +62,7 @@ io::Task<Result<credential::CallAnswer>> OutboundCaller::attempt(const credentia
   if (auto checked = check_plain(call.url, reached->address); !checked)
     co_return std::unexpected(std::move(checked.error()));
 
-  Http1OriginSide origin(pool_, std::move(reached->connection));
+  Http1OriginSide origin(pool_, rooms_, std::move(reached->connection));
   const std::string authority = call.url.authority();
   const bool has_body = call.method != "GET";
   OutgoingRequest request;

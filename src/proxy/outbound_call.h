@@ -4,14 +4,15 @@
 
 #include "credential/caller.h"
 #include "origin/pool.h"
+#include "proxy/head_rooms.h"
 
 namespace postern::proxy {
 
 class OutboundCaller final : public credential::Caller {
  public:
-  OutboundCaller(const Clock& clock, io::Loop& loop, io::BufferPool& buffers, origin::Dialler& dialler,
-                 tls::OriginContext& tls)
-      : clock_(clock), loop_(loop), pool_(loop, buffers, dialler, tls) {}
+  OutboundCaller(const Clock& clock, io::Loop& loop, io::BufferPool& buffers, HeadRooms& rooms,
+                 origin::Dialler& dialler, tls::OriginContext& tls)
+      : clock_(clock), loop_(loop), rooms_(rooms), pool_(loop, buffers, dialler, tls) {}
 
   io::Task<Result<credential::CallAnswer>> call(const credential::Call& call) override;
   io::Loop& loop() override { return loop_; }
@@ -23,6 +24,7 @@ class OutboundCaller final : public credential::Caller {
 
   const Clock& clock_;
   io::Loop& loop_;
+  HeadRooms& rooms_;
   origin::Pool pool_;
 };
 

@@ -19,7 +19,7 @@ Worker::Worker(const Clock& clock_in, const Operator& settings, tls::LeafMinter 
       resolver(loop, settings.overrides),
       dialler(loop, resolver, settings.allow_private),
       pool(loop, buffers, dialler, origin_tls),
-      caller(clock_in, loop, buffers, dialler, origin_tls) {
+      caller(clock_in, loop, buffers, head_rooms, dialler, origin_tls) {
   loop.at_turn_end([this] { journal.flush(); });
 }
 

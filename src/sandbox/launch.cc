@@ -486,6 +486,7 @@ Result<Sandbox> Sandbox::start_once(const std::string& bubblewrap, const LaunchS
   }
   sandbox.monitor_pidfd_ = Fd(static_cast<int>(syscall(SYS_pidfd_open, sandbox.monitor_, 0)));
   if (!sandbox.monitor_pidfd_) return fail_errno("watch bubblewrap");
+  if (spec.meanwhile) spec.meanwhile();
 
   while (sandbox.status_text_.find('\n') == std::string::npos) {
     if (!read_more(sandbox.status_.get(), sandbox.status_text_, start_time_max_ms)) {

@@ -15,6 +15,7 @@
 // Call start() on a thread that lives as long as the sandbox: "parent death" means the starting *thread*.
 
 #include <cstdint>
+#include <functional>
 #include <string>
 #include <string_view>
 #include <sys/resource.h>
@@ -39,6 +40,8 @@ struct LaunchSpec {
   std::string hostname = "postern";
   /// Resource limits to give back to the program where Postern changed its own (core size, open files).
   std::vector<std::pair<int, rlimit>> limits;
+  /// What else can be done while bubblewrap is at work, some ten milliseconds. May be called again.
+  std::function<void()> meanwhile;
 };
 
 /// A started sandbox. Destroying it kills everything in it. Belongs to one thread.
