@@ -5,7 +5,8 @@
 //
 //   road_cost CASE...     without a name: all of them
 //
-// Prints one line of JSON per case: its name and how many times its work was done, or how many bytes are held.
+// Prints one line of JSON per case: its name and how many times its work was done, or how many bytes are
+// held.
 
 #include <cstdio>
 #include <fmt/format.h>
@@ -243,8 +244,7 @@ void pass_through() {
 void new_origin(const char* name, bool resumed) {
   Road road({});
   const std::string request = small_request();
-  const std::string answer =
-      "HTTP/1.1 200 OK\r\nContent-Length: 2\r\nConnection: close\r\n\r\nok";
+  const std::string answer = "HTTP/1.1 200 OK\r\nContent-Length: 2\r\nConnection: close\r\n\r\nok";
   open_origin(road, answer_with(512));
   road.origin()->close();
   const auto once = [&] {
