@@ -125,32 +125,27 @@ Asking prepare_asking(const RunOptions& options, const std::string& workspace_di
   return asking;
 }
 
-struct Policy {
-  std::shared_ptr<const policy::Snapshot> snapshot;
-  credential::Injections injections;
-};
+std::string policy_name(const RunOptions& options) {
+  return options.policy_file.empty() ? "command line" : options.policy_file;
+}
 
-Policy load_policy(const RunOptions& options, const credential::SecretStore& secrets,
-                   const std::vector<Cidr>& allow_private, const std::string& workspace) {
+std::shared_ptr<const policy::Snapshot> load_policy(const RunOptions& options,
+                                                    const std::vector<Cidr>& allow_private) {
   policy::Document document;
   if (!options.policy_file.empty())
     document = must(policy::load_document(options.policy_file), options.policy_file);
   for (const policy::Problem& warning : document.warnings)
     complain("warning: " + policy::describe(warning, options.policy_file));
-  const std::string file = options.policy_file.empty() ? "command line" : options.policy_file;
-  auto snapshot =
-      must(policy::compile(std::move(document), {.allow = options.allow,
-                                                 .deny = options.deny,
-                                                 .default_egress = policy::DefaultEgress::hosts_of_rules,
-                                                 .allow_private = allow_private,
-                                                 .version = 1}),
-           file);
-  auto injections =
-      must(credential::resolve(*snapshot, secrets,
-                               std::make_shared<credential::RefreshTokenFiles>(workspace + "/refresh")),
-           file,
-           "secrets are given by --secret KEY (from this environment), --secret KEY=VALUE or --secrets FILE");
-  return {std::move(snapshot), std::move(injections)};
+  return must(policy::compile(std::move(document), {.allow = options.allow,
+                                                    .deny = options.deny,
+                                                    .default_egress = policy::DefaultEgress::hosts_of_rules,
+                                                    .allow_private = allow_private,
+                                                    .version = 1}),
+              policy_name(options));
+}
+
+std::shared_ptr<credential::RefreshTokens> kept_tokens(const std::string& workspace) {
+  return std::make_shared<credential::RefreshTokenFiles>(workspace + "/refresh");
 }
 
 /// Files in which secrets or the log rest must not be readable or writable for the program, wherever they
@@ -275,8 +270,7 @@ void read_secrets_again(const RunOptions& options, const std::shared_ptr<const p
                         proxy::DataPlane& data_plane) {
   auto fresh = read_secrets(options.secrets, options.secret_files, &secrets);
   if (!fresh) return complain(fmt::format("{}; the secrets stay as they were", fresh.error().detail));
-  auto injections = credential::resolve(
-      *snapshot, *fresh, std::make_shared<credential::RefreshTokenFiles>(workspace + "/refresh"));
+  auto injections = credential::resolve(*snapshot, *fresh, kept_tokens(workspace));
   if (!injections) {
     for (const policy::Problem& problem : injections.error())
       complain(policy::describe(problem, options.policy_file));
@@ -316,16 +310,18 @@ int run_checked(const RunOptions& options) {
   const auto allow_private = must(parse_networks(options.allow_private));
   must(tls::TrustStore::check(options.origin_ca));
   credential::SecretStore secrets = must(read_secrets(options.secrets, options.secret_files));
+  const auto snapshot = load_policy(options, allow_private);
   const std::string state = must(state_directory());
   const std::string workspace = state + "/workspaces/" + workspace_name;
-  Policy policy = load_policy(options, secrets, allow_private, workspace);
+  auto injections =
+      must(credential::resolve(*snapshot, secrets, kept_tokens(workspace)), policy_name(options),
+           "secrets are given by --secret KEY (from this environment), --secret KEY=VALUE or --secrets FILE");
   Fd log = open_log(options.log);
   const tls::WorkspaceCa ca = must(tls::WorkspaceCa::load_or_create(workspace));
   Asking asking;
-  if (!policy.snapshot->callbacks().empty() || !options.callback_jwks.empty())
+  if (!snapshot->callbacks().empty() || !options.callback_jwks.empty())
     asking = prepare_asking(options, workspace);
-  const auto egress =
-      proxy::make_egress(std::move(policy.snapshot), std::move(policy.injections), asking.signer);
+  const auto egress = proxy::make_egress(snapshot, std::move(injections), asking.signer);
 
   sandbox::LaunchSpec spec = describe_program(options, secrets, *egress->snapshot);
   spec.limits = original_limits;

@@ -42,6 +42,7 @@ std::span<char> Buffer::room(std::size_t limit) {
 }
 
 void Buffer::append(std::string_view bytes) {
+  if (bytes.empty()) return;  // There may be no block yet.
   if (capacity_ - end_ < bytes.size()) grow(size() + bytes.size());
   std::memcpy(block_ + end_, bytes.data(), bytes.size());
   end_ += bytes.size();
