@@ -120,7 +120,7 @@ ssize_t Stream::receive(void* into, std::size_t size) {
   return count;
 }
 
-ssize_t Stream::transmit(const void* from, std::size_t size, bool more) {
+ssize_t Stream::transmit(const void* from, std::size_t size) {
   if (!maybe_writable_) {
     errno = EAGAIN;
     return -1;
@@ -131,7 +131,7 @@ ssize_t Stream::transmit(const void* from, std::size_t size, bool more) {
   }
   ssize_t count;
   do {
-    count = ::send(socket_.get(), from, size, MSG_NOSIGNAL | (more ? MSG_MORE : 0));
+    count = ::send(socket_.get(), from, size, MSG_NOSIGNAL);
   } while (count < 0 && errno == EINTR);
   if (count > 0) bytes_written_ += static_cast<std::size_t>(count);
   if (count < 0 && errno == EAGAIN) return await_room();

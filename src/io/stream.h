@@ -106,8 +106,7 @@ class Stream : private Pollable {
 
   /// recv()/send() that keep the readiness flags true. -1 with errno as the system calls.
   ssize_t receive(void* into, std::size_t size);
-  /// `more`: the rest of what is being written follows at once, so the kernel need not send this by itself.
-  ssize_t transmit(const void* from, std::size_t size, bool more = false);
+  ssize_t transmit(const void* from, std::size_t size);
   Error error(Reason sandbox_reason, Reason origin_reason, std::string detail) const;
   Error closed_error(int error_number) const;
 

@@ -22,7 +22,7 @@ struct SocketBio {
   static int write(BIO* bio, const char* from, int size) {
     BIO_clear_retry_flags(bio);
     auto* stream = static_cast<TlsStream*>(BIO_get_data(bio));
-    const ssize_t sent = stream->transmit(from, static_cast<std::size_t>(size), stream->more_follows_);
+    const ssize_t sent = stream->transmit(from, static_cast<std::size_t>(size));
     if (sent < 0 && errno == EAGAIN) BIO_set_retry_write(bio);
     return static_cast<int>(sent);
   }
@@ -179,9 +179,7 @@ io::Stream::Attempt TlsStream::read_record(std::span<char> into, std::size_t& co
 io::Stream::Attempt TlsStream::try_write(std::string_view bytes, std::size_t& count) {
   if (error_) return Attempt::failed;
   ERR_clear_error();
-  more_follows_ = bytes.size() > SSL3_RT_MAX_PLAIN_LENGTH;
   const int result = SSL_write_ex(connection_, bytes.data(), bytes.size(), &count);
-  more_follows_ = false;
   if (result == 1) return Attempt::done;
   only_writing_failed_ = SSL_get_error(connection_, result) == SSL_ERROR_SYSCALL;
   return interpret(result);

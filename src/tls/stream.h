@@ -44,8 +44,7 @@ class TlsStream final : public io::Stream {
   bool truncated_ = false;
   bool only_writing_failed_ = false;  ///< What the peer said before can still be read: an early answer.
   bool established_ = false;
-  bool exhausted_ = false;     ///< Nothing will be read any more.
-  bool more_follows_ = false;  ///< Of what is being written, in further records.
+  bool exhausted_ = false;  ///< Nothing will be read any more.
   bool protocol_refused_ = false;
 };
 
