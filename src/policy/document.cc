@@ -73,9 +73,12 @@ class Reader final : ProviderReader, public ItemSink {
     document_.rules.shrink_to_fit();
     if (problems_.empty()) return std::move(document_);
     // In the order of the text; those of rules were found first.
-    std::ranges::stable_sort(problems_, [](const Problem& a, const Problem& b) {
+    const auto before = [](const Problem& a, const Problem& b) {
       return std::pair(a.at.line, a.at.column) < std::pair(b.at.line, b.at.column);
-    });
+    };
+    // Few, so each goes to its place; what libstdc++ sorts stably with is deprecated to clang.
+    for (auto at = problems_.begin(); at != problems_.end(); ++at)
+      std::rotate(std::upper_bound(problems_.begin(), at, *at, before), at, at + 1);
     return std::unexpected(std::move(problems_));
   }
 
