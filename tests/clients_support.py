@@ -98,6 +98,17 @@ def caller(place, authority):
     return Client(place, authority, ACCOUNTS[0])
 
 
+@pytest.fixture(scope="session")
+def go_program(tmp_path_factory):
+    """tests/clients/client.go, built."""
+    go = shutil.which("go") or "/usr/local/go/bin/go"
+    directory = tmp_path_factory.mktemp("go")
+    shutil.copy(PROGRAMS / "client.go", directory)
+    subprocess.run([go, "build", "-trimpath", "-o", "client", "client.go"], cwd=directory, check=True, timeout=300,
+                   env={**os.environ, "CGO_ENABLED": "0", "GOFLAGS": "", "GO111MODULE": "off"})
+    return directory / "client"
+
+
 @pytest.fixture
 def scripted(authority):
     """Starts scripted origins that end with the test; one that failed fails the test."""

@@ -4,7 +4,6 @@ decided here. Where the order of events matters, one side waits until the other 
 import collections
 import hashlib
 import json
-import os
 import re
 import shutil
 import subprocess
@@ -13,7 +12,7 @@ import sys
 import pytest
 
 import kit
-from clients_support import CANARY, PROGRAMS, PYTHON, WAIT, Once, caller, client, running  # noqa: F401 (fixtures)
+from clients_support import CANARY, PROGRAMS, PYTHON, WAIT, Once, caller, client, go_program, running  # noqa: F401 (fixtures)
 from test_clients_bulk import measured
 
 sys.path.insert(0, str(PROGRAMS))
@@ -117,16 +116,6 @@ def test_node_fetch(caller, origin):
     """Node's own fetch speaks HTTP/1.1 only, whatever the origin does."""
     run = answered(caller, origin, "node", "-e", f"fetch('https://{HOST}/').then(a => a.text()).then(t => console.log(t))")
     assert calls(run)[0]["protocol"] == "HTTP/1.1"
-
-
-@pytest.fixture(scope="session")
-def go_program(tmp_path_factory):
-    go = shutil.which("go") or "/usr/local/go/bin/go"
-    directory = tmp_path_factory.mktemp("go2")
-    shutil.copy(PROGRAMS / "client.go", directory)
-    subprocess.run([go, "build", "-trimpath", "-o", "client", "client.go"], cwd=directory, check=True, timeout=300,
-                   env={**os.environ, "CGO_ENABLED": "0", "GOFLAGS": "", "GO111MODULE": "off"})
-    return directory / "client"
 
 
 def test_go_speaks_http_2_without_being_told(caller, origin, go_program):

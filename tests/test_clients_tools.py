@@ -9,7 +9,7 @@ import subprocess
 import pytest
 
 import kit
-from clients_support import CANARY, PROGRAMS, PYTHON, caller, client, running  # noqa: F401 (fixtures)
+from clients_support import CANARY, PROGRAMS, PYTHON, caller, client, go_program, running  # noqa: F401 (fixtures)
 
 HOST = "api.example.test"
 ECHO = 'location / { default_type text/plain; return 200 "auth=$http_authorization agent=$http_user_agent\\n"; }'
@@ -89,16 +89,6 @@ def test_node_fetch(client, echo):
 
 def test_node_https_module(client, echo):
     authenticated(client, echo, "node", "-e", f"require('https').get('https://{HOST}/', a => a.pipe(process.stdout))")
-
-
-@pytest.fixture(scope="session")
-def go_program(tmp_path_factory):
-    go = shutil.which("go") or "/usr/local/go/bin/go"
-    directory = tmp_path_factory.mktemp("go")
-    shutil.copy(PROGRAMS / "client.go", directory)
-    subprocess.run([go, "build", "-trimpath", "-o", "client", "client.go"], cwd=directory, check=True, timeout=300,
-                   env={**os.environ, "CGO_ENABLED": "0", "GOFLAGS": "", "GO111MODULE": "off"})
-    return directory / "client"
 
 
 def test_go_with_its_own_resolver_and_trust(client, echo, go_program):

@@ -124,8 +124,7 @@ io::Task<Result<Grant>> CallbackSource::ask(Caller& caller, const Subject& subje
                   .repeatable = true};
   const TimePoint asked = caller.clock().now();
   auto answer = co_await caller.call(call);
-  if (!answer)
-    co_return failed(fmt::format("{}: {}", postern::token(answer.error().reason), answer.error().detail));
+  if (!answer) co_return failed(describe(answer.error()));
   if (answer->status < 200 || answer->status > 299)
     co_return failed(fmt::format("the callback answered {}", answer->status));
   auto headers = read_callback_answer(answer->body.view(), label_);

@@ -6,6 +6,7 @@
 #include <chrono>
 #include <cstddef>
 #include <span>
+#include <string>
 #include <string_view>
 
 #include "base/clock.h"
@@ -34,6 +35,11 @@ struct CallAnswer {
   int status = 0;  ///< Redirects are not followed.
   WipedString body;
 };
+
+/// Why a call failed, for the record of the request that wanted the credential.
+inline std::string describe(const Error& error) {
+  return std::string(token(error.reason)).append(": ").append(error.detail);
+}
 
 /// Of one loop.
 class Caller {

@@ -55,12 +55,31 @@ std::chrono::seconds with_margin(std::chrono::seconds lifetime) {
   return lifetime - std::min(lifetime / 10, std::chrono::seconds(60));
 }
 
-Result<Grant> bearer(const Secret& token, const std::string& label, std::chrono::seconds lifetime,
-                     TimePoint asked, const Clock& clock) {
-  WipedString value(token.unwrap().size() + 16);
-  value.bytes().append("Bearer ").append(token.unwrap());
+/// RFC 6750 §2.1.
+Result<InjectedHeader> bearer_header(std::string_view token, const std::string& label) {
+  WipedString value(token.size() + 16);
+  value.bytes().append("Bearer ").append(token);
   auto header = make_header("Authorization", label, value.view());
   if (!header) return failed(std::move(header.error()));
+  return std::move(*header);
+}
+
+/// RFC 7617 §2.
+Result<InjectedHeader> basic_header(std::string_view user, std::string_view password,
+                                    const std::string& label) {
+  WipedString pair(user.size() + password.size() + 1);
+  pair.bytes().append(user).append(":").append(password);
+  WipedString value(base64_size(pair.view().size()) + 8);
+  value.bytes() = "Basic ";
+  append_base64(pair.view(), value.bytes());
+  auto header = make_header("Authorization", label, value.view());
+  if (!header) return failed(std::move(header.error()));
+  return std::move(*header);
+}
+
+Result<Grant> grant_of(Result<InjectedHeader> header, std::chrono::seconds lifetime, TimePoint asked,
+                       const Clock& clock) {
+  if (!header) return std::unexpected(std::move(header.error()));
   Grant grant;
   grant.headers.push_back(std::move(*header));
   grant.expire_after(with_margin(lifetime), asked, clock);
@@ -80,8 +99,7 @@ io::Task<Result<TokenAnswer>> ask_for_token(Caller& caller, const wire::Url& url
                   .deadline = deadline,
                   .repeatable = repeatable};
   auto answer = co_await caller.call(call);
-  if (!answer)
-    co_return failed(fmt::format("{}: {}", postern::token(answer.error().reason), answer.error().detail));
+  if (!answer) co_return failed(describe(answer.error()));
   co_return read_token_answer(answer->status, answer->body.view());
 }
 
@@ -145,7 +163,8 @@ io::Task<Result<Grant>> GoogleSource::ask(Caller& caller, const Subject&, const 
   const TimePoint asked = caller.clock().now();
   auto answer = co_await ask_for_token(caller, token_url_, body.unwrap(), {}, deadline, true);
   if (!answer) co_return std::unexpected(std::move(answer.error()));
-  co_return bearer(answer->access_token, label_, answer->lifetime, asked, caller.clock());
+  co_return grant_of(bearer_header(answer->access_token.unwrap(), label_), answer->lifetime, asked,
+                     caller.clock());
 }
 
 // ---- OAuth 2.0
@@ -194,17 +213,12 @@ io::Task<Result<Grant>> Oauth2Source::ask(Caller& caller, const Subject&, const 
   std::vector<InjectedHeader> credentials;
   if (!client_secret_.empty()) {
     // RFC 6749 §2.3.1: both parts are form-encoded before they are joined.
-    WipedString pair(3 * (client_id_.size() + client_secret_.unwrap().size()) + 8);
-    WipedString encoded(3 * client_secret_.unwrap().size() + 8);
-    append_form("", client_id_, pair.bytes());
-    append_form("", client_secret_.unwrap(), encoded.bytes());
-    pair.bytes().erase(0, 1);  // the '=' of the empty name
-    pair.bytes().append(":").append(encoded.view().substr(1));
-    WipedString value(base64_size(pair.view().size()) + 8);
-    value.bytes() = "Basic ";
-    append_base64(pair.view(), value.bytes());
-    auto header = make_header("Authorization", label_, value.view());
-    if (!header) co_return failed(std::move(header.error()));
+    WipedString user(3 * client_id_.size() + 8), password(3 * client_secret_.unwrap().size() + 8);
+    append_form("", client_id_, user.bytes());
+    append_form("", client_secret_.unwrap(), password.bytes());
+    constexpr std::size_t equals = 1;  // of the empty name
+    auto header = basic_header(user.view().substr(equals), password.view().substr(equals), label_);
+    if (!header) co_return std::unexpected(std::move(header.error()));
     credentials.push_back(std::move(*header));
   }
   const Secret question = body();
@@ -217,7 +231,8 @@ io::Task<Result<Grant>> Oauth2Source::ask(Caller& caller, const Subject&, const 
   if (answer->refresh_token && grant_ == policy::Oauth2Auth::Grant::refresh_token)
     if (auto taken = take_refresh_token(std::move(*answer->refresh_token)); !taken)
       co_return failed("the new refresh token could not be kept: " + taken.error().detail);
-  co_return bearer(answer->access_token, label_, answer->lifetime, asked, caller.clock());
+  co_return grant_of(bearer_header(answer->access_token.unwrap(), label_), answer->lifetime, asked,
+                     caller.clock());
 }
 
 // ---- GitHub Apps
@@ -240,10 +255,8 @@ io::Task<Result<Grant>> GithubAppSource::ask(Caller& caller, const Subject& subj
   JwtClaims claims;
   claims.time("iat", now - clock_skew).time("exp", now + github_assertion_lifetime).text("iss", app_id_);
   const Secret assertion = key_.mint(std::move(claims).json());
-  WipedString value(assertion.unwrap().size() + 16);
-  value.bytes().append("Bearer ").append(assertion.unwrap());
-  auto header = make_header("Authorization", label_, value.view());
-  if (!header) co_return failed(std::move(header.error()));
+  auto header = bearer_header(assertion.unwrap(), label_);
+  if (!header) co_return std::unexpected(std::move(header.error()));
   const HeaderField fields[] = {{"Content-Type", "application/json"},
                                 {"Accept", "application/vnd.github+json"},
                                 {"X-GitHub-Api-Version", "2022-11-28"},
@@ -257,8 +270,7 @@ io::Task<Result<Grant>> GithubAppSource::ask(Caller& caller, const Subject& subj
                   .repeatable = true};
   const TimePoint asked = caller.clock().now();
   auto answer = co_await caller.call(call);
-  if (!answer)
-    co_return failed(fmt::format("{}: {}", postern::token(answer.error().reason), answer.error().detail));
+  if (!answer) co_return failed(describe(answer.error()));
   if (answer->status != 201 && answer->status != 200)
     co_return failed(fmt::format("GitHub answered {} to the App's question for a token", answer->status));
   auto tree = policy::read_tree(answer->body.view(), policy::Format::json);
@@ -267,19 +279,9 @@ io::Task<Result<Grant>> GithubAppSource::ask(Caller& caller, const Subject& subj
     co_return failed("GitHub's answer has no token");
   // Installation tokens live for an hour.
   constexpr std::chrono::seconds lifetime{3600};
-  if (subject.host.name != "github.com")
-    co_return bearer(copy_of(token->text), label_, lifetime, asked, caller.clock());
-  WipedString pair(token->text.size() + 16);
-  pair.bytes().append("x-access-token:").append(token->text);
-  WipedString basic(base64_size(pair.view().size()) + 8);
-  basic.bytes() = "Basic ";
-  append_base64(pair.view(), basic.bytes());
-  auto made = make_header("Authorization", label_, basic.view());
-  if (!made) co_return failed(std::move(made.error()));
-  Grant grant;
-  grant.headers.push_back(std::move(*made));
-  grant.expire_after(with_margin(lifetime), asked, caller.clock());
-  co_return grant;
+  auto signed_in = subject.host.name == "github.com" ? basic_header("x-access-token", token->text, label_)
+                                                     : bearer_header(token->text, label_);
+  co_return grant_of(std::move(signed_in), lifetime, asked, caller.clock());
 }
 
 }  // namespace postern::credential

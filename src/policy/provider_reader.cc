@@ -60,7 +60,7 @@ bool is_word(std::string_view text) {
          std::ranges::none_of(text, [](char c) { return static_cast<unsigned char>(c) <= ' ' || c == 0x7f; });
 }
 
-/// RFC of Azure's names: 3 to 24 lower-case letters and digits.
+/// Azure's rule for names: 3 to 24 lower-case letters and digits.
 bool is_storage_account(std::string_view name) {
   return name.size() >= 3 && name.size() <= 24 &&
          std::ranges::all_of(name, [](char c) { return (c >= 'a' && c <= 'z') || (c >= '0' && c <= '9'); });
@@ -78,10 +78,6 @@ bool lies_within(const HostPattern& pattern, std::span<const OwnHost> hosts) {
 
 std::string_view type_of(const Provider& provider) {
   return provider.index() == 0 ? std::string_view() : provider_types[provider.index() - 1];
-}
-
-bool ProviderReader::has_own_hosts(const Provider& provider) {
-  return !std::holds_alternative<std::monostate>(provider) && !std::holds_alternative<Oauth2Auth>(provider);
 }
 
 std::string_view ProviderReader::read_provider(const Node& rule, const std::string& where, Provider& out) {

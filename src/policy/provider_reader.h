@@ -12,8 +12,6 @@ class ProviderReader : protected TreeReader {
   /// Reads `type` and the field that it names. The type, or empty for a rule of headers (and after a problem
   /// with the type).
   std::string_view read_provider(const Node& rule, const std::string& where, Provider& out);
-  /// True when the type says itself which hosts it is for.
-  static bool has_own_hosts(const Provider& provider);
   /// Hosts, placeholders, and what a rule of this type must not say. After match_hosts were read.
   void complete_provider(const Node& node, const std::string& where, Rule& out);
 

@@ -110,12 +110,12 @@ class TreeReader {
     return node->truth;
   }
 
-  /// The string; a problem when it is absent. `what` names it, with its article: "a callback needs a 'url'".
+  /// The string; absent, the problem says `what`: "a callback needs a 'url'".
   const Node* require_string(const Node& mapping, const std::string& where, std::string_view key,
                              std::string_view what) {
     if (find(mapping, key) == nullptr) {
       if (mapping.find(key) == nullptr || unknown_fields_ == UnknownFields::tolerate)
-        fail(where, mapping.at, fmt::format("{}", what));
+        fail(where, mapping.at, std::string(what));
       return nullptr;
     }
     return read_string(mapping, where, key);
