@@ -391,6 +391,8 @@ Session::Session(io::Loop& loop, Role role, Owner& owner)
   nghttp2_option_set_no_auto_window_update(options.value, 1);
   nghttp2_option_set_no_closed_streams(options.value, 1);
   nghttp2_option_set_max_continuations(options.value, limits::continuations_max);
+  // Resets are paid for with tokens; nghttp2's own count would end the connection as INTERNAL_ERROR first.
+  nghttp2_option_set_stream_reset_rate_limit(options.value, UINT64_MAX, UINT64_MAX);
   nghttp2_option_set_peer_max_concurrent_streams(options.value, limits::streams_max);
   std::vector<nghttp2_settings_entry> settings{
       {NGHTTP2_SETTINGS_MAX_HEADER_LIST_SIZE, limits::header_list_bytes_max},

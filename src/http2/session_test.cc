@@ -1011,6 +1011,10 @@ TEST_F(RawServer, FloodsOfEveryKindAreEnded) {
       {"WINDOW_UPDATE", "", [](int) { return kit::frame(kit::window_update, 0, 0, kit::number32(1)); },
        tokens + 1},
       {"unknown frames", "", [](int) { return kit::frame(0x77, 0, 0, "x"); }, tokens + 1},
+      {"RST_STREAM of a closed stream",
+       kit::frame(kit::headers, kit::end_headers, 1, kit::block(kit::post_request)) +
+           kit::frame(kit::rst_stream, 0, 1, kit::number32(8)),
+       [](int) { return kit::frame(kit::rst_stream, 0, 1, kit::number32(8)); }, tokens + 1},
       {"empty DATA", kit::frame(kit::headers, kit::end_headers, 1, kit::block(kit::post_request)),
        [](int) { return kit::frame(kit::data, 0, 1, {}); }, tokens + 1},
       {"DATA of padding", kit::frame(kit::headers, kit::end_headers, 1, kit::block(kit::post_request)),
