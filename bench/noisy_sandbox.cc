@@ -5,6 +5,10 @@
 //   noisy_sandbox KIND [SECONDS]    connections, requests, downloads or streams; SECONDS for each half of a
 //                                   round
 //
+// Who asks and answers for the quiet ones has real-time priority where that is allowed: the noise shares its
+// core, and else the slices of the scheduler would be measured. The loop and the writer of the journal have
+// no such thing.
+//
 // Prints one line of JSON. What the sandboxes dial is a socket on loopback for each: what a namespace costs
 // is sandbox_cost's question.
 
@@ -315,6 +319,9 @@ void measure(std::string_view kind, double seconds) {
                                        kind == "requests" || kind == "downloads" ? 80 : 443);
   server.start();
   pin(0);
+  const sched_param first{1};
+  if (::sched_setscheduler(0, SCHED_FIFO, &first) != 0)
+    fmt::print(stderr, "noisy_sandbox: no real-time priority: the noise delays the clock, too\n");
   std::vector<Fd> clients, origins;
   for (const std::uint16_t port : ports) clients.push_back(dial(port));
   quiet_microseconds(clients, origins, listening, 0.3);  // To warm up.
@@ -327,7 +334,7 @@ void measure(std::string_view kind, double seconds) {
     if (noise == 0) {
       ::prctl(PR_SET_PDEATHSIG, SIGKILL);
       const sched_param none{};
-      ::sched_setscheduler(0, SCHED_OTHER, &none);  // bench/run.py --realtime
+      ::sched_setscheduler(0, SCHED_OTHER, &none);
       (void)!::nice(19);
       if (kind == "connections") flood_connections(noisy);
       if (kind == "requests") flood_requests(noisy);

@@ -53,10 +53,16 @@ void Journal::write_all() {
     }
     idle_rounds = 0;
     batch.swap(incoming_);
-    lock.unlock();
-    write_batch(batch);
-    queued_.fetch_sub(batch.size(), std::memory_order_relaxed);
-    lock.lock();
+    for (std::span<const std::unique_ptr<Record>> rest = batch; !rest.empty();) {
+      const auto bite = rest.first(std::min(rest.size(), bite_records));
+      lock.unlock();
+      write_batch(bite);
+      rest = rest.subspan(bite.size());
+      const std::size_t left = queued_.fetch_sub(bite.size(), std::memory_order_relaxed) - bite.size();
+      lock.lock();
+      if (!rest.empty() && left < queued_records_max / 2)
+        wake_.wait_for(lock, pause, [&] { return closing_.load(); });
+    }
     if (used_.size() < 1024) {
       for (auto& record : batch) used_.push_back(std::move(record));
     }
@@ -77,7 +83,7 @@ Summary::PerHost* Journal::summary_of(const std::string& host, std::uint16_t por
   return last_summary_;
 }
 
-void Journal::write_batch(Batch& batch) {
+void Journal::write_batch(std::span<const std::unique_ptr<Record>> batch) {
   line_buffer_.clear();
   for (const auto& record : batch) {
     ++summary_.records;

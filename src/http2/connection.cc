@@ -38,7 +38,7 @@ void Connection::clear_output() {
 }
 
 void Connection::wants_write() {
-  if (writer_idle_) loop_.defer(*this);
+  if (writer_idle_) loop_.defer(*this, stream_->fd());
 }
 
 void Connection::on_turn_end() {
@@ -141,11 +141,13 @@ io::Task<Result<void>> Connection::read_loop() {
     }
     input_.filled(count);
     last_read_ = loop_.now();
-    // Frames can be a hundred requests or answers: where others wait, they are let in between.
+    // Frames can be hundreds of requests: where others wait, they are let in between.
     while (!input_.empty()) {
-      const std::string_view piece =
-          input_.bytes().substr(0, loop_.shared() ? limits::read_bytes_shared : std::string_view::npos);
+      std::string_view piece = input_.bytes();
+      if (loop_.shared()) piece = piece.substr(0, session_.length_of_few(piece));
+      const std::uint64_t frames = session_.frames_received();
       auto received = session_.receive(piece);
+      if (loop_.shared()) loop_.count_slice((session_.frames_received() - frames) * limits::frame_slice);
       input_.consume(piece.size());
       session_.wake();
       greeted_.notify();

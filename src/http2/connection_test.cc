@@ -7,6 +7,8 @@
 #include <fcntl.h>
 #include <functional>
 #include <gtest/gtest.h>
+#include <sys/epoll.h>
+#include <sys/eventfd.h>
 #include <sys/socket.h>
 
 #include "http2/test_kit.h"
@@ -85,6 +87,18 @@ class ConnectionTest : public testing::Test, public Connection::Requests {
         ++reads_;
       }
     }
+  }
+  /// Two parties were seen: events take turns from now on.
+  void share_loop() {
+    struct Nobody final : io::Pollable {
+      void on_ready(std::uint32_t) override {}
+    } none;
+    const Fd mine(::eventfd(0, EFD_CLOEXEC));
+    for (const io::Party party : {1, 2}) {
+      ASSERT_TRUE(loop_.add(mine.get(), none, EPOLLIN, party));
+      loop_.remove(mine.get(), none);
+    }
+    ASSERT_TRUE(loop_.shared());
   }
   void pass(Duration time) {
     clock_.advance(time);
@@ -428,6 +442,16 @@ TEST_F(AnsweringTest, OneTurnIsOneWrite) {
   const std::string out = take();
   EXPECT_EQ(kit::of_type(out, kit::headers).size(), 3u);
   EXPECT_EQ(kit::of_type(out, kit::data).size(), 3u);
+}
+
+TEST_F(AnsweringTest, WhereOthersWaitOneTurnIsOneWriteToo) {
+  share_loop();
+  start_greeted(Role::server, SOCK_SEQPACKET);
+  reads_ = 0;
+  send(request(1) + request(3) + request(5));
+  EXPECT_EQ(sendings_.size(), 3u);
+  EXPECT_EQ(reads_, 1);
+  EXPECT_EQ(kit::of_type(take(), kit::data).size(), 3u);
 }
 
 TEST_F(AnsweringTest, WhatIsLargerThanARecordIsOneWriteForEach) {

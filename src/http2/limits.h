@@ -25,9 +25,11 @@ inline constexpr std::chrono::milliseconds round_trip{500};
 inline constexpr std::size_t extra_window_bytes_max =
     32 * MiB;  // beyond window_bytes, all streams of a connection
 inline constexpr std::int32_t connection_window_bytes =
-    1024 * 1024;                                           // always given back at once: streams hold back
-inline constexpr std::size_t write_bytes = 16 * KiB;       // gathered into one TLS record
-inline constexpr std::size_t read_bytes_shared = 2 * KiB;  // frames that are taken in before others' turn
+    1024 * 1024;                                      // always given back at once: streams hold back
+inline constexpr std::size_t write_bytes = 16 * KiB;  // gathered into one TLS record
+inline constexpr int frames_few = 32;                 // what is taken in before others' turn,
+inline constexpr std::size_t frame_slice = 1 * KiB;   // what one counts for Loop::slice_spent()
+inline constexpr int heads_few = 4;                   // as many requests as Loop::slice_spent() lets start
 inline constexpr std::size_t data_frame_bytes_max = 16 * KiB - 64;  // fits such a record with its header
 
 // Frames that cost us more than they cost their sender (threats 65–68) are paid for with tokens. A peer earns

@@ -510,6 +510,21 @@ std::int64_t Session::Frames::follow(std::string_view bytes) {
   return unknown;
 }
 
+std::size_t Session::Frames::length_of_few(std::string_view bytes) const {
+  Frames at = *this;
+  std::size_t length = 0;
+  int heads = 0;
+  while (length < bytes.size() && heads < limits::heads_few &&
+         at.received_ - received_ < limits::frames_few) {
+    const std::size_t wanted = at.payload_left_ > 0 ? at.payload_left_ : sizeof header_ - at.header_bytes_;
+    const std::string_view part = bytes.substr(length, wanted);
+    at.follow(part);
+    length += part.size();
+    heads += at.head_frame_ && at.payload_left_ == 0 && at.header_bytes_ == 0;
+  }
+  return length;
+}
+
 void Session::produce(io::Buffer& out) {
   if (failed_) return;
   out_ = &out;

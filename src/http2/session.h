@@ -46,8 +46,11 @@ class Session {
   Session(const Session&) = delete;
   Session& operator=(const Session&) = delete;
 
-  /// Everything that arrived. After an error the connection is to be closed once what produce() still gives
-  /// (GOAWAY) is sent. Errors: malformed_request or origin_malformed_response, overloaded for a flood.
+  /// How much of what arrived is few frames, and fewer requests.
+  std::size_t length_of_few(std::string_view bytes) const { return frames_.length_of_few(bytes); }
+  /// What arrived, in order, in any pieces. After an error the connection is to be closed once what produce()
+  /// still gives (GOAWAY) is sent. Errors: malformed_request or origin_malformed_response, overloaded for a
+  /// flood.
   Result<void> receive(std::string_view bytes);
   /// What the peer did wrong, once that was answered with GOAWAY. Errors as receive().
   Result<void> verdict() const;
@@ -117,6 +120,7 @@ class Session {
     /// Returns how many frames began that have a type of no meaning.
     std::int64_t follow(std::string_view bytes);
     std::uint64_t received() const { return received_; }
+    std::size_t length_of_few(std::string_view bytes) const;
     bool within_head() const { return block_open_ || (head_frame_ && payload_left_ > 0); }
 
    private:

@@ -1060,6 +1060,31 @@ TEST_F(RawServer, FloodsOfEveryKindAreEnded) {
   }
 }
 
+TEST_F(RawServer, FewOfWhatArrivedAreFourRequestsOrThirtyTwoFrames) {
+  const auto head = [](std::uint32_t id) {
+    return kit::frame(kit::headers, kit::end_headers | kit::end_stream, id, kit::block(kit::get_request));
+  };
+  const std::string ping = kit::frame(kit::ping, 0, 0, "12345678");
+  std::string requests, pings;
+  for (std::uint32_t id = 1; id <= 13; id += 2) requests += head(id);
+  for (int i = 0; i < 50; ++i) pings += ping;
+  const auto few = [this](std::string_view bytes) { return server_.session.length_of_few(bytes); };
+  EXPECT_EQ(few(requests), 4 * head(1).size());
+  EXPECT_EQ(few(pings), 32 * ping.size());
+  EXPECT_EQ(few(ping + requests), ping.size() + 4 * head(1).size());
+  EXPECT_EQ(few(head(1) + pings), head(1).size() + 31 * ping.size());
+  const std::string body = kit::frame(kit::data, 0, 1, std::string(16 * KiB, 'x'));
+  EXPECT_EQ(few(body), body.size());
+  EXPECT_EQ(few({}), 0u);
+  // In the middle of a frame, wherever.
+  for (std::size_t cut = 1; cut < head(1).size(); ++cut) {
+    End server(loop_, Role::server);
+    ASSERT_TRUE(server.feed(std::string(kit::preface) + kit::frame(kit::settings, 0, 0, {}) + ping +
+                            head(1).substr(0, cut)));
+    EXPECT_EQ(server.session.length_of_few(head(1).substr(cut) + requests), 4 * head(1).size() - cut) << cut;
+  }
+}
+
 TEST_F(RawServer, ManyContinuationsEndTheConnection) {
   ASSERT_TRUE(feed(kit::frame(kit::headers, 0, 1, kit::block(kit::get_request))));
   Result<void> received;

@@ -61,8 +61,8 @@ void Loop::run_once(Duration longest) {
       [[maybe_unused]] const auto cleared = ::read(wake_.get(), &count, sizeof count);
       continue;
     }
+    if (stale(token)) continue;
     Registration& registration = registrations_[static_cast<std::uint32_t>(token)];
-    if (!registration.pollable || registration.generation != token >> 32) continue;
     if (by_turns)
       enqueue(token, registration, batch[i].events);
     else
@@ -93,9 +93,8 @@ void Loop::serve_turns() {
   Duration of_busy{};
   while (!turns_.empty() && of_busy < look_time) {
     const Turns::Next next = turns_.take();
-    Registration& registration = registrations_[static_cast<std::uint32_t>(next.token)];
-    if (!registration.pollable || registration.generation != next.token >> 32) continue;
-    dispatch(*registration.pollable, std::exchange(registration.waiting, 0) & ~waits);
+    if (stale(next.token)) continue;
+    serve(next.token);
     const TimePoint ended = clock_.now();
     const Duration used = std::max(Turns::event_cost, ended - began);
     turns_.charge(used);
@@ -104,8 +103,27 @@ void Loop::serve_turns() {
   }
 }
 
-void Loop::again(int fd) {
+void Loop::serve(std::uint64_t token) {
+  Registration& registration = registrations_[static_cast<std::uint32_t>(token)];
+  const std::uint32_t waiting = std::exchange(registration.waiting, 0) & ~waits;
+  Deferred* const work = std::exchange(registration.work, nullptr);
+  slice_used_ = 0;
+  if (waiting) dispatch(*registration.pollable, waiting & ~asked_again);
+  if (work && !stale(token)) work->on_turn_end();
+}
+
+/// The descriptor was forgotten, and perhaps is another's by now.
+bool Loop::stale(std::uint64_t token) const {
+  const Registration& registration = registrations_[static_cast<std::uint32_t>(token)];
+  return !registration.pollable || registration.generation != token >> 32;
+}
+
+void Loop::again(int fd) { enqueue(token_of(fd), registrations_[static_cast<std::size_t>(fd)], asked_again); }
+
+void Loop::defer(Deferred& work, int fd) {
   Registration& registration = registrations_[static_cast<std::size_t>(fd)];
+  if (!shared_ || !registration.pollable) return defer(work);
+  registration.work = &work;
   enqueue(token_of(fd), registration, 0);
 }
 
@@ -211,7 +229,7 @@ bool Loop::add(int fd, Pollable& pollable, std::uint32_t events, Party party) {
   const auto place = static_cast<std::size_t>(fd);
   if (place >= registrations_.size()) registrations_.resize(std::max(place + 1, 2 * registrations_.size()));
   Registration& registration = registrations_[place];
-  registration = {&pollable, registration.generation + 1, 0, party};
+  registration = {&pollable, registration.generation + 1, 0, party, nullptr};
   share_with(party);
   if (control(EPOLL_CTL_ADD, fd, events)) return true;
   registration.pollable = nullptr;

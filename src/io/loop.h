@@ -147,6 +147,9 @@ class Loop {
   void defer(Deferred& work) {
     if (!work.deferred()) work.link_before(deferred_);
   }
+  /// The same, but where the loop is shared not before the party of this descriptor has its turn: what a
+  /// connection gathered is its work as any other. Not when the descriptor has been forgotten by then.
+  void defer(Deferred& work, int fd);
 
   /// Called at the end of each turn (e.g. hand the turn's records to the journal).
   void at_turn_end(std::move_only_function<void()> hook) { turn_end_ = std::move(hook); }
@@ -185,7 +188,9 @@ class Loop {
   /// While busy parties are served, how often it is asked who else has something: a system call costs 2 % of
   /// it.
   static constexpr Duration look_time = std::chrono::microseconds(50);
-  static constexpr std::uint32_t waits = 1u << 31;  // EPOLLET, which is never reported
+  // In the place of EPOLLET and EPOLLONESHOT, which are never reported.
+  static constexpr std::uint32_t waits = 1u << 31;
+  static constexpr std::uint32_t asked_again = 1u << 30;
 
   /// Whom a descriptor's events are for. The kernel carries descriptor and generation, never a pointer: an
   /// event that outlived its registration, in the fetched batch or in the kernel, has an old generation.
@@ -194,6 +199,7 @@ class Loop {
     std::uint32_t generation = 0;
     std::uint32_t waiting = 0;  ///< Its events that wait for their turn, with `waits`.
     Party party = nobody;
+    Deferred* work = nullptr;  ///< Waits with them.
   };
 
   struct DeferredList final : Deferred {
@@ -215,6 +221,8 @@ class Loop {
   void dispatch(Pollable& pollable, std::uint32_t events);
   void enqueue(std::uint64_t token, Registration& registration, std::uint32_t events);
   void serve_turns();
+  void serve(std::uint64_t token);
+  bool stale(std::uint64_t token) const;
   int wait_milliseconds(Duration longest) const;
   void run_timers();
   void run_posted();

@@ -585,6 +585,52 @@ TEST_F(LoopOfManyTest, WhoAsksForAnotherTurnGetsItAfterOthersAndAtOnce) {
   EXPECT_EQ(order, (std::vector<int>{1, 2, 1, 1}));
 }
 
+TEST_F(LoopOfManyTest, WhatAPartyDefersIsItsWorkAsAnyOther) {
+  Chore chore([this] { clock_.advance(cost_); });
+  Source light(loop_, quiet);
+  std::vector<int> delays;
+  int woken_at = 0;
+  light.then = [&] {
+    light.calm();
+    delays.push_back(chore.done - woken_at);
+  };
+  flood(noisy, 8, [&](int count) {
+    loop_.defer(chore, flood_.front()->own.get());
+    loop_.defer(chore, flood_.front()->own.get());
+    if (count % 10 != 0) return;
+    woken_at = chore.done;
+    light.wake();
+  });
+  turns(200);
+  EXPECT_GT(chore.done, 10);
+  EXPECT_LE(chore.done, flooded_);
+  ASSERT_GE(delays.size(), 5u);
+  for (const int delay : delays) EXPECT_EQ(delay, 0);
+}
+
+TEST_F(LoopOfManyTest, WorkThatWaitsGoesWithItsDescriptor) {
+  Chore chore;
+  flood(noisy, 8);
+  flood(third, 1);
+  turns(1);
+  loop_.defer(chore, flood_[3]->own.get());
+  flood_.erase(flood_.begin() + 3);
+  turns(30);
+  EXPECT_EQ(chore.done, 0);
+  loop_.defer(chore, flood_.front()->own.get());
+  turns(30);
+  EXPECT_EQ(chore.done, 1);
+}
+
+TEST_F(LoopOfManyTest, OfAPartyAloneWorkRunsAtTheEndOfTheTurn) {
+  const Source alone(loop_, noisy);
+  Chore chore;
+  loop_.defer(chore, alone.own.get());
+  EXPECT_TRUE(chore.deferred());
+  turns(1);
+  EXPECT_EQ(chore.done, 1);
+}
+
 TEST_F(LoopOfManyTest, ASliceIsForOneEventAndSmallerWhereOthersWait) {
   Source one(loop_, noisy);
   std::size_t counted = 0;
