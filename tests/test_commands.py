@@ -78,8 +78,8 @@ BAD = {
         ["--policy", "p.yaml"],
         {"p.yaml": "rules:\n  - name: a\n    match_hosts: [b.example]\n    headers: [{name: A, type: workspace_secret, value: 'x {MISSING}'}]\n"},
         [r"p\.yaml:4:\d+: rules\[0\]\.headers\[0\]\.value: there is no secret named MISSING", r"--secret KEY"]),
-    "a secret that is not in the environment": (["--secret", "NOT_SET"], {}, [r"--secret: the environment variable NOT_SET is not set"]),
-    "an empty secret": (["--secret", "KEY="], {}, [r"--secret: KEY is empty"]),
+    "a secret that is not in the environment": (["--secret", "NOT_SET"], {}, [r"--secret: NOT_SET: the environment variable NOT_SET is not set \(accepted: KEY=VALUE"]),
+    "an empty secret": (["--secret", "KEY="], {}, [r"--secret: KEY: the value is empty \(accepted: "]),
     "a secret without a name": (["--secret", "=x"], {}, [r"--secret: a secret's name has letters"]),
     "a secrets file that is absent": (["--secrets", "none.env"], {}, [r"--secrets none\.env: cannot be read: No such file"]),
     "a secrets file with a broken line": (["--secrets", "s.env"], {"s.env": "# fine\nA=1\noops\n"}, [r"--secrets s\.env:3: is not KEY=VALUE"]),
@@ -293,7 +293,7 @@ def test_check_answers_with_its_status(place, words, status, told):
     (["--policy", "none.yaml", "https://example.com/"], r"none\.yaml: cannot be read"),
     (["--allow", "x:y", "https://example.com/"], r"--allow\[0\]"),
     (["--header", "nonsense", "https://example.com/"], r"--header takes 'name: value'"),
-    (["--secret", "NOT_SET", "https://example.com/"], r"--secret: the environment variable NOT_SET"),
+    (["--secret", "NOT_SET", "https://example.com/"], r"--secret: NOT_SET: the environment variable NOT_SET is not set"),
     (["https://example.com:70000/"], r"names no host"),
 ])
 def test_check_that_cannot_be_answered_is_neither_yes_nor_no(place, words, complaint):

@@ -14,6 +14,9 @@ import kit
 
 ROOT = kit.ROOT
 PAGES = sorted(path for path in [*ROOT.glob("*.md"), *ROOT.glob("docs/**/*.md"), *ROOT.glob("examples/**/*.md")])
+VAULT = """location / { return 404 '{"errors": []}'; }
+    location = /v1/secret/data/agents/example { if ($http_x_vault_token != hvs.example) { return 403 '{"errors": ["permission denied"]}'; }
+      return 200 '{"data": {"data": {"token": "real-0123456789abcdef"}, "metadata": {"version": 1}}}'; }"""
 ANSWERED = ["api.openai.com", "api.anthropic.com", "example.com", "api.example.com"]
 
 EXAMPLE = re.compile(r"<!-- test(?:: exit (\d+))? -->\n```sh\n(.*?)```\n(?:<!-- output -->\n```\n(.*?)```)?", re.S)
@@ -30,6 +33,7 @@ def examples():
 def desk(place, nginx, authority):
     """Where a reader would try things: postern on the path, examples/, an agent, and the hosts of the examples led to a local nginx."""
     ports = {name: nginx.serve(name, locations='location / { return 200 "answered $request_method $uri\\n"; }') for name in ANSWERED}
+    ports["vault.example.com"] = nginx.serve("vault.example.com", locations=VAULT)
     nginx.start()
     tools, work = place / "bin", place / "work"
     tools.mkdir()

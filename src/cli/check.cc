@@ -8,6 +8,7 @@
 #include <unistd.h>
 
 #include "cli/run_options.h"
+#include "cli/secret_sources.h"
 #include "credential/injections.h"
 #include "policy/decide.h"
 #include "proxy/refusal.h"
@@ -295,7 +296,13 @@ int check(const CheckOptions& options, std::ostream& out, std::ostream& err) {
   if (!snapshot) return problems(snapshot.error());
 
   if (!options.secrets.empty() || !options.secret_files.empty()) {
-    const auto secrets = read_secrets(options.secrets, options.secret_files);
+    SecretSources sources({.secrets = options.secrets,
+                           .secret_files = options.secret_files,
+                           .policy_file = options.policy_file,
+                           .policy = *snapshot,
+                           .overrides = {},
+                           .origin_ca = {}});
+    const auto secrets = sources.read();
     if (!secrets) return unusable(secrets.error().detail);
     if (const auto resolved = credential::resolve(**snapshot, *secrets); !resolved)
       return problems(resolved.error());

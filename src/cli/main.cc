@@ -88,13 +88,19 @@ void add_run(CLI::App& app, postern::cli::RunOptions& options) {
       "docs/run.md explains every option, docs/policy.md the policy file.");
   run->add_option("--policy", options.policy_file, "Policy document (YAML or JSON)")->type_name("FILE");
   run->add_option("--secret", options.secrets,
-                  "A secret for the policy's {KEY}: without =VALUE from Postern's environment; file:PATH and "
-                  "cmd:COMMAND say where it is kept")
+                  "A secret for the policy's {KEY}: without =VALUE from Postern's environment; file:PATH, "
+                  "cmd:COMMAND and vault:PATH#FIELD say where it is kept")
       ->type_name("KEY[=VALUE]")
       ->allow_extra_args(false);
   run->add_option("--secrets", options.secret_files, "Secrets as KEY=VALUE lines")
       ->type_name("FILE.env")
       ->allow_extra_args(false);
+  run->add_option_function<unsigned>(
+         "--vault-interval",
+         [&options](unsigned seconds) { options.vault_interval = std::chrono::seconds(seconds); },
+         "How often secrets in Vault are looked at again (default: 30)")
+      ->type_name("SECONDS")
+      ->check(CLI::Range(1u, 86400u).description(""));
   run->add_option("--allow", options.allow,
                   "Reachable besides the policy: host, host:port, *.example.com, *, ~regex, CIDR")
       ->type_name("PATTERN")

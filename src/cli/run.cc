@@ -20,11 +20,11 @@
 #include "cli/doctor.h"
 #include "cli/key_server.h"
 #include "cli/run_summary.h"
+#include "cli/secret_sources.h"
 #include "cli/state_directory.h"
 #include "credential/callback_key.h"
 #include "credential/injections.h"
 #include "credential/refresh_tokens.h"
-#include "credential/secret_store.h"
 #include "policy/document.h"
 #include "policy/snapshot.h"
 #include "proxy/data_plane.h"
@@ -150,19 +150,21 @@ std::shared_ptr<credential::RefreshTokens> kept_tokens(const std::string& worksp
 
 /// Files in which secrets or the log rest must not be readable or writable for the program, wherever they
 /// lie.
-void hide_own_files(const RunOptions& options, sandbox::LaunchSpec& spec) {
+void hide_own_files(const RunOptions& options, const std::vector<std::string>& secret_files,
+                    sandbox::LaunchSpec& spec) {
   const auto hide = [&](const std::string& path) {
     if (path.empty() || path == "-") return;
     struct stat info{};
     if (::stat(path.c_str(), &info) == 0 && S_ISREG(info.st_mode))
       spec.paths.push_back({sandbox::PathRule::Kind::hide, {}, path});
   };
-  for (const std::string& file : files_of_secrets(options.secrets, options.secret_files)) hide(file);
+  for (const std::string& file : secret_files) hide(file);
   hide(options.policy_file);
   hide(options.log);
 }
 
-sandbox::LaunchSpec describe_program(const RunOptions& options, const credential::SecretStore& secrets,
+sandbox::LaunchSpec describe_program(const RunOptions& options, const std::vector<std::string>& secret_files,
+                                     const credential::SecretStore& secrets,
                                      const policy::Snapshot& snapshot) {
   sandbox::LaunchSpec spec;
   spec.command = options.command;
@@ -182,7 +184,7 @@ sandbox::LaunchSpec describe_program(const RunOptions& options, const credential
     else
       spec.paths.push_back({kind, path.path, {}});
   }
-  hide_own_files(options, spec);
+  hide_own_files(options, secret_files, spec);
   spec.environment.holds_secret = [&secrets](std::string_view value) { return secrets.appears_in(value); };
   for (const policy::EnvVar& variable : snapshot.env_vars())
     spec.environment.set.emplace_back(variable.name, variable.value);
@@ -233,67 +235,77 @@ Fd take_signals() {
   return Fd(::signalfd(-1, &passed, SFD_CLOEXEC | SFD_NONBLOCK));
 }
 
-/// Notices that files have changed, by what the file system says of them.
-class Watched {
+/// Secrets that changed are used from the next request on. Broken ones replace nothing.
+class Rereading {
  public:
-  explicit Watched(std::vector<std::string> files) : files_(std::move(files)) { changed(); }
-  bool empty() const { return files_.empty(); }
-  /// Since the last time that this was asked.
-  bool changed() {
-    std::vector<Stamp> now;
-    for (const std::string& file : files_) {
-      struct stat info{};
-      const bool there = ::stat(file.c_str(), &info) == 0;
-      now.push_back(
-          {there, info.st_dev, info.st_ino, info.st_size, info.st_mtim.tv_sec, info.st_mtim.tv_nsec});
-    }
-    return std::exchange(stamps_, now) != now;
+  Rereading(SecretSources& sources, std::shared_ptr<const policy::Snapshot> snapshot, std::string workspace,
+            const RunOptions& options, const Asking& asking, credential::SecretStore& secrets,
+            proxy::DataPlane& data_plane)
+      : sources_(sources),
+        snapshot_(std::move(snapshot)),
+        workspace_(std::move(workspace)),
+        options_(options),
+        asking_(asking),
+        secrets_(secrets),
+        data_plane_(data_plane) {}
+
+  /// True: look again soon.
+  bool look() {
+    auto changed = sources_.look(secrets_);
+    if (changed && *changed)
+      use(std::move(**changed));
+    else if (changed)
+      complain_once(changed->error().detail);
+    return sources_.asking();
   }
 
  private:
-  struct Stamp {
-    bool there;
-    dev_t device;
-    ino_t inode;
-    off_t size;
-    time_t seconds;
-    long nanoseconds;
-    bool operator==(const Stamp&) const = default;
-  };
-  std::vector<std::string> files_;
-  std::vector<Stamp> stamps_;
+  void use(credential::SecretStore fresh) {
+    if (fresh.same_as(secrets_)) return complaint_.clear();
+    auto injections = credential::resolve(*snapshot_, fresh, kept_tokens(workspace_));
+    if (!injections) {
+      std::string all;
+      for (const policy::Problem& problem : injections.error())
+        all += (all.empty() ? "" : "; ") + policy::describe(problem, options_.policy_file);
+      return complain_once(all);
+    }
+    complaint_.clear();
+    secrets_ = std::move(fresh);
+    data_plane_.swap(proxy::make_egress(snapshot_, std::move(*injections), asking_.signer));
+  }
+  /// A server that is down for an hour is one complaint.
+  void complain_once(const std::string& what) {
+    if (what == complaint_) return;
+    complaint_ = what;
+    complain(what + "; the secrets stay as they were");
+  }
+
+  SecretSources& sources_;
+  std::shared_ptr<const policy::Snapshot> snapshot_;
+  std::string workspace_;
+  const RunOptions& options_;
+  const Asking& asking_;
+  credential::SecretStore& secrets_;
+  proxy::DataPlane& data_plane_;
+  std::string complaint_;
 };
 
-/// Secrets that changed are used from the next request on. Broken ones replace nothing.
-void read_secrets_again(const RunOptions& options, const std::shared_ptr<const policy::Snapshot>& snapshot,
-                        const std::string& workspace, const Asking& asking, credential::SecretStore& secrets,
-                        proxy::DataPlane& data_plane) {
-  auto fresh = read_secrets(options.secrets, options.secret_files, &secrets);
-  if (!fresh) return complain(fmt::format("{}; the secrets stay as they were", fresh.error().detail));
-  auto injections = credential::resolve(*snapshot, *fresh, kept_tokens(workspace));
-  if (!injections) {
-    for (const policy::Problem& problem : injections.error())
-      complain(policy::describe(problem, options.policy_file));
-    return complain("the secrets stay as they were");
-  }
-  secrets = std::move(*fresh);
-  data_plane.swap(proxy::make_egress(snapshot, std::move(*injections), asking.signer));
-}
-
-constexpr int look_milliseconds = 1000;  // between two looks at files of secrets
+constexpr int look_milliseconds = 1000;  // between two looks at secrets
+constexpr int soon_milliseconds = 10;    // while somebody is being asked, or a signal waits
 
 /// Passes on what is sent to this process alone. What the terminal sends reaches the program by itself.
-/// `look` is called once a second, when there is something to look at.
-int supervise(sandbox::Sandbox& program, const Fd& signals, const std::function<void()>& look) {
+/// `look` is called once a second, when there is something to look at, and sooner as long as it says so.
+int supervise(sandbox::Sandbox& program, const Fd& signals, const std::function<bool()>& look) {
   must(program.release());
   std::vector<int> undelivered;  // Came while the program was being started.
+  bool soon = false;
   while (true) {
     pollfd waiting[] = {{program.exit_fd(), POLLIN, 0}, {signals.get(), POLLIN, 0}};
-    const int patience = !undelivered.empty() ? 10 : look ? look_milliseconds : -1;
+    const int patience = soon || !undelivered.empty() ? soon_milliseconds : look ? look_milliseconds : -1;
     const int ready = ::poll(waiting, 2, patience);
     if (ready < 0 && errno != EINTR) break;
     if (waiting[0].revents) break;
-    if (ready == 0 && look) look();
+    if (ready == 0 && look) soon = look();
     signalfd_siginfo info{};
     while (::read(signals.get(), &info, sizeof info) == static_cast<ssize_t>(sizeof info)) {
       const bool from_terminal = info.ssi_code == SI_KERNEL;
@@ -309,8 +321,15 @@ int run_checked(const RunOptions& options) {
   const auto overrides = must(parse_overrides(options.resolve));
   const auto allow_private = must(parse_networks(options.allow_private));
   must(tls::TrustStore::check(options.origin_ca));
-  credential::SecretStore secrets = must(read_secrets(options.secrets, options.secret_files));
   const auto snapshot = load_policy(options, allow_private);
+  SecretSources sources({.secrets = options.secrets,
+                         .secret_files = options.secret_files,
+                         .policy_file = options.policy_file,
+                         .policy = snapshot,
+                         .overrides = overrides,
+                         .origin_ca = options.origin_ca,
+                         .vault_interval = options.vault_interval});
+  credential::SecretStore secrets = must(sources.read());
   const std::string state = must(state_directory());
   const std::string workspace = state + "/workspaces/" + workspace_name;
   auto injections =
@@ -323,7 +342,7 @@ int run_checked(const RunOptions& options) {
     asking = prepare_asking(options, workspace);
   const auto egress = proxy::make_egress(snapshot, std::move(injections), asking.signer);
 
-  sandbox::LaunchSpec spec = describe_program(options, secrets, *egress->snapshot);
+  sandbox::LaunchSpec spec = describe_program(options, sources.files(), secrets, *egress->snapshot);
   spec.limits = original_limits;
   spec.state_directory = state;
   const sandbox::Trust trust = must(sandbox::prepare_trust({ca.certificate_pem(), state + "/trust"}));
@@ -362,13 +381,9 @@ int run_checked(const RunOptions& options) {
         ca, journal,
         {std::move(captured.tcp4), std::move(captured.tcp6), std::move(captured.dns_udp4),
          std::move(captured.dns_udp6), std::move(captured.dns_tcp4), std::move(captured.dns_tcp6)});
-    Watched files(files_of_secrets(options.secrets, options.secret_files));
-    std::function<void()> look;
-    if (!files.empty())
-      look = [&] {
-        if (files.changed())
-          read_secrets_again(options, egress->snapshot, workspace, asking, secrets, data_plane);
-      };
+    Rereading rereading(sources, egress->snapshot, workspace, options, asking, secrets, data_plane);
+    std::function<bool()> look;
+    if (sources.may_change()) look = [&] { return rereading.look(); };
     status = supervise(program, signals, look);
     data_plane.drain(std::chrono::milliseconds(300));
   }

@@ -57,49 +57,4 @@ Result<std::vector<Cidr>> parse_networks(const std::vector<std::string>& options
   return networks;
 }
 
-namespace {
-
-constexpr std::string_view file_prefix = "file:", command_prefix = "cmd:", value_prefix = "value:";
-
-Result<void> read_secret(const std::string& option, const credential::SecretStore* earlier,
-                         credential::SecretStore& secrets) {
-  const auto equals = option.find('=');
-  if (equals == std::string::npos) return secrets.set_from_environment(option);
-  const std::string key = option.substr(0, equals);
-  const std::string_view said = std::string_view(option).substr(equals + 1);
-  const auto behind = [&](std::string_view prefix) { return std::string(said.substr(prefix.size())); };
-  if (said.starts_with(file_prefix)) return secrets.set_from_file(key, behind(file_prefix));
-  if (said.starts_with(command_prefix))
-    return earlier ? secrets.set_from(key, *earlier) : secrets.set_from_command(key, behind(command_prefix));
-  if (said.starts_with(value_prefix)) return secrets.set(key, Secret(behind(value_prefix)));
-  return secrets.set(key, Secret(std::string(said)));
-}
-
-}  // namespace
-
-Result<credential::SecretStore> read_secrets(const std::vector<std::string>& options,
-                                             const std::vector<std::string>& files,
-                                             const credential::SecretStore* earlier) {
-  credential::SecretStore secrets;
-  for (const std::string& file : files)
-    if (auto loaded = secrets.load_env_file(file); !loaded)
-      return usage("--secrets " + loaded.error().detail);
-  for (const std::string& option : options)
-    if (auto read = read_secret(option, earlier, secrets); !read)
-      return usage("--secret: " + read.error().detail);
-  return secrets;
-}
-
-std::vector<std::string> files_of_secrets(const std::vector<std::string>& options,
-                                          const std::vector<std::string>& files) {
-  std::vector<std::string> all = files;
-  for (const std::string& option : options) {
-    const auto equals = option.find('=');
-    if (equals == std::string::npos) continue;
-    const std::string_view said = std::string_view(option).substr(equals + 1);
-    if (said.starts_with(file_prefix)) all.emplace_back(said.substr(file_prefix.size()));
-  }
-  return all;
-}
-
 }  // namespace postern::cli

@@ -1,10 +1,10 @@
 #pragma once
 // What `postern run` was told, as text that was checked for form.
 
+#include <chrono>
 #include <string>
 #include <vector>
 
-#include "credential/secret_store.h"
 #include "model/address.h"
 #include "origin/resolver.h"
 
@@ -20,8 +20,9 @@ struct PathOption {
 struct RunOptions {
   std::vector<std::string> command;
   std::string policy_file;
-  std::vector<std::string> secrets;       ///< KEY, KEY=VALUE, KEY=file:PATH or KEY=cmd:COMMAND
+  std::vector<std::string> secrets;       ///< KEY, KEY=VALUE, KEY=file:PATH, cmd:COMMAND, vault:PATH#FIELD
   std::vector<std::string> secret_files;  ///< KEY=VALUE lines
+  std::chrono::seconds vault_interval{30};
   std::vector<std::string> allow;
   std::vector<std::string> deny;
   std::vector<std::string> allow_private;
@@ -39,14 +40,5 @@ struct RunOptions {
 /// HOST=IP[:PORT], IPv6 with a port in brackets. Errors name the option and the accepted form.
 Result<origin::Overrides> parse_overrides(const std::vector<std::string>& options);
 Result<std::vector<Cidr>> parse_networks(const std::vector<std::string>& options);
-/// The files first, so that a --secret of the same name wins. Errors name the option, never a value.
-/// `earlier`: what was read before; commands are not run again.
-Result<credential::SecretStore> read_secrets(const std::vector<std::string>& options,
-                                             const std::vector<std::string>& files,
-                                             const credential::SecretStore* earlier = nullptr);
-
-/// The files that secrets are read from.
-std::vector<std::string> files_of_secrets(const std::vector<std::string>& options,
-                                          const std::vector<std::string>& files);
 
 }  // namespace postern::cli

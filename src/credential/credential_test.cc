@@ -32,7 +32,14 @@ class EnvFile : public testing::Test {
 
   Result<void> load(std::string_view text) {
     std::ofstream(path_, std::ios::binary | std::ios::trunc) << text;
-    return store_.load_env_file(path_);
+    return read(path_);
+  }
+  Result<void> read(const std::string& path) {
+    const auto found = read_env_file(path);
+    if (!found) return std::unexpected(found.error());
+    for (const SecretReference& reference : *found)
+      if (auto added = store_.add(reference); !added) return added;
+    return {};
   }
   /// The error without the file's name, or "loaded".
   std::string refusal(std::string_view text) {
@@ -105,7 +112,7 @@ TEST_F(EnvFile, ErrorsNameTheLineAndNeverTheValue) {
   EXPECT_EQ(refusal("A=1234567\nB\n"), ":2: is not KEY=VALUE");
   EXPECT_EQ(refusal("A=1234567\nA=x\n"), ":2: A is set twice in this file");
   EXPECT_EQ(refusal(std::string(env_file_bytes_max + 1, '\n')), ": more than 1048576 bytes");
-  const auto missing = store_.load_env_file("/nonexistent.env");
+  const auto missing = read("/nonexistent.env");
   ASSERT_FALSE(missing);
   EXPECT_EQ(missing.error().detail, "/nonexistent.env: cannot be read: No such file or directory");
 }
@@ -113,11 +120,12 @@ TEST_F(EnvFile, ErrorsNameTheLineAndNeverTheValue) {
 TEST(SecretStore, TakesFromTheEnvironment) {
   SecretStore store;
   ::setenv("POSTERN_TEST_SECRET", "from-environment", 1);
-  ASSERT_TRUE(store.set_from_environment("POSTERN_TEST_SECRET"));
+  ASSERT_TRUE(store.add(*read_secret_option("POSTERN_TEST_SECRET")));
   EXPECT_EQ(store.find("POSTERN_TEST_SECRET")->unwrap(), "from-environment");
-  EXPECT_EQ(store.set_from_environment("POSTERN_TEST_UNSET").error().detail,
-            "the environment variable POSTERN_TEST_UNSET is not set");
-  EXPECT_FALSE(store.set_from_environment("A=B"));
+  EXPECT_THAT(
+      store.add(*read_secret_option("POSTERN_TEST_UNSET")).error().detail,
+      AllOf(HasSubstr("the environment variable POSTERN_TEST_UNSET is not set"), HasSubstr("accepted: ")));
+  EXPECT_FALSE(read_secret_option("A-B"));
   EXPECT_FALSE(store.set("A-B", Secret("x")));
   EXPECT_FALSE(store.set("A", Secret("")));
 }

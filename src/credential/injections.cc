@@ -45,11 +45,23 @@ struct Buildup {
     switch (header.type) {
       case policy::HeaderType::plaintext: return finish(header, where, "plaintext", header.text, headers);
       case policy::HeaderType::opaque:
+        if (!header.from.empty()) {
+          if (const Secret* found = find_kept(header.from, where, header.at))
+            finish(header, where, "opaque", found->unwrap(), headers);
+          return;
+        }
         if (header.value.empty())
           return fail(where, header.at, fmt::format("no value is set for the opaque header {}", header.name));
         return finish(header, where, "opaque", header.value.unwrap(), headers);
       case policy::HeaderType::workspace_secret: return add_template(header, where, headers);
     }
+  }
+
+  /// What stands behind a `from`; nullptr after a problem.
+  const Secret* find_kept(const std::string& from, const std::string& where, policy::Position at) {
+    const Secret* found = secrets.find(from);
+    if (!found) fail(where, at, "what its 'from' names was not read");
+    return found;
   }
 
   void add_template(const policy::Header& header, const std::string& where,
@@ -92,11 +104,18 @@ struct Buildup {
   /// Empty after a problem.
   Secret secret_of(const policy::SecretValue& secret, const std::string& where, std::string_view key) {
     const std::string place = fmt::format("{}.{}.value", where, key);
+    const auto copy_of = [](const Secret& from) {
+      WipedString copy(from.unwrap().size());
+      copy.bytes() = from.unwrap();
+      return std::move(copy).seal();
+    };
+    if (!secret.from.empty()) {
+      const Secret* found = find_kept(secret.from, place, secret.at);
+      return found ? copy_of(*found) : Secret();
+    }
     if (secret.type == policy::HeaderType::opaque) {
       if (secret.value.empty()) fail(place, secret.at, fmt::format("no value is set for the opaque {}", key));
-      WipedString copy(secret.value.unwrap().size());
-      copy.bytes() = secret.value.unwrap();
-      return std::move(copy).seal();
+      return copy_of(secret.value);
     }
     std::string source = "workspace_secret:";
     auto value = fill(secret.text, place, secret.at, source);

@@ -14,6 +14,7 @@
 #include "base/fd.h"
 #include "base/units.h"
 #include "policy/provider_reader.h"
+#include "policy/provider_secrets.h"
 #include "wire/http1.h"
 
 namespace postern::policy {
@@ -28,7 +29,7 @@ constexpr std::array<std::string_view, 10> rule_fields = {
     "match_paths", "match_methods", "match_headers", "headers", "env_vars"};
 // Part of the schema, not of this version. Refused by name: a policy that half works is worse than none.
 constexpr std::array<std::string_view, 3> unsupported_rule_fields = {"rewrite", "transform", "limits"};
-constexpr std::array<std::string_view, 4> header_fields = {"name", "type", "value", "is_set"};
+constexpr std::array<std::string_view, 5> header_fields = {"name", "type", "value", "from", "is_set"};
 constexpr std::array<std::string_view, 5> callback_fields = {"match_hosts", "url", "ttl_seconds",
                                                              "full_request", "request_headers"};
 // Ours in every request to a callback.
@@ -386,6 +387,7 @@ class Reader final : ProviderReader, public ItemSink {
   }
 
   void read_header_value(const Node& node, const std::string& where, Header& out) {
+    if (read_from(node, where, out.type, out.from)) return;
     const Node* value = find(node, "value");
     const std::string place = child(where, "value");
     if (value == nullptr) {
@@ -405,11 +407,7 @@ class Reader final : ProviderReader, public ItemSink {
       return fail(place, value->at, "holds CR, LF, NUL or another control character, which no header can");
     }
     if (out.type == HeaderType::opaque) {
-      std::string copy;
-      copy.reserve(value->text.size() +
-                   32);  // on the heap, where Secret can take it over without leaving a copy
-      copy = value->text;
-      out.value = Secret(std::move(copy));
+      out.value = seal(*value);
       return;
     }
     if (out.type == HeaderType::workspace_secret) {
@@ -488,8 +486,9 @@ bool Rule::injects_credential() const {
 }
 
 std::expected<Document, std::vector<Problem>> parse_document(std::string_view text, Format format,
-                                                             UnknownFields unknown_fields) {
-  Reader reader(unknown_fields);
+                                                             UnknownFields unknown_fields,
+                                                             References references) {
+  Reader reader(unknown_fields, references);
   const auto tree = read_tree(text, format, &reader);
   if (!tree) return std::unexpected(tree.error());
   return reader.read(*tree);
@@ -512,7 +511,9 @@ std::expected<Document, std::vector<Problem>> load_document(const std::string& p
     explicit_bzero(larger.data(), larger.size());
   };
   struct stat about{};
-  const bool sized = ::fstat(file.get(), &about) == 0 && S_ISREG(about.st_mode) && about.st_size > 0;
+  if (::fstat(file.get(), &about) != 0)
+    return unreadable(fmt::format("cannot be read: {}", ::strerror(errno)));
+  const bool sized = S_ISREG(about.st_mode) && about.st_size > 0;
   grow_to(sized ? static_cast<std::size_t>(about.st_size) + 1 : 64 * KiB);
   while (true) {
     if (length == text.size()) {
@@ -525,10 +526,33 @@ std::expected<Document, std::vector<Problem>> load_document(const std::string& p
     if (count == 0) break;
     length += static_cast<std::size_t>(count);
   }
-  auto document =
-      parse_document(std::string_view(text).substr(0, length), format_of(path), UnknownFields::refuse);
+  // Whoever may write the file would read ours and run what he likes by a reference.
+  const bool ours =
+      (about.st_mode & (S_IWGRP | S_IWOTH)) == 0 && (about.st_uid == ::geteuid() || about.st_uid == 0);
+  auto document = parse_document(std::string_view(text).substr(0, length), format_of(path),
+                                 UnknownFields::refuse, ours ? References::accept : References::refuse);
   explicit_bzero(text.data(), length);
   return document;
+}
+
+std::vector<Reference> references_of(std::span<const Rule> rules, std::span<const Callback> callbacks) {
+  std::vector<Reference> out;
+  const auto add = [&out](const auto& value, const std::string& where) {
+    if (!value.from.empty()) out.push_back({value.from, where + ".from", value.at});
+  };
+  for (std::size_t i = 0; i < rules.size(); ++i) {
+    if (!rules[i].enabled) continue;
+    for (std::size_t j = 0; j < rules[i].headers.size(); ++j)
+      if (!rules[i].headers[j].from.empty())
+        add(rules[i].headers[j], fmt::format("rules[{}].headers[{}]", i, j));
+    each_secret(rules[i].provider, [&](std::string_view name, const SecretValue& secret) {
+      add(secret, fmt::format("rules[{}].{}.{}", i, type_of(rules[i].provider), name));
+    });
+  }
+  for (std::size_t i = 0; i < callbacks.size(); ++i)
+    for (std::size_t j = 0; j < callbacks[i].request_headers.size(); ++j)
+      add(callbacks[i].request_headers[j], fmt::format("callbacks[{}].request_headers[{}]", i, j));
+  return out;
 }
 
 namespace {
@@ -537,7 +561,9 @@ using Json = nlohmann::ordered_json;
 
 Json print_header(const Header& header) {
   Json out = {{"name", header.name}, {"type", token(header.type)}};
-  if (header.type == HeaderType::opaque) {
+  if (!header.from.empty()) {
+    out["from"] = header.from;
+  } else if (header.type == HeaderType::opaque) {
     out["is_set"] = !header.value.empty();
   } else {
     out["value"] = header.text;
@@ -547,7 +573,9 @@ Json print_header(const Header& header) {
 
 Json print_secret(const SecretValue& secret) {
   Json out = {{"type", token(secret.type)}};
-  if (secret.type == HeaderType::opaque)
+  if (!secret.from.empty())
+    out["from"] = secret.from;
+  else if (secret.type == HeaderType::opaque)
     out["is_set"] = !secret.value.empty();
   else
     out["value"] = secret.text;

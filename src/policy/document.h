@@ -7,6 +7,7 @@
 #include <cstdint>
 #include <expected>
 #include <optional>
+#include <span>
 #include <string>
 #include <string_view>
 #include <variant>
@@ -42,6 +43,7 @@ struct Header {
   HeaderType type = HeaderType::plaintext;
   std::string text;  ///< plaintext: the value; workspace_secret: the template, which parse_template() accepts
   Secret value;      ///< opaque; empty when the document did not give it
+  std::string from;  ///< opaque: where the value is kept instead ("file:PATH"); of the operator's files only
 };
 
 struct HeaderCondition {
@@ -59,6 +61,7 @@ struct SecretValue {
   HeaderType type = HeaderType::workspace_secret;
   std::string text;  ///< workspace_secret: the template.
   Secret value;      ///< opaque; empty when the document did not give it.
+  std::string from;  ///< opaque: where the value is kept instead.
 };
 
 /// Requests to AWS are signed anew (SigV4).
@@ -168,16 +171,30 @@ struct Document {
 /// clients.
 enum class UnknownFields : std::uint8_t { refuse, tolerate };
 
+/// Whether `from` may say where an opaque value is kept. A reference reads files and runs commands with our
+/// rights, so only the operator's own files may hold one (docs/decisions/0015).
+enum class References : std::uint8_t { refuse, accept };
+
 /// What nobody may set on a message: it belongs to the connection or to the message itself (RFC 9110 §7.6.1
 /// and §10.1.1, RFC 9112 §6, RFC 6455 §11.3). Ignores case.
 bool is_reserved_header(std::string_view name);
 
 std::expected<Document, std::vector<Problem>> parse_document(
-    std::string_view text, Format format, UnknownFields unknown_fields = UnknownFields::refuse);
+    std::string_view text, Format format, UnknownFields unknown_fields = UnknownFields::refuse,
+    References references = References::refuse);
 
-/// Reads a file the strict way; the format is told by the name. The Problem of an unreadable file has no
-/// position.
+/// Reads the operator's own file the strict way; the format is told by the name. References are accepted,
+/// unless others may write the file. The Problem of an unreadable file has no position.
 std::expected<Document, std::vector<Problem>> load_document(const std::string& path);
+
+/// Where a value of the document is kept, for whoever reads it from there.
+struct Reference {
+  std::string_view text;  ///< Header::from
+  std::string where;      ///< "rules[2].headers[0].from"
+  Position at;
+};
+/// Those of enabled rules and of callbacks, in the order of the document.
+std::vector<Reference> references_of(std::span<const Rule> rules, std::span<const Callback> callbacks);
 
 /// The document as JSON, the form in which the API returns it: opaque values are absent, `is_set` says if
 /// there is one. parse_document() accepts it again.

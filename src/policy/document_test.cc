@@ -520,6 +520,64 @@ TEST(Document, CallbacksThatCannotWorkAreRefusedByPlace) {
                     HasSubstr("callbacks[0].url: must not have a user"), Not(HasSubstr("hunter22"))));
 }
 
+/// What is wrong with a document that the operator wrote.
+std::string own_problems(std::string_view text) {
+  const auto document = parse_document(text, Format::yaml, UnknownFields::refuse, References::accept);
+  return document ? "" : describe(document.error(), "policy.yaml");
+}
+
+TEST(Document, AReferenceIsReadFromTheOperatorsOwnFilesOnly) {
+  const std::string header = header_with("name: X-Key, type: opaque, from: \"cmd:touch /tmp/x\"");
+  const std::string provider =
+      "rules:\n  - {name: r, type: gcp, gcp: {scopes: [a], service_account_json: {type: opaque, from: "
+      "\"file:/etc/shadow\"}}}\n";
+  const std::string callback =
+      "callbacks:\n  - {match_hosts: [a.example.com], url: \"https://b.example.com\", ttl_seconds: 60, "
+      "request_headers: [{name: X-Key, type: opaque, from: \"vault:secret/a#b\"}]}\n";
+  for (const std::string& text : {header, provider, callback}) {
+    EXPECT_EQ(own_problems(text), "");
+    for (const UnknownFields unknown : {UnknownFields::refuse, UnknownFields::tolerate})
+      EXPECT_THAT(problems(text, Format::yaml, unknown),
+                  AllOf(HasSubstr(".from: is only read from files that the operator gives"),
+                        Not(HasSubstr("/etc/shadow"))));
+  }
+}
+
+TEST(Document, AReferenceStandsInPlaceOfAnOpaqueValue) {
+  const auto from = [](std::string_view fields) {
+    return own_problems(header_with(fmt::format("name: X-Key, {}", fields)));
+  };
+  EXPECT_EQ(from("type: opaque, from: \"file:a\""), "");
+  EXPECT_THAT(from("type: opaque, value: v, from: \"file:a\""),
+              HasSubstr("exactly one of 'value' and 'from'"));
+  EXPECT_THAT(from("type: plaintext, from: \"file:a\""), HasSubstr("belongs to the type opaque"));
+  EXPECT_THAT(from("type: workspace_secret, from: \"file:a\""), HasSubstr("belongs to the type opaque"));
+  for (const char* none : {"file:", "cmd:", "vault:", "a", "value:x", "http://x", "File:a", ":a"})
+    EXPECT_THAT(from(fmt::format("type: opaque, from: \"{}\"", none)),
+                HasSubstr("from: is not file:PATH, cmd:COMMAND or vault:PATH#FIELD"))
+        << none;
+  EXPECT_THAT(from("type: opaque, from: 7"), HasSubstr("must be a string"));
+}
+
+TEST(Document, ReferencesAreListedByPlace) {
+  const auto document = parse_document(R"(
+rules:
+  - {name: a, match_hosts: [a.example.com], headers: [{name: X, type: opaque, value: v}, {name: Y, type: opaque, from: "file:y"}]}
+  - {name: off, match_hosts: [a.example.com], enabled: false, headers: [{name: X, type: opaque, from: "file:off"}]}
+  - {name: o, type: oauth2, match_hosts: [b.example.com], oauth2: {token_url: "https://c.example.com/", client_id: me, client_secret: {type: opaque, from: "file:s"}}}
+callbacks:
+  - {match_hosts: [d.example.com], url: "https://e.example.com", ttl_seconds: 60, request_headers: [{name: Z, type: opaque, from: "file:z"}]}
+)",
+                                       Format::yaml, UnknownFields::refuse, References::accept);
+  ASSERT_TRUE(document) << describe(document.error(), "policy.yaml");
+  std::string all;
+  for (const Reference& reference : references_of(document->rules, document->callbacks))
+    all += fmt::format("{} {}\n", reference.where, reference.text);
+  EXPECT_EQ(all,
+            "rules[0].headers[1].from file:y\nrules[2].oauth2.client_secret.from file:s\n"
+            "callbacks[0].request_headers[0].from file:z\n");
+}
+
 TEST(Document, NoProxyIsAcceptedWithAWarning) {
   const Document document = yaml("no_proxy: [localhost]\n");
   ASSERT_EQ(document.warnings.size(), 1u);

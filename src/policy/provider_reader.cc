@@ -22,7 +22,7 @@ constexpr std::array<std::string_view, 6> oauth2_fields = {"token_url",     "gra
 constexpr std::array<std::string_view, 5> github_app_fields = {"app_id", "installation_id", "private_key",
                                                                "repositories", "permissions"};
 constexpr std::array<std::string_view, 2> secret_types = {"workspace_secret", "opaque"};
-constexpr std::array<std::string_view, 3> secret_fields = {"type", "value", "is_set"};
+constexpr std::array<std::string_view, 4> secret_fields = {"type", "value", "from", "is_set"};
 constexpr std::size_t text_bytes_max = 256;
 constexpr std::size_t secret_bytes_max = 64 * 1024;  // a service account's JSON has 2.5 KiB
 
@@ -138,6 +138,7 @@ std::optional<SecretValue> ProviderReader::read_secret(const Node& node, const s
     return std::nullopt;
   }
   out.type = type->text == "opaque" ? HeaderType::opaque : HeaderType::workspace_secret;
+  if (read_from(*secret, place, out.type, out.from)) return out;
   const Node* value = find(*secret, "value");
   if (value == nullptr) {
     // An opaque value may be left out: what is stored already stays (section 5).
@@ -151,11 +152,7 @@ std::optional<SecretValue> ProviderReader::read_secret(const Node& node, const s
     return std::nullopt;
   }
   if (out.type == HeaderType::opaque) {
-    std::string copy;
-    copy.reserve(value->text.size() +
-                 32);  // on the heap, where Secret can take it over without leaving a copy
-    copy = value->text;
-    out.value = Secret(std::move(copy));
+    out.value = seal(*value);
     return out;
   }
   const auto pieces = parse_template(value->text);

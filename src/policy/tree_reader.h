@@ -23,7 +23,8 @@ inline bool contains(Names names, std::string_view name) {
 
 class TreeReader {
  public:
-  explicit TreeReader(UnknownFields unknown_fields) : unknown_fields_(unknown_fields) {}
+  explicit TreeReader(UnknownFields unknown_fields, References references = References::refuse)
+      : unknown_fields_(unknown_fields), references_(references) {}
 
  protected:
   void fail(std::string where, Position at, std::string message) {
@@ -121,7 +122,43 @@ class TreeReader {
     return read_string(mapping, where, key);
   }
 
+  /// A value that is to be kept. On the heap, where Secret takes it over without leaving a copy.
+  static Secret seal(const Node& value) {
+    std::string copy;
+    copy.reserve(value.text.size() + 32);
+    copy = value.text;
+    return Secret(std::move(copy));
+  }
+
+  /// `from` of an opaque value. True when there is one, good or not.
+  bool read_from(const Node& mapping, const std::string& where, HeaderType type, std::string& out) {
+    constexpr std::size_t bytes_max = 4096;
+    const Node* from = find(mapping, "from");
+    if (from == nullptr) return false;
+    const std::string place = child(where, "from");
+    if (!expect(*from, place, Node::Kind::string)) return true;
+    const std::string_view text = from->text;
+    const std::size_t colon = text.find(':');
+    const std::string_view form = text.substr(0, colon == std::string_view::npos ? 0 : colon);
+    const bool known = form == "file" || form == "cmd" || form == "vault";
+    if (references_ == References::refuse)
+      fail(
+          place, from->at,
+          "is only read from files that the operator gives to 'postern run', and that nobody else may write");
+    else if (type != HeaderType::opaque)
+      fail(place, from->at, "belongs to the type opaque");
+    else if (mapping.find("value") != nullptr)
+      fail(place, from->at, "stands beside a value: exactly one of 'value' and 'from' is accepted");
+    else if (!known || colon + 1 == text.size() || text.size() > bytes_max ||
+             text.find('\0') != std::string_view::npos)
+      fail(place, from->at, "is not file:PATH, cmd:COMMAND or vault:PATH#FIELD");
+    else
+      out = text;
+    return true;
+  }
+
   UnknownFields unknown_fields_;
+  References references_;
   std::vector<Problem> problems_;
 };
 
