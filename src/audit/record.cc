@@ -1,7 +1,8 @@
 #include "audit/record.h"
 
-#include <array>
 #include <charconv>
+#include <cstring>
+#include <utility>
 
 namespace postern::audit {
 
@@ -17,78 +18,187 @@ std::string_view token(Kind kind) {
   return "http";
 }
 
-// RFC 8259 §7. Bytes that are not UTF-8 cannot come here: hosts and paths are canonical ASCII, the rest is
-// ours; a method or path that is not is escaped byte by byte all the same.
-void append_string(std::string_view text, std::string& out) {
-  constexpr std::string_view digits = "0123456789abcdef";
-  out += '"';
-  std::size_t plain = 0;  // where the bytes begin that stand for themselves
-  for (std::size_t i = 0; i < text.size(); ++i) {
-    const auto byte = static_cast<unsigned char>(text[i]);
-    const bool quoted = byte == '"' || byte == '\\';
-    if (!quoted && byte >= 0x20 && byte < 0x7f) continue;
-    out.append(text, plain, i - plain);
-    plain = i + 1;
-    if (quoted)
-      out.append({'\\', text[i]});
-    else
-      out.append("\\u00").append({digits[byte >> 4], digits[byte & 15]});
+/// A line as it grows, in room that was measured before: what is appended is copied, and never looked for
+/// room.
+class Line {
+ public:
+  explicit Line(char* at) : at_(at) {}
+  char* end() const { return at_; }
+
+  template <std::size_t size>
+  void literal(const char (&text)[size]) {
+    std::memcpy(at_, text, size - 1);
+    at_ += size - 1;
   }
-  out.append(text, plain);
-  out += '"';
+  /// Between quotes. RFC 8259 §7. Bytes that are not UTF-8 cannot come here: hosts and paths are canonical
+  /// ASCII, the rest is ours; a method or path that is not is escaped byte by byte all the same.
+  void text(std::string_view value);
+  void number(std::uint64_t value) { at_ = std::to_chars(at_, at_ + digits_max, value).ptr; }
+  /// As many digits as asked for, with zeros in front.
+  template <int width>
+  void padded(std::uint64_t value) {
+    for (int i = width; i > 0; value /= 10) at_[--i] = static_cast<char>('0' + value % 10);
+    at_ += width;
+  }
+  void milliseconds(std::chrono::microseconds duration);  ///< "1.234"
+  void time(std::chrono::system_clock::time_point time);  ///< "2026-01-31T12:34:56.123456Z"
+
+  static constexpr std::size_t digits_max = 20;
+  static constexpr std::size_t escaped_max = 6;  ///< Of one byte.
+
+ private:
+  void escaped(unsigned char byte);
+  char* at_;
+};
+
+/// All eight bytes stand for themselves.
+bool plain(std::uint64_t bytes) {
+  constexpr std::uint64_t ones = 0x0101010101010101, tops = 0x80 * ones;
+  const auto has_zero = [](std::uint64_t x) { return (x - ones) & ~x; };
+  const std::uint64_t special = has_zero(bytes ^ '"' * ones) | has_zero(bytes ^ '\\' * ones) |
+                                has_zero(bytes ^ 0x7f * ones) | ((bytes - 0x20 * ones) & ~bytes) | bytes;
+  return (special & tops) == 0;
 }
 
-void append_name(std::string_view name, std::string& out) { out.append(",\"").append(name).append("\":"); }
-
-void append_field(std::string_view name, std::string_view value, std::string& out) {
-  append_name(name, out);
-  append_string(value, out);
+void Line::escaped(unsigned char byte) {
+  constexpr std::string_view digits = "0123456789abcdef";
+  if (byte == '"' || byte == '\\') {
+    *at_++ = '\\';
+    *at_++ = static_cast<char>(byte);
+  } else if (byte >= 0x20 && byte < 0x7f) {
+    *at_++ = static_cast<char>(byte);
+  } else {
+    literal("\\u00");
+    *at_++ = digits[byte >> 4];
+    *at_++ = digits[byte & 15];
+  }
 }
 
-void append_digits(std::uint64_t value, std::string& out) {
-  std::array<char, 20> digits;
-  out.append(digits.data(), std::to_chars(digits.data(), digits.data() + digits.size(), value).ptr);
+void Line::text(std::string_view value) {
+  *at_++ = '"';
+  while (value.size() >= 8) {
+    std::uint64_t bytes = 0;
+    std::memcpy(&bytes, value.data(), 8);
+    if (plain(bytes)) {
+      std::memcpy(at_, &bytes, 8);
+      at_ += 8;
+    } else {
+      for (const char c : value.substr(0, 8)) escaped(static_cast<unsigned char>(c));
+    }
+    value.remove_prefix(8);
+  }
+  for (const char c : value) escaped(static_cast<unsigned char>(c));
+  *at_++ = '"';
 }
 
-/// As many digits as asked for, with zeros in front.
-void append_padded(std::uint64_t value, int width, std::string& out) {
-  std::array<char, 20> digits;
-  for (int i = width; i > 0; value /= 10)
-    digits[static_cast<std::size_t>(--i)] = static_cast<char>('0' + value % 10);
-  out.append(digits.data(), static_cast<std::size_t>(width));
-}
-
-void append_number(std::string_view name, std::uint64_t value, std::string& out) {
-  append_name(name, out);
-  append_digits(value, out);
-}
-
-/// "1.234"
-void append_milliseconds(std::chrono::microseconds duration, std::string& out) {
+void Line::milliseconds(std::chrono::microseconds duration) {
   const auto micros = static_cast<std::uint64_t>(std::max<std::int64_t>(duration.count(), 0));
-  append_digits(micros / 1000, out);
-  out += '.';
-  append_padded(micros % 1000, 3, out);
+  number(micros / 1000);
+  *at_++ = '.';
+  padded<3>(micros % 1000);
 }
 
-/// "2026-01-31T12:34:56.123456Z"
-void append_time(std::chrono::system_clock::time_point time, std::string& out) {
+void Line::time(std::chrono::system_clock::time_point time) {
   using namespace std::chrono;  // NOLINT(google-build-using-namespace)
   const auto day = floor<days>(time);
   const year_month_day date(day);
   const hh_mm_ss clock(duration_cast<microseconds>(time - day));
-  append_padded(static_cast<std::uint64_t>(static_cast<int>(date.year())), 4, out);
-  const auto part = [&out](char before, auto value, int width) {
-    out += before;
-    append_padded(static_cast<std::uint64_t>(value), width, out);
+  padded<4>(static_cast<std::uint64_t>(static_cast<int>(date.year())));
+  *at_++ = '-';
+  padded<2>(static_cast<unsigned>(date.month()));
+  *at_++ = '-';
+  padded<2>(static_cast<unsigned>(date.day()));
+  *at_++ = 'T';
+  padded<2>(static_cast<std::uint64_t>(clock.hours().count()));
+  *at_++ = ':';
+  padded<2>(static_cast<std::uint64_t>(clock.minutes().count()));
+  *at_++ = ':';
+  padded<2>(static_cast<std::uint64_t>(clock.seconds().count()));
+  *at_++ = '.';
+  padded<6>(static_cast<std::uint64_t>(clock.subseconds().count()));
+  *at_++ = 'Z';
+}
+
+/// No line of this record is longer.
+std::size_t length_max(const Record& record) {
+  constexpr std::size_t names_and_numbers = 1024;  // all names, ten numbers, and the tokens
+  constexpr std::size_t credential_names = 32;
+  std::size_t text = record.rule.size() + record.method.size() + record.host.size() + record.path.size() +
+                     record.protocol.size() + record.origin_address.size() + record.detail.size();
+  if (record.sandbox) text += record.sandbox->size();
+  if (record.workspace) text += record.workspace->size();
+  std::size_t length = names_and_numbers;
+  for (const auto& credential : record.credentials) {
+    text += credential.header.size() + credential.source.size();
+    length += credential_names;
+  }
+  return length + Line::escaped_max * text;
+}
+
+void write(const Record& record, Line& line) {
+  line.literal("{\"time\":\"");
+  line.time(record.time);
+  line.literal("\",\"sandbox\":");
+  line.text(record.sandbox ? std::string_view(*record.sandbox) : "");
+  line.literal(",\"workspace\":");
+  line.text(record.workspace ? std::string_view(*record.workspace) : "");
+  line.literal(",\"kind\":");
+  line.text(token(record.kind));
+  line.literal(",\"decision\":");
+  line.text(postern::token(decision_of(record.reason)));
+  line.literal(",\"reason\":");
+  line.text(postern::token(record.reason));
+  const auto unless_empty = [&line](const auto& name, std::string_view value) {
+    if (value.empty()) return;
+    line.literal(name);
+    line.text(value);
   };
-  part('-', static_cast<unsigned>(date.month()), 2);
-  part('-', static_cast<unsigned>(date.day()), 2);
-  part('T', clock.hours().count(), 2);
-  part(':', clock.minutes().count(), 2);
-  part(':', clock.seconds().count(), 2);
-  part('.', clock.subseconds().count(), 6);
-  out += 'Z';
+  unless_empty(",\"rule\":", record.rule);
+  unless_empty(",\"method\":", record.method);
+  unless_empty(",\"scheme\":", record.scheme);
+  line.literal(",\"host\":");
+  line.text(record.host);
+  line.literal(",\"port\":");
+  line.number(record.port);
+  unless_empty(",\"path\":", record.path);
+  if (record.status != 0) {
+    line.literal(",\"status\":");
+    line.number(static_cast<std::uint64_t>(record.status));
+  }
+  unless_empty(",\"protocol\":", record.protocol);
+  if (record.intercepted)
+    line.literal(",\"intercepted\":true");
+  else
+    line.literal(",\"intercepted\":false");
+  unless_empty(",\"origin_address\":", record.origin_address);
+  line.literal(",\"credentials\":[");
+  bool first = true;
+  for (const auto& credential : record.credentials) {
+    if (!std::exchange(first, false)) line.literal(",");
+    line.literal("{\"header\":");
+    line.text(credential.header);
+    line.literal(",\"source\":");
+    line.text(credential.source);
+    line.literal("}");
+  }
+  line.literal("],\"request_bytes\":");
+  line.number(record.request_bytes);
+  line.literal(",\"response_bytes\":");
+  line.number(record.response_bytes);
+  line.literal(",\"duration_ms\":");
+  line.milliseconds(record.duration);
+  line.literal(",\"timings\":{\"dns\":");
+  line.milliseconds(record.timings.dns);
+  line.literal(",\"connect\":");
+  line.milliseconds(record.timings.connect);
+  line.literal(",\"tls\":");
+  line.milliseconds(record.timings.tls);
+  line.literal(",\"first_byte\":");
+  line.milliseconds(record.timings.first_byte);
+  line.literal("},\"policy_version\":");
+  line.number(record.policy_version);
+  unless_empty(",\"detail\":", record.detail);
+  line.literal("}\n");
 }
 
 }  // namespace
@@ -118,48 +228,12 @@ void Record::clear() {
 }
 
 void append_json(const Record& record, std::string& out) {
-  out += "{\"time\":\"";
-  append_time(record.time, out);
-  out += '"';
-  append_field("sandbox", record.sandbox ? *record.sandbox : "", out);
-  append_field("workspace", record.workspace ? *record.workspace : "", out);
-  append_field("kind", token(record.kind), out);
-  append_field("decision", postern::token(decision_of(record.reason)), out);
-  append_field("reason", postern::token(record.reason), out);
-  if (!record.rule.empty()) append_field("rule", record.rule, out);
-  if (!record.method.empty()) append_field("method", record.method, out);
-  if (!record.scheme.empty()) append_field("scheme", record.scheme, out);
-  append_field("host", record.host, out);
-  append_number("port", record.port, out);
-  if (!record.path.empty()) append_field("path", record.path, out);
-  if (record.status != 0) append_number("status", static_cast<std::uint64_t>(record.status), out);
-  if (!record.protocol.empty()) append_field("protocol", record.protocol, out);
-  out += record.intercepted ? ",\"intercepted\":true" : ",\"intercepted\":false";
-  if (!record.origin_address.empty()) append_field("origin_address", record.origin_address, out);
-  out += ",\"credentials\":[";
-  for (std::size_t i = 0; i < record.credentials.size(); ++i) {
-    out += i ? ",{\"header\":" : "{\"header\":";
-    append_string(record.credentials[i].header, out);
-    append_field("source", record.credentials[i].source, out);
-    out += '}';
-  }
-  out += ']';
-  append_number("request_bytes", record.request_bytes, out);
-  append_number("response_bytes", record.response_bytes, out);
-  append_name("duration_ms", out);
-  append_milliseconds(record.duration, out);
-  out += ",\"timings\":{\"dns\":";
-  append_milliseconds(record.timings.dns, out);
-  append_name("connect", out);
-  append_milliseconds(record.timings.connect, out);
-  append_name("tls", out);
-  append_milliseconds(record.timings.tls, out);
-  append_name("first_byte", out);
-  append_milliseconds(record.timings.first_byte, out);
-  out += '}';
-  append_number("policy_version", record.policy_version, out);
-  if (!record.detail.empty()) append_field("detail", record.detail, out);
-  out += "}\n";
+  const std::size_t begin = out.size();
+  out.resize_and_overwrite(begin + length_max(record), [&record, begin](char* text, std::size_t) {
+    Line line(text + begin);
+    write(record, line);
+    return static_cast<std::size_t>(line.end() - text);
+  });
 }
 
 }  // namespace postern::audit

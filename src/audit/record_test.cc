@@ -89,6 +89,31 @@ TEST(RecordLine, IsOneLineOfJsonWhateverTheTextHolds) {
   }
 }
 
+TEST(RecordLine, TextIsTheSameWhereverAByteStands) {
+  for (std::size_t size = 1; size <= 25; ++size)
+    for (std::size_t at = 0; at < size; ++at)
+      for (int byte = 0; byte < 128; ++byte) {
+        Record record = full();
+        record.path.assign(size, 'a');
+        record.path[at] = static_cast<char>(byte);
+        const auto json = nlohmann::json::parse(line(record), nullptr, false);
+        ASSERT_FALSE(json.is_discarded()) << line(record);
+        ASSERT_EQ(json["path"].get<std::string>(), record.path) << size << " " << at << " " << byte;
+      }
+}
+
+TEST(RecordLine, HasRoomForTheLongestTextOfBytesThatAreAllEscaped) {
+  for (const std::size_t size : {1u, 1000u, 100'000u}) {
+    Record record = full();
+    record.path.assign(size, '\x01');
+    record.detail.assign(size, '\x80');
+    record.host.assign(size, '\n');
+    const std::string text = line(record);
+    EXPECT_EQ(text.size(), line(full()).size() - full().path.size() - full().detail.size() -
+                               full().host.size() + 3 * 6 * size);
+  }
+}
+
 TEST(RecordLine, TimesBeforeTheEpochAreNotNegativeMicroseconds) {
   Record record;
   record.time = std::chrono::system_clock::time_point(-1us);

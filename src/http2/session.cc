@@ -724,8 +724,10 @@ bool Session::finish_head(Stream& stream, bool ends) {
       if (!take_pseudo(*head, name, value)) return false;
       continue;
     }
-    if (!wire::is_field_name(name) || !wire::is_field_value(value)) return false;
-    if (is_trailers && wire::is_forbidden_trailer(name)) continue;
+    if (is_trailers) {  // Heads are read strictly by wire/http2_head.h; what ends a message is read here.
+      if (!wire::is_field_name(name) || !wire::is_field_value(value)) return false;
+      if (wire::is_forbidden_trailer(name)) continue;
+    }
     head->fields.push_back({name, value});
   }
   if (is_trailers && head->too_large) return false;

@@ -121,7 +121,10 @@ bool is_forbidden_trailer(std::string_view name);
 bool nominated(std::span<const HeaderField> fields, std::string_view name);
 
 /// ASCII case-insensitive equality.
-bool same_name(std::string_view a, std::string_view b);
+bool same_name_of_same_size(std::string_view a, std::string_view b);
+inline bool same_name(std::string_view a, std::string_view b) {
+  return a.size() == b.size() && same_name_of_same_size(a, b);
+}
 
 /// True when `list` (a comma-separated field value) has `token`, ignoring case.
 bool has_token(std::string_view list, std::string_view token);

@@ -58,8 +58,7 @@ constexpr char lower(char c) { return c >= 'A' && c <= 'Z' ? static_cast<char>(c
 
 }  // namespace
 
-bool same_name(std::string_view a, std::string_view b) {
-  if (a.size() != b.size()) return false;
+bool same_name_of_same_size(std::string_view a, std::string_view b) {
   const char* left = a.data();
   const char* right = b.data();
   for (const char* const end = left + a.size(); left != end; ++left, ++right) {
