@@ -29,7 +29,9 @@ enum class Decision : std::uint8_t { allowed, denied, failed };
   X(malformed_host, denied, 400)             \
   X(malformed_client_hello, denied, 400)     \
   X(malformed_dns_query, denied, 400)        \
+  X(unsignable_request, denied, 400)         \
   X(head_too_large, denied, 431)             \
+  X(body_too_large, denied, 413)             \
   X(expectation_failed, denied, 417)         \
   X(sandbox_timeout, failed, 408)            \
   X(sandbox_closed, failed, 499)             \

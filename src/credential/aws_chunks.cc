@@ -40,10 +40,10 @@ AwsChunkResigner::AwsChunkResigner(AwsChunkForm form, AwsChunkSeed seed)
 
 std::unexpected<Error> AwsChunkResigner::refuse(std::string detail) {
   state_ = State::failed;
-  return fail(Reason::malformed_request, "the body in AWS chunks " + std::move(detail), Side::sandbox);
+  return fail(Reason::unsignable_request, "the body in AWS chunks " + std::move(detail), Side::sandbox);
 }
 
-Result<AwsChunkResigner::Step> AwsChunkResigner::step(std::string_view input) {
+Result<BodySigner::Step> AwsChunkResigner::step(std::string_view input) {
   if (state_ == State::failed) return refuse("was refused before");
   if (state_ == State::finished) {
     if (!input.empty()) return refuse("goes on behind its end");
@@ -134,6 +134,11 @@ Result<void> AwsChunkResigner::begin_chunk() {
   } else {
     held_.clear();
   }
+  // Both are below 2^63.
+  total_ += *size;
+  if (seed_.decoded_length && (*size > 0 ? total_ > *seed_.decoded_length : total_ < *seed_.decoded_length))
+    return refuse(fmt::format("has {} data than its x-amz-decoded-content-length, {}",
+                              *size > 0 ? "more" : "less", *seed_.decoded_length));
   remaining_ = *size;
   if (remaining_ > 0) {
     state_ = State::data;

@@ -23,6 +23,7 @@
 #include "base/result.h"
 #include "base/units.h"
 #include "credential/digest.h"
+#include "credential/signer.h"
 
 namespace postern::credential {
 
@@ -42,26 +43,19 @@ struct AwsChunkSeed {
   std::string amz_date;             ///< "20130524T000000Z"
   std::string scope;                ///< "20130524/us-east-1/s3/aws4_request"
   std::string signature;            ///< 64 hexadecimal digits.
+  std::optional<std::uint64_t> decoded_length = {};  ///< What the data of all chunks is said to be.
 };
 
 /// One body. Belongs to one loop. Holds one chunk at most, and nothing of unsigned ones.
-class AwsChunkResigner {
+class AwsChunkResigner final : public BodySigner {
  public:
   /// `seed` is not looked at with unsigned chunks.
   AwsChunkResigner(AwsChunkForm form, AwsChunkSeed seed);
 
-  struct Step {
-    std::size_t consumed = 0;  ///< Bytes of the input that are done with.
-    std::string_view output;   ///< What goes to the origin, maybe nothing yet. Valid until the next step().
-    bool finished = false;     ///< The body is complete.
-  };
-  /// Looks at the next bytes of the body, up to the end of a chunk. Call again with the rest until `consumed`
-  /// is all of it. Errors, after which nothing more can be asked: malformed_request, also for bytes behind
-  /// the end and for a chunk that is too large to hold (the sentence names the limit).
-  Result<Step> step(std::string_view input);
-
-  /// Whether the body may end here.
-  bool finished() const { return state_ == State::finished; }
+  /// Up to the end of a chunk. Refuses also bytes behind the end, a chunk that is too large to hold (the
+  /// sentence names the limit), and data that is longer or shorter than its head said.
+  Result<Step> step(std::string_view input) override;
+  bool finished() const override { return state_ == State::finished; }
 
  private:
   enum class State : std::uint8_t {
@@ -90,6 +84,7 @@ class AwsChunkResigner {
   AwsChunkSeed seed_;
   State state_ = State::size_line;
   std::uint64_t remaining_ = 0;   ///< Of this chunk's data.
+  std::uint64_t total_ = 0;       ///< Of all chunks so far.
   std::string held_;              ///< The signed chunk so far; of an unsigned one just its size line.
   std::size_t line_at_ = 0;       ///< In held_: the line that is being read,
   std::size_t trailer_at_ = 0;    ///< the trailer section,

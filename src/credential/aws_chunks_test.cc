@@ -43,7 +43,7 @@ struct Outcome {
   bool finished = false;
 };
 
-Outcome run(AwsChunkResigner& chunks, std::string_view body, const std::function<std::size_t()>& piece) {
+Outcome run(BodySigner& chunks, std::string_view body, const std::function<std::size_t()>& piece) {
   Outcome run;
   while (!body.empty()) {
     std::string input(
@@ -53,7 +53,7 @@ Outcome run(AwsChunkResigner& chunks, std::string_view body, const std::function
       const auto step = chunks.step(rest);
       if (!step) {
         run.error = step.error().detail;
-        EXPECT_EQ(step.error().reason, Reason::malformed_request);
+        EXPECT_EQ(step.error().reason, Reason::unsignable_request);
         EXPECT_FALSE(chunks.step("x")) << "an error is the end";
         return run;
       }
@@ -96,7 +96,7 @@ TEST(AwsChunks, TheDocumentedUploadIsReproduced) {
                                      {"x-amz-decoded-content-length", "66560"},
                                      {"x-amz-storage-class", "REDUCED_REDUNDANCY"},
                                      {"Authorization", authorization}};
-  const AwsRequest request{
+  const RequestToSign request{
       "PUT", "/examplebucket/chunkObject.txt", "s3.amazonaws.com", "s3.amazonaws.com", fields, 66824, true};
   const auto intent = signer.read(request, *aws_endpoint(request.host));
   ASSERT_TRUE(intent) << intent.error().detail;
@@ -110,8 +110,8 @@ TEST(AwsChunks, TheDocumentedUploadIsReproduced) {
   const std::string body = signed_chunk(std::string(65536, 'a')) + signed_chunk(std::string(1024, 'a')) +
                            signed_chunk("") + "\r\n";
   ASSERT_EQ(body.size(), 66824u);
-  ASSERT_TRUE(made->chunks);
-  const Outcome done = run(*made->chunks, body, [] { return 16384; });
+  ASSERT_TRUE(made->body);
+  const Outcome done = run(*made->body, body, [] { return 16384; });
   EXPECT_TRUE(done.finished);
   EXPECT_EQ(done.output,
             signed_chunk(std::string(65536, 'a'),
@@ -120,6 +120,23 @@ TEST(AwsChunks, TheDocumentedUploadIsReproduced) {
                              "0055627c9e194cb4542bae2aa5492e3c1575bbb81b612b7d234b86a503ef5497") +
                 signed_chunk("", "b6c6ea8a5354eaf15b3cb7646744f4275b71ea724fed81ceb9323e279d449df9") +
                 "\r\n");
+}
+
+TEST(AwsChunks, WhatTheChunksCarryIsWhatTheHeadSaid) {
+  const std::string body = signed_chunk("hello") + signed_chunk("you") + signed_chunk("") + "\r\n";
+  const auto with = [&](AwsChunkForm form, std::uint64_t length, std::string_view text) {
+    AwsChunkResigner chunks(
+        form, AwsChunkSeed{example_key(), "20130524T000000Z", "20130524/us-east-1/s3/aws4_request",
+                           std::string(64, '0'), length});
+    return run(chunks, text, [] { return 7; });
+  };
+  EXPECT_TRUE(with(AwsChunkForm::signed_chunks, 8, body).finished);
+  EXPECT_THAT(with(AwsChunkForm::signed_chunks, 7, body).error, HasSubstr("more data than"));
+  EXPECT_THAT(with(AwsChunkForm::signed_chunks, 9, body).error, HasSubstr("less data than"));
+  constexpr std::string_view bare = "5\r\nhello\r\n3\r\nyou\r\n0\r\n\r\n";
+  EXPECT_TRUE(with(AwsChunkForm::unsigned_chunks_with_trailer, 8, bare).finished);
+  EXPECT_THAT(with(AwsChunkForm::unsigned_chunks_with_trailer, 0, bare).error, HasSubstr("more data than"));
+  EXPECT_THAT(with(AwsChunkForm::unsigned_chunks_with_trailer, 9, bare).error, HasSubstr("less data than"));
 }
 
 // The figures of "Including Trailing Headers".

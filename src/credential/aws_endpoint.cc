@@ -318,12 +318,12 @@ std::optional<AwsEndpoint> aws_endpoint(std::string_view host) {
 Result<AwsScope> aws_scope(const AwsEndpoint& endpoint, const AwsScope& client) {
   if (client.region.empty() && client.service.empty()) return AwsScope{endpoint.region, endpoint.service};
   if (!is_name(client.region) || !is_name(client.service)) {
-    return fail(Reason::malformed_request,
+    return fail(Reason::unsignable_request,
                 "the scope of the AWS signature is not DATE/REGION/SERVICE/aws4_request", Side::sandbox);
   }
   if (endpoint.region_in_host && client.region != endpoint.region) {
     return fail(
-        Reason::malformed_request,
+        Reason::unsignable_request,
         fmt::format(
             "the request was signed for the region {}, but its host is of {}: set the client's region",
             client.region, endpoint.region),
@@ -331,7 +331,7 @@ Result<AwsScope> aws_scope(const AwsEndpoint& endpoint, const AwsScope& client) 
   }
   if (client.service != endpoint.service &&
       (is_one_of(client.service, guarded) || is_one_of(endpoint.service, guarded))) {
-    return fail(Reason::malformed_request,
+    return fail(Reason::unsignable_request,
                 fmt::format("the request was signed for the service {}, but its host is one of {}",
                             client.service, endpoint.service),
                 Side::sandbox);

@@ -37,7 +37,7 @@ struct AwsScope {
 };
 
 /// The scope for a request to that endpoint whose client signed for `client` (empty views: it did not).
-/// Errors, malformed_request: a region that is not the host's, a service that is another host's, or names
+/// Errors, unsignable_request: a region that is not the host's, a service that is another host's, or names
 /// that are none. Views into what was given.
 Result<AwsScope> aws_scope(const AwsEndpoint& endpoint, const AwsScope& client);
 

@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <array>
+#include <charconv>
 #include <fmt/format.h>
 #include <string.h>
 
@@ -22,7 +23,7 @@ constexpr std::string_view hash_name = "x-amz-content-sha256";
 constexpr std::string_view token_name = "x-amz-security-token";
 
 std::unexpected<Error> refuse(std::string detail) {
-  return fail(Reason::malformed_request, std::move(detail), Side::sandbox);
+  return fail(Reason::unsignable_request, std::move(detail), Side::sandbox);
 }
 
 bool is_digit(char c) { return c >= '0' && c <= '9'; }
@@ -169,8 +170,21 @@ Result<Presigned> read_presigned(std::string_view query) {
   return read;
 }
 
+/// How much the chunks of a body carry. S3 insists on it; the others are left to say so themselves.
+Result<void> read_decoded_length(std::span<const HeaderField> fields, AwsIntent& intent) {
+  const auto said = single(fields, "x-amz-decoded-content-length");
+  if (!said) return std::unexpected(said.error());
+  if (!*said) return {};
+  std::uint64_t length = 0;
+  const char* const end = (*said)->data() + (*said)->size();
+  const auto read = std::from_chars((*said)->data(), end, length);
+  if (read.ec != std::errc() || read.ptr != end) return refuse("x-amz-decoded-content-length is no number");
+  intent.decoded_length = length;
+  return {};
+}
+
 /// Fills in what x-amz-content-sha256 says. Absent: std::nullopt.
-Result<void> read_payload(std::optional<std::string_view> said, const AwsRequest& request,
+Result<void> read_payload(std::optional<std::string_view> said, const RequestToSign& request,
                           AwsIntent& intent) {
   intent.payload_said = said.has_value();
   if (!said) {
@@ -195,7 +209,7 @@ Result<void> read_payload(std::optional<std::string_view> said, const AwsRequest
     if (*said != name) continue;
     intent.payload = AwsPayload::chunks;
     intent.chunk_form = form;
-    return {};
+    return read_decoded_length(request.fields, intent);
   }
   if (said->starts_with("STREAMING-AWS4-ECDSA-"))
     return refuse(
@@ -239,14 +253,11 @@ struct AwsSigner::Stamp {
   std::shared_ptr<HmacSha256> key;
 };
 
-AwsSigned::~AwsSigned() {
-  if (!target_storage_.empty()) explicit_bzero(target_storage_.data(), target_storage_.size());
-}
-
 AwsSigner::AwsSigner(std::shared_ptr<const AwsCredentials> credentials, std::string placeholder_key_id)
     : credentials_(std::move(credentials)), placeholder_key_id_(std::move(placeholder_key_id)) {}
 
 void AwsSigner::set_credentials(std::shared_ptr<const AwsCredentials> credentials) {
+  if (credentials_ == credentials) return;
   credentials_ = std::move(credentials);
   keys_.clear();
 }
@@ -256,7 +267,7 @@ bool AwsSigner::drops(std::string_view field_name) {
          wire::same_name(field_name, token_name);
 }
 
-Result<AwsIntent> AwsSigner::read(const AwsRequest& request, const AwsEndpoint& endpoint) const {
+Result<AwsIntent> AwsSigner::read(const RequestToSign& request, const AwsEndpoint& endpoint) const {
   AwsIntent intent;
   const auto authorization = single(request.fields, "authorization");
   if (!authorization) return std::unexpected(authorization.error());
@@ -317,7 +328,7 @@ Result<AwsIntent> AwsSigner::read(const AwsRequest& request, const AwsEndpoint& 
   return intent;
 }
 
-Result<AwsSigned> AwsSigner::sign(const AwsRequest& request, const AwsIntent& intent,
+Result<Signature> AwsSigner::sign(const RequestToSign& request, const AwsIntent& intent,
                                   std::string_view body_hash, WallTime now) {
   const std::string_view payload =
       intent.payload == AwsPayload::to_be_hashed ? body_hash : intent.payload_hash;
@@ -372,7 +383,7 @@ bool AwsSigner::is_listed(std::string_view name) const {
   return std::ranges::any_of(listed_, [name](std::string_view one) { return wire::same_name(one, name); });
 }
 
-void AwsSigner::begin_canonical(const AwsRequest& request, const AwsIntent& intent) {
+void AwsSigner::begin_canonical(const RequestToSign& request, const AwsIntent& intent) {
   canonical_.clear();
   canonical_.reserve(2048);
   canonical_.append(request.method).append(1, '\n');
@@ -396,7 +407,7 @@ std::string AwsSigner::sign_canonical(const Stamp& stamp) {
   return hex(stamp.key->sign(message_));
 }
 
-Result<AwsSigned> AwsSigner::sign_head(const AwsRequest& request, const AwsIntent& intent,
+Result<Signature> AwsSigner::sign_head(const RequestToSign& request, const AwsIntent& intent,
                                        std::string_view payload, WallTime now) {
   Stamp stamp;
   stamp.amz_date = amz_date(now);
@@ -428,7 +439,7 @@ Result<AwsSigned> AwsSigner::sign_head(const AwsRequest& request, const AwsInten
   end_canonical(payload);
   const std::string signature = sign_canonical(stamp);
 
-  AwsSigned made;
+  Signature made;
   made.headers.reserve(4);
   const auto add = [&made](std::string_view name, std::string_view value) -> Result<void> {
     auto header = make_header(name, "aws", value);
@@ -458,11 +469,14 @@ Result<AwsSigned> AwsSigner::sign_head(const AwsRequest& request, const AwsInten
     if (auto added = add("X-Amz-Content-Sha256", payload); !added) return std::unexpected(added.error());
   }
   if (intent.payload == AwsPayload::chunks)
-    made.chunks.emplace(intent.chunk_form, AwsChunkSeed{stamp.key, stamp.amz_date, stamp.scope, signature});
+    made.body = std::make_unique<AwsChunkResigner>(
+        intent.chunk_form,
+        AwsChunkSeed{stamp.key, stamp.amz_date, stamp.scope, signature, intent.decoded_length});
+  made.place = "Authorization";
   return made;
 }
 
-Result<AwsSigned> AwsSigner::sign_query(const AwsRequest& request, const AwsIntent& intent,
+Result<Signature> AwsSigner::sign_query(const RequestToSign& request, const AwsIntent& intent,
                                         std::string_view payload, WallTime now) {
   // The client's date decides when the URL expires; one of tomorrow would be a signature to keep.
   if (intent.amz_date > amz_date(now + aws_clock_skew_max))
@@ -485,8 +499,8 @@ Result<AwsSigned> AwsSigner::sign_query(const AwsRequest& request, const AwsInte
         if (wire::same_name(field.name, name)) fields_.push_back(field);
     }
     if (fields_.size() == before)
-      return refuse(
-          fmt::format("the pre-signed URL signs the header {}, which the request does not have", name));
+      return refuse(fmt::format("the pre-signed URL signs the header {}, which the request does not have",
+                                name.substr(0, 64)));
   }
 
   std::string credential;
@@ -514,9 +528,9 @@ Result<AwsSigned> AwsSigner::sign_query(const AwsRequest& request, const AwsInte
   end_canonical(payload);
   text.append(signature_name).append(sign_canonical(stamp));
 
-  AwsSigned made;
-  made.target_storage_.assign(text.begin(), text.end());
-  made.target_ = {made.target_storage_.data(), made.target_storage_.size()};
+  Signature made;
+  made.set_target(text);
+  made.place = "X-Amz-Signature";
   return made;
 }
 

@@ -27,7 +27,7 @@
 #include "credential/aws_chunks.h"
 #include "credential/aws_endpoint.h"
 #include "credential/digest.h"
-#include "credential/injected_header.h"
+#include "credential/signer.h"
 #include "model/http.h"
 
 namespace postern::credential {
@@ -42,21 +42,10 @@ struct AwsCredentials {
   Secret session_token;  ///< Empty where the key is a lasting one.
 };
 
-/// A request as it will be written. Views live as long as the call.
-struct AwsRequest {
-  std::string_view method;
-  std::string_view target;                      ///< Origin-form, with the query.
-  std::string_view authority;                   ///< The Host field or `:authority`, as written.
-  std::string_view host;                        ///< The same, canonical, without a port.
-  std::span<const HeaderField> fields;          ///< Without Host and Content-Length.
-  std::optional<std::uint64_t> content_length;  ///< When a Content-Length is written.
-  bool has_body = false;
-};
-
 enum class AwsPayload : std::uint8_t {
   as_said,       // x-amz-content-sha256 has a hash or UNSIGNED-PAYLOAD; the body streams
   to_be_hashed,  // nobody said: the caller holds the body, hashes it, and gives the hash to sign()
-  chunks,        // the body goes through AwsSigned::chunks
+  chunks,        // the body goes through Signature::body
 };
 
 /// What a client asked for. Owns what it says.
@@ -75,40 +64,10 @@ struct AwsIntent {
   AwsPathRule path_rule = AwsPathRule::normalised;
   std::string region;
   std::string service;
-  std::string access_key_id;   ///< The client's; empty when it did not sign.
-  std::string signed_headers;  ///< "host;x-amz-date", as the client listed them.
-  std::string amz_date;        ///< Of a pre-signed URL.
-};
-
-/// The credential of one request, and what its body has to go through.
-class AwsSigned {
- public:
-  AwsSigned() = default;
-  AwsSigned(AwsSigned&&) noexcept = default;
-  AwsSigned& operator=(AwsSigned&& other) noexcept {
-    headers.swap(other.headers);
-    chunks.swap(other.chunks);
-    target_storage_.swap(other.target_storage_);  // and what was here is wiped with `other`
-    std::swap(target_, other.target_);
-    return *this;
-  }
-  AwsSigned(const AwsSigned&) = delete;
-  AwsSigned& operator=(const AwsSigned&) = delete;
-  ~AwsSigned();
-
-  /// Authorization, X-Amz-Date, X-Amz-Security-Token, X-Amz-Content-Sha256; some of them, each once. Empty
-  /// for a pre-signed request. They replace the client's.
-  std::vector<InjectedHeader> headers;
-  /// With AwsPayload::chunks.
-  std::optional<AwsChunkResigner> chunks;
-  /// The target with its new signature, to be written instead; empty unless pre-signed. It opens what it
-  /// names for whoever has it: for the request line only, never for a record.
-  std::string_view target() const { return target_; }
-
- private:
-  friend class AwsSigner;
-  std::vector<char> target_storage_;  // wiped; a vector, so that moving keeps the view valid
-  std::string_view target_;
+  std::string access_key_id;                    ///< The client's; empty when it did not sign.
+  std::string signed_headers;                   ///< "host;x-amz-date", as the client listed them.
+  std::string amz_date;                         ///< Of a pre-signed URL.
+  std::optional<std::uint64_t> decoded_length;  ///< What the chunks are said to carry.
 };
 
 /// Signs for one set of credentials. Belongs to one loop.
@@ -120,16 +79,16 @@ class AwsSigner {
   /// For credentials that are renewed: what is signed from now on is signed with these.
   void set_credentials(std::shared_ptr<const AwsCredentials> credentials);
 
-  /// What the client meant. Errors, malformed_request, each in a sentence for the one who set the client up:
+  /// What the client meant. Errors, unsignable_request, each in a sentence for the one who set the client up:
   /// a signature that cannot be read, a scope that is not the host's, both a header and a pre-signed query,
   /// SigV4A, event streams, SigV2 with the placeholder key.
-  Result<AwsIntent> read(const AwsRequest& request, const AwsEndpoint& endpoint) const;
+  Result<AwsIntent> read(const RequestToSign& request, const AwsEndpoint& endpoint) const;
 
   /// `body_hash`: 64 hexadecimal digits with AwsPayload::to_be_hashed, else ignored. `now`: what the
   /// signature is dated with; a pre-signed URL keeps its own date, or it would never expire. Not for a
-  /// foreign intent. Errors, malformed_request: a pre-signed URL that is dated in the future or signs a
+  /// foreign intent. Errors, unsignable_request: a pre-signed URL that is dated in the future or signs a
   /// header that is not there.
-  Result<AwsSigned> sign(const AwsRequest& request, const AwsIntent& intent, std::string_view body_hash,
+  Result<Signature> sign(const RequestToSign& request, const AwsIntent& intent, std::string_view body_hash,
                          WallTime now);
 
   /// True for the client's fields that do not go on: those of its own signature.
@@ -145,13 +104,13 @@ class AwsSigner {
   };
   struct Stamp;
   std::shared_ptr<HmacSha256> key_for(std::string_view date, const AwsIntent& intent);
-  Result<AwsSigned> sign_head(const AwsRequest& request, const AwsIntent& intent, std::string_view payload,
+  Result<Signature> sign_head(const RequestToSign& request, const AwsIntent& intent, std::string_view payload,
                               WallTime now);
-  Result<AwsSigned> sign_query(const AwsRequest& request, const AwsIntent& intent, std::string_view payload,
-                               WallTime now);
+  Result<Signature> sign_query(const RequestToSign& request, const AwsIntent& intent,
+                               std::string_view payload, WallTime now);
   void split_listed(const AwsIntent& intent);
   bool is_listed(std::string_view name) const;
-  void begin_canonical(const AwsRequest& request, const AwsIntent& intent);
+  void begin_canonical(const RequestToSign& request, const AwsIntent& intent);
   void end_canonical(std::string_view payload);
   std::string sign_canonical(const Stamp& stamp);
 

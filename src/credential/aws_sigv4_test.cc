@@ -18,7 +18,7 @@ using testing::ElementsAre;
 using testing::HasSubstr;
 using testing::Not;
 
-static_assert(!std::is_copy_constructible_v<AwsSigned>);
+static_assert(!std::is_copy_constructible_v<Signature>);
 
 constexpr const char* placeholder = "AKIAPOSTERNPLACEHOLD";
 constexpr const char* example_secret = "wJalrXUtnFEMI/K7MDENG/bPxRfiCYEXAMPLEKEY";  // of AWS's documentation
@@ -30,7 +30,7 @@ std::shared_ptr<const AwsCredentials> credentials(std::string key_id, std::strin
                                                 Secret(std::move(token)));
 }
 
-std::string line_of(const AwsSigned& made, std::string_view name) {
+std::string line_of(const Signature& made, std::string_view name) {
   std::string line = "none";
   for (const InjectedHeader& header : made.headers) {
     if (header.name != name) continue;
@@ -41,7 +41,7 @@ std::string line_of(const AwsSigned& made, std::string_view name) {
   return line;
 }
 
-std::string signature_of(const AwsSigned& made) {
+std::string signature_of(const Signature& made) {
   const std::string line = line_of(made, "Authorization");
   return line.substr(std::min(line.size(), line.rfind('=') + 1));
 }
@@ -55,7 +55,7 @@ struct Sent {
   std::optional<std::uint64_t> content_length;
   bool has_body = false;
 
-  AwsRequest request() const {
+  RequestToSign request() const {
     return {method, target, authority, authority, fields, content_length, has_body};
   }
 };
@@ -70,17 +70,17 @@ class Aws : public testing::Test {
   std::string refusal(const Sent& sent) {
     const auto intent = read(sent);
     if (intent) return "accepted";
-    EXPECT_EQ(intent.error().reason, Reason::malformed_request);
+    EXPECT_EQ(intent.error().reason, Reason::unsignable_request);
     EXPECT_EQ(intent.error().side, Side::sandbox);
     return intent.error().detail;
   }
-  AwsSigned sign(const Sent& sent, std::string_view body_hash = "") {
+  Signature sign(const Sent& sent, std::string_view body_hash = "") {
     const auto intent = read(sent);
     EXPECT_TRUE(intent) << intent.error().detail;
     if (!intent) return {};
     auto made = signer_.sign(sent.request(), *intent, body_hash, example_time);
     EXPECT_TRUE(made) << made.error().detail;
-    return made ? std::move(*made) : AwsSigned();
+    return made ? std::move(*made) : Signature();
   }
 
   AwsSigner signer_{credentials("AKIAIOSFODNN7EXAMPLE", example_secret), placeholder};
@@ -140,14 +140,14 @@ TEST_F(Aws, TheDocumentedPreSignedUrlIsReproduced) {
       "X-Amz-Date=20130524T000000Z&X-Amz-Expires=86400&X-Amz-SignedHeaders=host&X-Amz-Security-Token=x&"
       "X-Amz-Signature={}",
       placeholder, std::string(64, 'f'));
-  const AwsSigned made = sign(get);
+  const Signature made = sign(get);
   EXPECT_TRUE(made.headers.empty());
   EXPECT_EQ(made.target(),
             "/test.txt?X-Amz-Credential=AKIAIOSFODNN7EXAMPLE%2F20130524%2Fus-east-1%2Fs3%2Faws4_request&"
             "X-Amz-Algorithm=AWS4-HMAC-SHA256&X-Amz-Date=20130524T000000Z&X-Amz-Expires=86400&X-Amz-"
             "SignedHeaders=host&"
             "X-Amz-Signature=aeeed9bbccd4d02ee5c0109b86d86835f995330da4c265957d157751f604d404");
-  AwsSigned moved;
+  Signature moved;
   moved = sign(get);
   EXPECT_EQ(moved.target(), made.target());
 }
@@ -221,7 +221,7 @@ TEST_F(Aws, TheSessionTokenReplacesTheClients) {
   const std::string signature =
       authorization("20130524/us-east-1/s3", "host;x-amz-date;x-amz-security-token");
   get.fields = {{"Authorization", signature}, {"X-Amz-Security-Token", "placeholder-token"}};
-  const AwsSigned made = sign(get);
+  const Signature made = sign(get);
   EXPECT_EQ(line_of(made, "X-Amz-Security-Token"), "real/token==");
   EXPECT_EQ(line_of(made, "X-Amz-Content-Sha256"), "UNSIGNED-PAYLOAD") << "S3 wants the field";
   EXPECT_THAT(line_of(made, "Authorization"),
@@ -277,7 +277,7 @@ TEST_F(Aws, ABodyWithoutAHashIsHashedExceptForS3) {
   EXPECT_EQ(intent->service, "sts");
   EXPECT_EQ(signer_.sign(post.request(), *intent, "", example_time).error().reason, Reason::internal);
   const std::string body_hash = hex(sha256("Action=GetCallerIdentity"));
-  const AwsSigned made = sign(post, body_hash);
+  const Signature made = sign(post, body_hash);
   EXPECT_THAT(line_of(made, "Authorization"), HasSubstr("SignedHeaders=content-type;host;x-amz-date, "));
   EXPECT_EQ(made.headers.size(), 2u);
   EXPECT_NE(signature_of(made), signature_of(sign(post, sha256_of_nothing)));

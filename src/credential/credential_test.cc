@@ -232,5 +232,21 @@ TEST(Injections, ALongValueIsRefused) {
   EXPECT_THAT(policy::describe(injections.error(), "p"), HasSubstr("is longer than 16384 bytes"));
 }
 
+TEST(Resolve, AKeyOfAwsIsOneThatCanStandInASignature) {
+  for (const std::string key :
+       {"canary, SignedHeaders=", "canary/20260101", "canary\r\nX: y", "canary key"}) {
+    SecretStore store;
+    ASSERT_TRUE(store.set("KEY", Secret(std::string(key))));
+    ASSERT_TRUE(store.set("SECRET", Secret("canary")));
+    const auto injections =
+        resolve(*snapshot("rules: [{name: r, type: aws, aws: {access_key_id: {type: workspace_secret, value: "
+                          "'{KEY}'}, secret_access_key: {type: workspace_secret, value: '{SECRET}'}}}]"),
+                store);
+    ASSERT_FALSE(injections) << key;
+    EXPECT_EQ(injections.error().front().where, "rules[0].aws.access_key_id.value");
+    EXPECT_THAT(injections.error().front().message, Not(HasSubstr("canary")));
+  }
+}
+
 }  // namespace
 }  // namespace postern::credential

@@ -3,6 +3,7 @@
 #include <fmt/format.h>
 #include <variant>
 
+#include "credential/aws_signing.h"
 #include "credential/wiped_string.h"
 #include "policy/pattern.h"
 
@@ -162,10 +163,45 @@ struct Buildup {
     return nullptr;
   }
 
-  SourceRef make_source(const policy::AwsAuth&, const policy::Rule& rule, const std::string& where) {
-    fail(where, rule.at, "rules of this type are not supported by this version");
+  SourceRef make_source(const policy::AwsAuth& aws, const policy::Rule& rule, const std::string& where) {
+    auto credentials = std::make_shared<AwsCredentials>();
+    const Secret key_id = secret_of(aws.access_key_id, where, "access_key_id");
+    credentials->secret_access_key = secret_of(aws.secret_access_key, where, "secret_access_key");
+    credentials->session_token = secret_of(aws.session_token, where, "session_token");
+    if (key_id.empty() || credentials->secret_access_key.empty()) return nullptr;
+    credentials->access_key_id = key_id.unwrap();
+    check_aws_key_id(credentials->access_key_id, where, aws.access_key_id.at);
+    if (!make_header("X-Amz-Security-Token", "aws", credentials->session_token.unwrap()))
+      fail(where + ".session_token.value", aws.session_token->at, "is no session token of AWS");
+    sign_with(std::make_unique<AwsSigning>(std::move(credentials), named_hosts(rule), "aws"));
     return nullptr;
   }
+
+  /// It stands between '/' and ',' in a header, and is the one part of the credentials that is no secret.
+  void check_aws_key_id(std::string_view key_id, const std::string& where, policy::Position at) {
+    const bool plain = key_id.size() <= 128 && std::ranges::all_of(key_id, [](char c) {
+                         return (c >= 'A' && c <= 'Z') || (c >= 'a' && c <= 'z') || (c >= '0' && c <= '9') ||
+                                c == '_' || c == '-';
+                       });
+    if (!plain)
+      fail(where + ".access_key_id.value", at,
+           "is no access key of AWS (accepted: at most 128 letters and digits)");
+  }
+
+  static std::vector<std::string> named_hosts(const policy::Rule& rule) {
+    std::vector<std::string> names;
+    if (rule.own_hosts) return names;
+    for (const auto& host : rule.match_hosts)
+      if (!host.pattern.subdomains) names.push_back(host.pattern.host);
+    return names;
+  }
+
+  /// Of the rule that was added last.
+  void sign_with(std::unique_ptr<const Signing> signing) {
+    out.signings_.resize(out.rules_.size());
+    out.signings_.back() = std::move(signing);
+  }
+
   SourceRef make_source(const policy::AzureAuth&, const policy::Rule& rule, const std::string& where) {
     fail(where, rule.at, "rules of this type are not supported by this version");
     return nullptr;

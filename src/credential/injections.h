@@ -13,6 +13,7 @@
 
 #include "credential/injected_header.h"
 #include "credential/secret_store.h"
+#include "credential/signer.h"
 #include "credential/source.h"
 #include "credential/token_sources.h"
 #include "policy/snapshot.h"
@@ -34,6 +35,11 @@ class Injections {
     return callbacks_[callback_index];
   }
 
+  /// How requests of a rule are signed, or nullptr. Valid while the Injections live.
+  const Signing* signing_of(std::uint32_t rule_index) const {
+    return rule_index < signings_.size() ? signings_[rule_index].get() : nullptr;
+  }
+
   /// By rule; nullptr where there is nobody to ask. Once.
   std::vector<std::unique_ptr<const Source>> take_sources() { return std::move(sources_); }
 
@@ -49,6 +55,7 @@ class Injections {
   std::vector<std::vector<InjectedHeader>> rules_;
   std::vector<std::vector<InjectedHeader>> callbacks_;
   std::vector<std::unique_ptr<const Source>> sources_;
+  std::vector<std::unique_ptr<const Signing>> signings_;  ///< Up to the last rule that signs.
 };
 
 /// Fills in the templates of every enabled rule. Problems, all of them: a {KEY} that the store does not have

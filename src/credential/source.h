@@ -19,6 +19,7 @@
 namespace postern::credential {
 
 class Caller;
+struct AwsCredentials;
 
 /// A request as it is shown to a source that wants to see it. Outlives the question.
 struct ShownRequest {
@@ -43,6 +44,7 @@ struct Subject {
 /// What was answered. Immutable, shared by those who use it meanwhile.
 struct Grant {
   std::vector<InjectedHeader> headers;
+  std::shared_ptr<const AwsCredentials> aws;  ///< What requests are signed with, for rules that sign.
   TimePoint expires = TimePoint::max();
   TimePoint refresh_after = TimePoint::max();  ///< A new one is asked for while this one is still good.
   WallTime expires_by_date = WallTime::max();

@@ -112,7 +112,8 @@ class Readings {
 
 Reason outcome(const Snapshot& snapshot, const Rule& rule, bool tls) {
   if (rule.action == Action::deny) return Reason::denied_by_rule;
-  if (!tls && rule.injects_credential() && snapshot.plaintext_credentials() == PlaintextCredentials::refuse) {
+  if (!tls && rule.injects_credential() &&
+      (rule.signs() || snapshot.plaintext_credentials() == PlaintextCredentials::refuse)) {
     return Reason::plaintext_credential;
   }
   return Reason::allowed;

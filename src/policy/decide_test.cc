@@ -850,5 +850,18 @@ callbacks: [{match_hosts: ["*.amazonaws.com"], url: "https://c.example.net/", tt
   EXPECT_TRUE(std::ranges::any_of(variables, [](const EnvVar& v) { return v.name == "AWS_REGION"; }));
 }
 
+TEST(Decide, NothingIsSignedForPlainHttpWhateverTheOperatorSays) {
+  const auto lenient = snapshot(R"(
+rules:
+  - name: cloud
+    type: aws
+    aws: {access_key_id: {type: opaque, value: a}, secret_access_key: {type: opaque, value: b}}
+)",
+                                {.plaintext_credentials = PlaintextCredentials::allow});
+  const Host bucket{"b.s3.amazonaws.com", std::nullopt};
+  EXPECT_EQ(decide(*lenient, {bucket, 80, false, "GET", "/", {}}).reason, Reason::plaintext_credential);
+  EXPECT_EQ(decide(*lenient, {bucket, 443, true, "GET", "/", {}}).reason, Reason::allowed);
+}
+
 }  // namespace
 }  // namespace postern::policy

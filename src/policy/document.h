@@ -64,6 +64,9 @@ struct SecretValue {
   std::string from;  ///< opaque: where the value is kept instead.
 };
 
+/// What AWS's SDKs in a sandbox sign with (AWS_ACCESS_KEY_ID).
+inline constexpr std::string_view aws_placeholder_key_id = "AKIAPOSTERNINJECTED0";
+
 /// Requests to AWS are signed anew (SigV4).
 struct AwsAuth {
   SecretValue access_key_id;
@@ -134,6 +137,10 @@ struct Rule {
   bool judges_paths() const;
   /// True when it puts a credential (not only plain text) on requests.
   bool injects_credential() const;
+  /// True when its credential is a signature: over TLS only, whatever the operator says.
+  bool signs() const {
+    return std::holds_alternative<AwsAuth>(provider) || std::holds_alternative<AzureAuth>(provider);
+  }
   /// True when it says what to put on requests, so that no callback is asked.
   bool has_headers() const { return !headers.empty() || !std::holds_alternative<std::monostate>(provider); }
 };

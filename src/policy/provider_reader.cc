@@ -45,7 +45,7 @@ struct Placeholder {
   std::string_view name, value;
 };
 constexpr std::array<Placeholder, 3> aws_placeholders = {
-    {{"AWS_ACCESS_KEY_ID", "AKIAPOSTERNINJECTED0"},
+    {{"AWS_ACCESS_KEY_ID", aws_placeholder_key_id},
      {"AWS_SECRET_ACCESS_KEY", "postern-injected-0000000000000000000000"},
      {"AWS_EC2_METADATA_DISABLED", "true"}}};
 constexpr std::array<Placeholder, 1> gcp_placeholders = {
@@ -280,9 +280,7 @@ void ProviderReader::complete_provider(const Node& node, const std::string& wher
   if (out.action == Action::deny)
     fail(child(where, "action"), node.find("action")->at,
          "a rule with a type allows; deny with a rule of headers");
-  const bool signs =
-      std::holds_alternative<AwsAuth>(out.provider) || std::holds_alternative<AzureAuth>(out.provider);
-  if (const Node* paths = find(node, "match_paths"); paths != nullptr && signs)
+  if (const Node* paths = find(node, "match_paths"); paths != nullptr && out.signs())
     fail(child(where, "match_paths"), paths->at,
          "belongs to no rule that signs: what is signed is sent byte for byte");
   if (std::holds_alternative<AwsAuth>(out.provider) && std::exchange(has_aws_, true))

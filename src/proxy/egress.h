@@ -53,6 +53,7 @@ struct Tenant {
   std::shared_ptr<const Egress> egress;  ///< The current one; an exchange keeps the one it was judged by.
   mutable TenantLoad load;
   mutable credential::LoopGrants grants;
+  mutable credential::LoopSigners signers;
   mutable Resting resting;  ///< Its connections that have nothing under way.
 };
 

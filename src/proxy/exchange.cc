@@ -1,7 +1,9 @@
 #include "proxy/exchange.h"
 
 #include <charconv>
+#include <utility>
 
+#include "credential/digest.h"
 #include "proxy/http1_sides.h"
 #include "proxy/http2_sides.h"
 #include "proxy/limits.h"
@@ -21,10 +23,47 @@ bool is_idempotent(std::string_view method) {
   return method == "GET" || method == "HEAD" || method == "OPTIONS" || method == "PUT" || method == "DELETE";
 }
 
+/// A body was not what its head had announced: the sandbox's fault, and not an origin that stopped reading.
+bool broke_its_form(const Result<void>& sent) {
+  return !sent && sent.error().reason == Reason::unsignable_request;
+}
+
 bool names_framing(std::string_view name) {
   return wire::same_name(name, "content-length") || wire::same_name(name, "host") ||
          wire::same_name(name, "expect");
 }
+
+/// A sandbox's share of what is held in memory before it goes on.
+class HeldBytes {
+ public:
+  explicit HeldBytes(TenantLoad& load) : load_(load) {}
+  HeldBytes(const HeldBytes&) = delete;
+  ~HeldBytes() { release(); }
+  /// False: it has had its share.
+  bool take(std::size_t bytes) {
+    if (load_.held_bytes + bytes > limits::held_bodies_bytes_max) return false;
+    load_.held_bytes += bytes;
+    bytes_ += bytes;
+    return true;
+  }
+  void release() { load_.held_bytes -= std::exchange(bytes_, 0); }
+
+ private:
+  TenantLoad& load_;
+  std::size_t bytes_ = 0;
+};
+
+/// What signs the request, and its signature.
+struct SigningRequest {
+  explicit SigningRequest(TenantLoad& load) : held(load) {}
+
+  const credential::Signing* rule = nullptr;
+  std::shared_ptr<credential::Signer> signer;
+  std::unique_ptr<credential::RequestSigner> request;
+  std::string body_hash;
+  credential::Signature signature;
+  HeldBytes held;
+};
 
 /// A request that was read before it was sent.
 struct HeldRequest {
@@ -82,6 +121,12 @@ class Exchange final : SandboxSide::AbortWatcher {
         co_return co_await refuse(std::move(obtained.error()));
       }
     }
+    if (signing_ && signing_->request->wants_body_hash()) {
+      if (auto hashed = co_await hash_body(); !hashed) {
+        sandbox_.watch_abort(nullptr);
+        co_return co_await refuse(std::move(hashed.error()));
+      }
+    }
     auto reached = co_await reach_and_send();
     if (!reached) {
       sandbox_.watch_abort(nullptr);
@@ -105,12 +150,18 @@ class Exchange final : SandboxSide::AbortWatcher {
   void look_for_grant();
   io::Task<Result<void>> obtain_grant();
   void use_grant(credential::GrantRef grant);
+  Result<void> look_for_signer(const credential::Signing& rule);
+  credential::RequestToSign request_to_sign();
+  io::Task<Result<void>> begin_holding();
   io::Task<Result<void>> hold_request();
+  io::Task<Result<void>> hash_body();
   credential::ShownRequest shown_request();
   io::Task<Result<void>> reach_and_send();
   io::Task<Result<void>> reach(origin::Freshness freshness);
   io::Task<Result<void>> send_request();
   io::Task<Result<void>> send_held();
+  io::Task<Result<void>> forward(BodyPiece piece);
+  io::Task<Result<void>> forward_signed(BodyPiece piece);
   io::Task<void> upload();
   io::Task<void> finish_upload();
   io::Task<void> relay_answer();
@@ -124,7 +175,8 @@ class Exchange final : SandboxSide::AbortWatcher {
   bool may_retry(const Error& error) const;
   std::string_view authority();
   bool authenticates_connection(std::span<const HeaderField> fields, std::string_view name) const;
-  OutgoingRequest outgoing_request();
+  Result<OutgoingRequest> outgoing_request();
+  void record_credentials();
   std::string_view outgoing_upgrade() const;
   static bool is_grpc(std::span<const HeaderField> fields);
   TimePoint tunnel_deadline() const { return worker_.loop.now() + limits::tunnel_idle_time; }
@@ -162,6 +214,7 @@ class Exchange final : SandboxSide::AbortWatcher {
   const credential::Source* source_ = nullptr;  ///< Who is asked for the credentials.
   credential::GrantRef grant_;                  ///< What was answered.
   std::unique_ptr<HeldRequest> held_;           ///< When the source wants to see the request.
+  std::unique_ptr<SigningRequest> signing_;     ///< When the credential is a signature.
   io::PooledVector<HeaderField> fields_;
   std::unique_ptr<OriginSide> origin_;
   bool origin_reused_ = false;
@@ -255,11 +308,43 @@ Result<void> Exchange::take_credentials() {
     source_ = &egress_->grants->of_callback(verdict_.callback_index);
   else if (verdict_.rule)
     source_ = egress_->grants->of_rule(verdict_.rule_index);
+  if (const auto* rule = egress_->injections.signing_of(verdict_.rule_index)) {
+    if (auto found = look_for_signer(*rule); !found) return found;
+  }
   if (source_) look_for_grant();
   if (!place_.admitted()) return fail(Reason::overloaded, {}, Side::self);
   // Nothing leaves unrecorded (threat 98).
   if (!worker_.journal.accepting()) return fail(Reason::audit_unavailable, {}, Side::self);
   return {};
+}
+
+Result<void> Exchange::look_for_signer(const credential::Signing& rule) {
+  forwardable(sandbox_.request().fields, true);
+  auto signing = std::make_unique<SigningRequest>(flow_.tenant.load);
+  signing->rule = &rule;
+  signing->signer = flow_.tenant.signers.of(egress_->grants->number(), rule);
+  auto read = signing->signer->read(request_to_sign());
+  if (!read) return std::unexpected(std::move(read.error()));
+  signing->request = std::move(*read);
+  if (signing->request)
+    signing_ = std::move(signing);
+  else
+    source_ = nullptr;  // It goes as it came.
+  return {};
+}
+
+/// With the fields that were gathered last.
+credential::RequestToSign Exchange::request_to_sign() {
+  const RequestHead& request = this->request();
+  credential::RequestToSign out;
+  out.method = request.method;
+  out.target = target_;
+  out.authority = authority();
+  out.host = host_->name;
+  out.fields = fields_;
+  if (request.framing == BodyFraming::length) out.content_length = request.content_length;
+  out.has_body = request.framing != BodyFraming::none && out.content_length != 0;
+  return out;
 }
 
 void Exchange::look_for_grant() {
@@ -300,8 +385,8 @@ io::Task<Result<void>> Exchange::obtain_grant() {
   co_return Result<void>{};
 }
 
-/// Reads the body, as far as it is shown. The request's own views end with it.
-io::Task<Result<void>> Exchange::hold_request() {
+/// The request's own views end with it.
+io::Task<Result<void>> Exchange::begin_holding() {
   held_ = std::make_unique<HeldRequest>(sandbox_.request());
   held_->complete = sandbox_.body_complete();
   if (held_->complete) co_return Result<void>{};
@@ -310,6 +395,40 @@ io::Task<Result<void>> Exchange::hold_request() {
     co_await co_await sandbox_.send_informational(welcome);
   }
   body_started_ = true;
+  co_return Result<void>{};
+}
+
+/// Reads the body whole: its hash is signed, and the signature stands in front of it.
+io::Task<Result<void>> Exchange::hash_body() {
+  const auto too_large = [] {
+    return fail(
+        Reason::body_too_large,
+        "a body of more than 16 MiB cannot be signed, unless the client says how in x-amz-content-sha256",
+        Side::sandbox);
+  };
+  if (sandbox_.request().content_length > limits::hashed_body_bytes_max) co_return too_large();
+  co_await co_await begin_holding();
+  credential::Sha256 hash;
+  while (!held_->complete) {
+    auto piece = co_await co_await sandbox_.read_body(body_deadline());
+    if (held_->body.size() + piece.data.size() > limits::hashed_body_bytes_max) co_return too_large();
+    if (!signing_->held.take(piece.data.size()) || worker_.overload.short_of_memory())
+      co_return fail(Reason::overloaded, "too much is held in memory", Side::self);
+    hash.update(piece.data);
+    held_->body += piece.data;
+    held_->complete = piece.last;
+  }
+  signing_->body_hash = credential::hex(hash.finish());
+  // Its length is known now, whatever the client knew.
+  held_->head.framing = BodyFraming::length;
+  held_->head.content_length = held_->body.size();
+  co_return Result<void>{};
+}
+
+/// Reads the body, as far as it is shown.
+io::Task<Result<void>> Exchange::hold_request() {
+  co_await co_await begin_holding();
+  if (held_->complete) co_return Result<void>{};
   const TimePoint end = worker_.loop.now() + limits::shown_body_time;
   while (!held_->complete && held_->body.size() < credential::shown_body_bytes_max) {
     auto piece = co_await sandbox_.read_body(end);
@@ -397,23 +516,30 @@ io::Task<Result<void>> Exchange::reach(origin::Freshness freshness) {
     origin_ =
         std::make_unique<Http1OriginSide>(worker_.pool, worker_.head_rooms, std::move(reached->connection));
   // Only now, with the origin's identity verified, are credentials put on the request.
-  if (!origin_->start_request(outgoing_request()))
+  auto outgoing = outgoing_request();
+  if (!outgoing) co_return std::unexpected(std::move(outgoing.error()));
+  if (!origin_->start_request(*outgoing))
     co_return fail(Reason::malformed_request, "a header cannot be forwarded", Side::sandbox);
-  if (recording_->credentials.empty())
-    for (const auto& header : credentials_)
-      recording_->credentials.push_back({header.name, credential::source_of(header)});
+  if (recording_->credentials.empty()) record_credentials();
   co_return co_await send_request();
+}
+
+void Exchange::record_credentials() {
+  for (const auto& header : credentials_)
+    recording_->credentials.push_back({header.name, credential::source_of(header)});
+  if (signing_) recording_->credentials.push_back({signing_->signature.place, signing_->rule->label()});
 }
 
 bool Exchange::is_injected(std::string_view name) const {
   for (const auto& header : credentials_)
     if (wire::same_name(header.name, name)) return true;
-  return false;
+  return signing_ && signing_->request->drops(name);
 }
 
 // A trailer must not bring a second value of what is injected.
 std::span<const HeaderField> Exchange::request_trailers() {
   const auto trailers = sandbox_.trailers();
+  if (signing_) return {};  // They are not what was signed.
   if (credentials_.empty() || trailers.empty()) return trailers;
   fields_.clear();
   for (const HeaderField& field : trailers)
@@ -469,7 +595,7 @@ bool Exchange::is_grpc(std::span<const HeaderField> fields) {
   return false;
 }
 
-OutgoingRequest Exchange::outgoing_request() {
+Result<OutgoingRequest> Exchange::outgoing_request() {
   const RequestHead& request = this->request();
   forwardable(request.fields, true);
   if (authenticates_connection(request.fields, "authorization")) connection_bound_ = true;
@@ -484,6 +610,17 @@ OutgoingRequest Exchange::outgoing_request() {
   outgoing.upgrade = outgoing_upgrade();
   outgoing.extended_connect = !request.protocol.empty();
   outgoing.accepts_trailers = request.accepts_trailers;
+  if (!signing_) return outgoing;
+  // Last, over what is about to be written.
+  auto made =
+      signing_->request->sign(request_to_sign(), signing_->body_hash, grant_.get(), worker_.clock.wall());
+  if (!made) return std::unexpected(std::move(made.error()));
+  signing_->signature = std::move(*made);
+  outgoing.credentials = signing_->signature.headers;
+  if (!signing_->signature.target().empty()) {
+    outgoing.target = signing_->signature.target();
+    outgoing.target_is_credential = true;
+  }
   return outgoing;
 }
 
@@ -500,12 +637,17 @@ io::Task<Result<void>> Exchange::send_request() {
     // The request is allowed and its origin is there: the body is welcome (RFC 9110 §10.1.1).
     co_await co_await sandbox_.send_informational({.status = 100, .reason_phrase = "Continue"});
   }
-  if (sandbox_.body_complete()) co_return co_await origin_->flush(body_deadline());
+  if (sandbox_.body_complete()) {
+    if (signing_ && signing_->signature.body && !signing_->signature.body->finished())
+      co_return fail(Reason::unsignable_request, "the body in AWS chunks is empty", Side::sandbox);
+    co_return co_await origin_->flush(body_deadline());
+  }
   body_started_ = true;
   if (sandbox_.body_ready()) {
     // What arrived with the head leaves with the head.
     auto piece = co_await co_await sandbox_.read_body(body_deadline());
-    auto sent = co_await origin_->send_body(piece, request_trailers(), body_deadline());
+    auto sent = co_await forward(piece);
+    if (broke_its_form(sent)) co_return sent;
     if (!sent) {  // The origin stopped reading; its answer still counts.
       upload_complete_ = false;
       co_return Result<void>{};
@@ -524,25 +666,53 @@ io::Task<Result<void>> Exchange::send_held() {
   const BodyPiece piece{held_->body, held_->complete, false};
   auto sent = co_await origin_->send_body(piece, request_trailers(), body_deadline());
   std::string().swap(held_->body);
+  if (signing_) signing_->held.release();
   if (!sent) co_return Result<void>{};  // The origin stopped reading; its answer still counts.
   upload_complete_ = held_->complete;
   if (!held_->complete) upload_.emplace(upload());
   co_return Result<void>{};
 }
 
+io::Task<Result<void>> Exchange::forward(BodyPiece piece) {
+  if (signing_ && signing_->signature.body) return forward_signed(piece);
+  return origin_->send_body(piece, request_trailers(), body_deadline());
+}
+
+// What is signed in pieces goes on as they become whole.
+io::Task<Result<void>> Exchange::forward_signed(BodyPiece piece) {
+  credential::BodySigner& signer = *signing_->signature.body;
+  for (std::string_view rest = piece.data; !rest.empty();) {
+    const auto step = co_await signer.step(rest);
+    rest.remove_prefix(step.consumed);
+    if (step.output.empty()) continue;
+    const bool last = rest.empty() && piece.last && step.finished;
+    const BodyPiece out{step.output, last, !rest.empty() || piece.more_ready};
+    co_await co_await origin_->send_body(out, {}, body_deadline());
+    if (last) co_return Result<void>{};
+  }
+  if (!piece.last) co_return Result<void>{};
+  if (!signer.finished())
+    co_return fail(Reason::unsignable_request, "the body in AWS chunks ends before its last chunk",
+                   Side::sandbox);
+  const BodyPiece end{{}, true, false};
+  co_return co_await origin_->send_body(end, {}, body_deadline());
+}
+
 io::Task<void> Exchange::upload() {
   while (true) {
     auto piece = co_await sandbox_.read_body(body_deadline());
-    if (!piece) {
-      if (piece.error().reason != Reason::cancelled) {
+    Result<void> sent;
+    if (piece) sent = co_await forward(*piece);
+    if (!piece || broke_its_form(sent)) {
+      Error error = std::move(piece ? sent.error() : piece.error());
+      if (error.reason != Reason::cancelled) {
         // The sandbox left or sent nonsense: the origin must not take what it got for the whole.
         origin_->abort();
-        fail_with(std::move(piece.error()));
+        fail_with(std::move(error));
         origin_->cancel_read();
       }
       co_return;
     }
-    auto sent = co_await origin_->send_body(*piece, request_trailers(), body_deadline());
     if (!sent) co_return;  // The origin stopped reading; its answer still counts.
     if (piece->last) {
       upload_complete_ = true;

@@ -140,7 +140,7 @@ bool Http2OriginSide::start_request(const OutgoingRequest& request) {
   fields.push_back({":method", extended_connect_ ? std::string_view("CONNECT") : request.method});
   fields.push_back({":scheme", "https"});
   fields.push_back({":authority", request.authority});
-  fields.push_back({":path", request.target});
+  fields.push_back({":path", request.target, request.target_is_credential});
   if (extended_connect_) fields.push_back({":protocol", request.upgrade});
   for (const HeaderField& field : request.fields) {
     if (extended_connect_ && wire::same_name(field.name, "sec-websocket-key")) {

@@ -29,10 +29,14 @@ inline constexpr std::size_t recorded_path_bytes_max =
     2 * KiB;  // a record stays small, whatever is asked for
 inline constexpr auto shown_body_time =
     5s;  // for a body that a callback wants to see; one that trickles on is shown as far as it came
-inline constexpr int informational_max = 16;                // 1xx answers to one request; 502 above
-inline constexpr std::size_t connections_max = 16384;       // per loop; beyond it a connection is reset
-inline constexpr std::size_t exchanges_max = 16384;         // per loop, under way at once; 503 above
-inline constexpr std::size_t pool_idle_when_shedding = 32;  // connections to origins that are kept then
+// Of a body that is hashed before its request is signed: services other than S3 take 16 MiB at most (Lambda
+// 6, DynamoDB 16), but for a few (413 above).
+inline constexpr std::size_t hashed_body_bytes_max = 16 * MiB;
+inline constexpr std::size_t held_bodies_bytes_max = 64 * MiB;  // of one sandbox on one loop; 503 above
+inline constexpr int informational_max = 16;                    // 1xx answers to one request; 502 above
+inline constexpr std::size_t connections_max = 16384;           // per loop; beyond it a connection is reset
+inline constexpr std::size_t exchanges_max = 16384;             // per loop, under way at once; 503 above
+inline constexpr std::size_t pool_idle_when_shedding = 32;      // connections to origins that are kept then
 // Exchanges of one HTTP/2 connection, with those whose stream was reset but whose end is still under way.
 inline constexpr std::size_t http2_exchanges_max = 2 * http2::limits::streams_max;
 inline constexpr http2::Timing http2_timing{.first_bytes = first_bytes_time,

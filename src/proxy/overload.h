@@ -44,6 +44,7 @@ struct LoadLimits {
 struct TenantLoad {
   std::size_t connections = 0;
   std::size_t exchanges = 0;
+  std::size_t held_bytes = 0;  ///< Of bodies that must be known before they are sent.
 };
 
 class Overload {

@@ -47,6 +47,8 @@ std::string message_for(const Refusal& refusal) {
     case Reason::malformed_host:
     case Reason::head_too_large:
       return fmt::format("The request is not acceptable HTTP: {}.", refusal.detail);
+    case Reason::body_too_large: return fmt::format("The request is too large: {}.", refusal.detail);
+    case Reason::unsignable_request: return fmt::format("The request cannot be signed: {}.", refusal.detail);
     case Reason::expectation_failed: return "Only 'Expect: 100-continue' is understood.";
     case Reason::sandbox_timeout: return "The request did not arrive in time.";
     case Reason::name_not_found: return fmt::format("The host {} does not exist.", refusal.host);
@@ -104,7 +106,7 @@ std::string grpc_message(const Refusal& refusal) {
 
 int grpc_status_of(Reason reason) {
   constexpr int invalid_argument = 3, deadline_exceeded = 4, permission_denied = 7, unimplemented = 12,
-                internal = 13, unavailable = 14, unauthenticated = 16;
+                internal = 13, unavailable = 14, unauthenticated = 16, resource_exhausted = 8;
   switch (http_status_of(reason)) {
     case 400:
     case 405:
@@ -113,6 +115,7 @@ int grpc_status_of(Reason reason) {
     case 401: return unauthenticated;
     case 403: return permission_denied;
     case 404: return unimplemented;
+    case 413: return resource_exhausted;
     case 408:
     case 504: return deadline_exceeded;
     case 421:

@@ -15,6 +15,8 @@ TEST(Refusal, GrpcStatusSaysWhatTheHttpStatusWouldHaveSaid) {
   EXPECT_EQ(grpc_status_of(Reason::not_in_allow_list), 7);
   EXPECT_EQ(grpc_status_of(Reason::ambiguous_path), 3);
   EXPECT_EQ(grpc_status_of(Reason::head_too_large), 3);
+  EXPECT_EQ(grpc_status_of(Reason::body_too_large), 8);
+  EXPECT_EQ(grpc_status_of(Reason::unsignable_request), 3);
   EXPECT_EQ(grpc_status_of(Reason::sandbox_timeout), 4);
   EXPECT_EQ(grpc_status_of(Reason::origin_timeout), 4);
   EXPECT_EQ(grpc_status_of(Reason::misdirected_request), 14);

@@ -294,6 +294,7 @@ struct RoadOptions {
   bool prompt_peers = false;                                 ///< See Peer::send_at_once.
   std::vector<std::pair<std::string, std::string>> secrets;  ///< Besides API_KEY.
   std::shared_ptr<credential::RefreshTokens> refresh_tokens;
+  std::vector<std::string> origin_hosts;  ///< Besides those of the default policy and its like.
   bool endpoint_tls = true;
   std::string endpoint_name = "creds.example.net";  ///< In its certificate.
 };
@@ -328,6 +329,7 @@ class Road {
     for (const char* host : {"api.example.com", "plain.example.com", "tls.example.com", "db.example.com",
                              "other.example.com", "storage.googleapis.com", "github.com"})
       (*overrides)[host].push_back(here);
+    for (const std::string& host : options_.origin_hosts) (*overrides)[host].push_back(here);
     std::uint16_t endpoint_port = 0;
     endpoint_listening_ = listen_on_loopback(endpoint_port);
     for (const char* host : {"creds.example.net", "api.github.com"})

@@ -22,6 +22,7 @@ namespace postern::proxy {
 struct OutgoingRequest {
   std::string_view method;
   std::string_view target;
+  bool target_is_credential = false;  ///< A signature is in it: compressed with nothing else.
   std::string_view authority;
   std::span<const HeaderField> fields;
   std::span<const credential::InjectedHeader> credentials;
