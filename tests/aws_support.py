@@ -271,8 +271,10 @@ class Aws:
             self.objects[name] = body
             return 200, {"ETag": f'"{hashlib.md5(body).hexdigest()}"'}, b""
         if method == "GET" and parameters.get("list-type") == "2":
-            keys = "".join(f"<Contents><Key>{key.split('/', 2)[2]}</Key><Size>{len(data)}</Size></Contents>" for key, data in sorted(self.objects.items())
-                           if key.split("/", 2)[2].startswith(parameters.get("prefix", "")))
+            keys = ""
+            for key, data in sorted(self.objects.items()):
+                if (key := key.split("/", 2)[2]).startswith(parameters.get("prefix", "")):
+                    keys += f"<Contents><Key>{key}</Key><Size>{len(data)}</Size><LastModified>2026-01-02T00:00:00Z</LastModified></Contents>"
             return 200, {"Content-Type": "application/xml"}, f"<ListBucketResult><IsTruncated>false</IsTruncated>{keys}</ListBucketResult>".encode()
         if name not in self.objects:
             raise Refused("NoSuchKey", name, 404)

@@ -15,8 +15,10 @@ from clients_support import PYTHON, caller  # noqa: F401 (fixture)
 
 S3 = "s3.eu-west-1.amazonaws.com"
 BUCKET = "bucket.s3.eu-west-1.amazonaws.com"
+GLOBAL = "bucket.s3.amazonaws.com"  # where boto3 pre-signs for, whatever the region
 DYNAMODB = "dynamodb.eu-west-1.amazonaws.com"
 STS = "sts.eu-west-1.amazonaws.com"
+HOSTS = [S3, BUCKET, GLOBAL, DYNAMODB, STS]
 KEY_ID = "AKIAREALREALREALREAL"
 CACHE = kit.ROOT / "build/clients"
 
@@ -41,8 +43,8 @@ class Cloud:
     def __init__(self, caller, authority, token=None):
         self.secret, self.token = str(Canary()), token
         self.caller = caller
-        self.aws = aws_support.Aws(authority, [S3, BUCKET, DYNAMODB, STS], KEY_ID, self.secret, token)
-        for host in (S3, BUCKET, DYNAMODB, STS):
+        self.aws = aws_support.Aws(authority, HOSTS, KEY_ID, self.secret, token)
+        for host in HOSTS:
             caller.at(host, self.aws.port)
 
     def run(self, *command, sdk=None, **more):
@@ -196,5 +198,6 @@ def test_the_positive_control_without_a_rule_nothing_is_accepted(cloud, sdk):
     """The same client with the placeholder's own signature: it is Postern's that opens."""
     script = "import boto3; boto3.client('sts').get_caller_identity()"
     run = cloud.caller.run(PYTHON, "-c", script, policy={"rules": [{"name": "seen", "match_hosts": [STS], "headers": [], "env_vars": {
-        "PYTHONPATH": str(sdk), "AWS_REGION": "eu-west-1", "AWS_ACCESS_KEY_ID": "AKIAPOSTERNINJECTED0", "AWS_SECRET_ACCESS_KEY": "x"}}]}, timeout=60)
-    assert run.status != 0 and cloud.aws.verified == [] and {code for _, code, _ in cloud.aws.refused} == {"SignatureDoesNotMatch"}
+        "PYTHONPATH": str(sdk), "AWS_DEFAULT_REGION": "eu-west-1", "AWS_ACCESS_KEY_ID": "AKIAPOSTERNINJECTED0", "AWS_SECRET_ACCESS_KEY": "x"}}]}, timeout=60)
+    assert run.status != 0 and cloud.aws.verified == [], run.stderr
+    assert {code for _, code, _ in cloud.aws.refused} == {"InvalidAccessKeyId"}, run.stderr
