@@ -358,7 +358,7 @@ SCENARIOS = [
              lambda quick: ["--mode", "latency", "--connections", "64", "--rate", "6000", "--warmup-seconds", "0.5", "--seconds", "1.5" if quick else "4"],
              [peers.Postern("postern, one loop"), peers.PosternOnTwoCores("postern, two loops")], base="postern, one loop"),
 ]
-STARTUP, NOISY, SANDBOXES = "startup", "noisy", "sandboxes"
+STARTUP, NOISY, SANDBOXES, CREDENTIALS = "startup", "noisy", "sandboxes", "credentials"
 
 
 # ----------------------------------------------------------------------------------------------------------------------
@@ -553,6 +553,26 @@ def run_sandboxes(setting, quick: bool) -> list[Result]:
     return [one, many, memory, ready]
 
 
+def run_credentials(setting, quick: bool) -> list[Result]:
+    """The median request of each kind, rounds interleaved request by request."""
+    kinds = {"plain": "no credential", "injected": "a header with a secret", "callback_cached": "a callback's answer, cached",
+             "callback_asked": "a callback that is asked for every request", "aws_sigv4": "signed for AWS (S3, unsigned payload)"}
+    title = "small request, keep-alive, one at a time: what its credential costs"
+    results = {kind: Result(CREDENTIALS, title, name, "µs CPU/request", [], [], kinds["plain"], [], []) for kind, name in kinds.items()}
+    chunk = Result(CREDENTIALS, "a chunk of 64 KiB, signed again on its way to S3", "postern", "µs CPU/chunk", [], [], None, [], [])
+    try:
+        for _ in range(3):
+            out = run_program(setting, "credential_cost", "2000" if quick else "10000")
+            chunk.values.append(out["aws_chunk_64k"])
+            for kind, result in results.items():
+                result.values.append(out[kind])
+                if kind != "plain":
+                    result.ratios.append(out[kind] / out["plain"])
+    except FAILURES as reason:
+        chunk.notes.append(f"void: {reason}")
+    return [*results.values(), chunk]
+
+
 # ----------------------------------------------------------------------------------------------------------------------
 # Report
 
@@ -608,7 +628,7 @@ def build() -> None:
 
 
 def arguments() -> argparse.Namespace:
-    names = [s.name for s in SCENARIOS] + [STARTUP, NOISY, SANDBOXES]
+    names = [s.name for s in SCENARIOS] + [STARTUP, NOISY, SANDBOXES, CREDENTIALS]
     parser = argparse.ArgumentParser(description="Measures Postern against nginx and HAProxy.", epilog="scenarios: " + ", ".join(names))
     parser.add_argument("--quick", action="store_true", help="shorter, three rounds: for a first impression")
     parser.add_argument("--only", action="append", metavar="NAME", choices=names, help="one scenario (may be repeated)")
@@ -648,13 +668,13 @@ def prepare(options: argparse.Namespace) -> tuple[peers.Setting, dict]:
 
 def run_all(options: argparse.Namespace, setting: peers.Setting, origins: dict) -> list[Result]:
     rounds = options.rounds or (3 if options.quick else 5)
-    wanted = options.only or [s.name for s in SCENARIOS] + [STARTUP, NOISY, SANDBOXES]
+    wanted = options.only or [s.name for s in SCENARIOS] + [STARTUP, NOISY, SANDBOXES, CREDENTIALS]
     results: list[Result] = []
     for scenario in SCENARIOS:
         if scenario.name in wanted:
             results += summarise(scenario, *run_rounds(scenario, setting, origins, rounds, options.quick))
     os.sched_setaffinity(0, {setting.load_cpu, setting.proxy_cpu})
-    for name, run in ((STARTUP, run_startup), (NOISY, run_noisy), (SANDBOXES, run_sandboxes)):
+    for name, run in ((STARTUP, run_startup), (NOISY, run_noisy), (SANDBOXES, run_sandboxes), (CREDENTIALS, run_credentials)):
         if name in wanted:
             results += run(setting, options.quick)
     return results
