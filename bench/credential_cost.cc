@@ -1,6 +1,6 @@
-// What credentials cost: CPU time of the loop per request, with both of its ends in this thread and outside of
-// the count (proxy/road_harness.h). The kinds take turns, request by request, so that what the machine does
-// meanwhile is shared by all.
+// What credentials cost: CPU time of the loop per request, with both of its ends in this thread and outside
+// of the count (proxy/road_harness.h). The kinds take turns, request by request, so that what the machine
+// does meanwhile is shared by all.
 //
 //   credential_cost [ROUNDS]
 //
@@ -33,6 +33,15 @@ double cpu_microseconds() {
   return static_cast<double>(now.tv_sec) * 1e6 + static_cast<double>(now.tv_nsec) / 1e3;
 }
 
+proxy::road::RoadOptions options(std::string_view policy, const char* name_of_host) {
+  proxy::road::RoadOptions made;
+  made.policy = policy;
+  made.prompt_peers = true;
+  made.secrets = {{"AWS_SECRET", "s3cr3t-key"}};
+  made.origin_hosts.emplace_back(name_of_host);
+  return made;
+}
+
 /// One road with one rule, and requests on one kept connection.
 class Lane {
  public:
@@ -41,7 +50,7 @@ class Lane {
       : name_(name),
         request_(std::move(request)),
         expected_(std::move(expected)),
-        road_({.policy = std::string(policy), .prompt_peers = true, .secrets = {{"AWS_SECRET", "s3cr3t-key"}}}) {
+        road_(options(policy, name_of_host)) {
     road_.watch_inside([this](bool begins) {
       const double now = cpu_microseconds();
       if (!begins) inside_ += now - before_;
@@ -59,11 +68,12 @@ class Lane {
       answer_endpoint();
       return road_.origin() && road_.origin()->received().ends_with("\r\n\r\n");
     }),
-         "no request arrived");
+         fmt::format("{}: no request arrived; {}", name_, road_.sandbox().received()).c_str());
     const std::string arrived = road_.origin()->take();
     must(arrived.find(expected_) != std::string::npos, "not the request that was to arrive");
     road_.origin()->send(answer);
-    must(road_.wait_until([this] { return road_.sandbox().received().size() >= answer.size(); }), "no answer");
+    must(road_.wait_until([this] { return road_.sandbox().received().size() >= answer.size(); }),
+         "no answer");
     road_.sandbox().take();
     times_.push_back(inside_);
   }
@@ -77,7 +87,8 @@ class Lane {
     if (!road_.endpoint() || road_.endpoint()->received().find("\r\n\r\n{") == std::string::npos) return;
     road_.endpoint()->take();
     constexpr std::string_view grant = R"({"headers":{"Authorization":"Bearer granted"}})";
-    road_.endpoint()->send(fmt::format("HTTP/1.1 200 OK\r\nContent-Length: {}\r\n\r\n{}", grant.size(), grant));
+    road_.endpoint()->send(
+        fmt::format("HTTP/1.1 200 OK\r\nContent-Length: {}\r\n\r\n{}", grant.size(), grant));
   }
 
   const char* name_;
@@ -89,8 +100,8 @@ class Lane {
 
 std::string get(std::string_view name_of_host, std::string_view more = {}) {
   return fmt::format(
-      "GET /v1/small HTTP/1.1\r\nHost: {}\r\nUser-Agent: credential-cost\r\nAccept: */*\r\n{}\r\n", name_of_host,
-      more);
+      "GET /v1/small HTTP/1.1\r\nHost: {}\r\nUser-Agent: credential-cost\r\nAccept: */*\r\n{}\r\n",
+      name_of_host, more);
 }
 
 /// A chunk of 64 KiB that comes with a placeholder's signature and leaves with ours.
@@ -142,7 +153,8 @@ rules:
 
 void measure(int rounds) {
   const char* bucket = "bucket.s3.eu-west-1.amazonaws.com";
-  const std::string unsigned_payload = "x-amz-content-sha256: UNSIGNED-PAYLOAD\r\nx-amz-date: 20260101T000000Z\r\n";
+  const std::string unsigned_payload =
+      "x-amz-content-sha256: UNSIGNED-PAYLOAD\r\nx-amz-date: 20260101T000000Z\r\n";
   std::array<Lane, 5> lanes{
       Lane("plain", plain, get(host), "GET /v1/small"),
       Lane("injected", injected, get(host), "Bearer canary"),

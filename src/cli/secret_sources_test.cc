@@ -88,7 +88,8 @@ TEST_F(Secrets, LinesOfAFileAreReferencesToo) {
   EXPECT_TRUE(secrets->appears_in("printed here"));
   EXPECT_TRUE(secrets->appears_in("cmd:literal"));
   EXPECT_TRUE(secrets->appears_in("plain: text"));
-  EXPECT_EQ(sources.files(), (std::vector<std::string>{file_, directory_ + "/key.txt", directory_ + "/key.txt"}));
+  EXPECT_EQ(sources.files(),
+            (std::vector<std::string>{file_, directory_ + "/key.txt", directory_ + "/key.txt"}));
 }
 
 TEST_F(Secrets, WhatAPolicyRefersToIsRead) {
@@ -119,9 +120,9 @@ TEST_F(Secrets, WhatAPolicyRefersToIsRead) {
   std::filesystem::remove(directory_ + "/key.txt");
   const auto changed = sources.look(*secrets);
   ASSERT_TRUE(changed && !*changed);
-  EXPECT_THAT(changed->error().detail, testing::AllOf(HasSubstr(policy + ":4:15: rules[0].headers[0].from"),
-                                                      HasSubstr("key.txt: cannot be read: No such file"),
-                                                      HasSubstr("accepted: ")));
+  EXPECT_THAT(changed->error().detail,
+              testing::AllOf(HasSubstr(policy + ":4:15: rules[0].headers[0].from"),
+                             HasSubstr("key.txt: cannot be read: No such file"), HasSubstr("accepted: ")));
 }
 
 TEST_F(Secrets, AreLookedAtAgainWhenAFileChanges) {
@@ -149,8 +150,9 @@ TEST_F(Secrets, VaultMustBeKnownBeforeItIsAsked) {
   EXPECT_THAT(unset.error().detail, HasSubstr("VAULT_ADDR is not set"));
   const auto form = read({"A=vault:secret"}, {});
   ASSERT_FALSE(form);
-  EXPECT_THAT(form.error().detail, testing::AllOf(testing::StartsWith("--secret: A: vault: is not PATH#FIELD"),
-                                                  HasSubstr("accepted: KEY=VALUE")));
+  EXPECT_THAT(form.error().detail,
+              testing::AllOf(testing::StartsWith("--secret: A: vault: is not PATH#FIELD"),
+                             HasSubstr("accepted: KEY=VALUE")));
 }
 
 TEST_F(Secrets, CommandsAreNotRunAgain) {
@@ -173,7 +175,8 @@ TEST_F(Secrets, WhatCannotBeReadIsSaidWithoutWhatItMayHold) {
                                 "A=cmd:head -c 20000 /dev/zero | tr '\\0' x", "not a key=cmd:echo hunter2"}) {
     const auto found = read({option}, {});
     ASSERT_FALSE(found) << option;
-    EXPECT_THAT(found.error().detail, testing::AllOf(testing::StartsWith("--secret: "), HasSubstr("accepted: ")));
+    EXPECT_THAT(found.error().detail,
+                testing::AllOf(testing::StartsWith("--secret: "), HasSubstr("accepted: ")));
     EXPECT_THAT(found.error().detail, Not(HasSubstr("hunter2")));
   }
   EXPECT_THAT(read({"A=cmd:exit 3"}, {}).error().detail,

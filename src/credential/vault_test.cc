@@ -36,8 +36,8 @@ TEST(VaultReference, WhatCouldBeReadAsAnotherPathIsRefused) {
   for (const std::string said :
        {"", "#key", "secret#key", "secret/app", "secret/app#", "/secret/app#key", "secret//app#key",
         "secret/app/#key", "secret/../sys/seal#key", "secret/./app#key", "secret/app?version=1#key",
-        "secret/%2e%2e/x#key", "secret/a\\b#key", "secret/app\n#key", "secret/app#key\r\nX: 1", "secret/data#key",
-        "a#b/c#key"}) {
+        "secret/%2e%2e/x#key", "secret/a\\b#key", "secret/app\n#key", "secret/app#key\r\nX: 1",
+        "secret/data#key", "a#b/c#key"}) {
     EXPECT_FALSE(parse_vault_reference(said)) << said;
   }
   EXPECT_FALSE(parse_vault_reference("secret/" + std::string(600, 'x') + "#key"));
@@ -103,11 +103,11 @@ TEST(VaultAnswer, WhatIsNoneIsSaidWithoutAnythingOfIt) {
       {200, "canary"},
       {200, ""},
       {200, "[\"canary\"]"},
-      {200, R"({"data":{"key":"canary"}})"},                              // KV version 1
-      {200, R"({"data":{"data":{"data":{"key":"canary"}}}})"},            // no metadata
-      {200, R"({"data":{"data":"canary","metadata":{}}})"},               // wrong type
-      {200, R"({"data":{"data":null,"metadata":{"destroyed":true}}})"},   // deleted
-      {200, R"({"data":{"data":{"k":"a","k":"b"},"metadata":{}}})"},      // twice
+      {200, R"({"data":{"key":"canary"}})"},                             // KV version 1
+      {200, R"({"data":{"data":{"data":{"key":"canary"}}}})"},           // no metadata
+      {200, R"({"data":{"data":"canary","metadata":{}}})"},              // wrong type
+      {200, R"({"data":{"data":null,"metadata":{"destroyed":true}}})"},  // deleted
+      {200, R"({"data":{"data":{"k":"a","k":"b"},"metadata":{}}})"},     // twice
       {200, R"({"data":{"data":{"key":"canary"},"metadata":{}}} x)"},
       {200, std::string(good.substr(0, good.size() - 2))},
       {204, ""},
@@ -169,10 +169,10 @@ TEST(VaultQuestion, CarriesTheTokenAndTheNamespace) {
                                      {"VAULT_NAMESPACE", "team"}})
                             .settings();
   ASSERT_TRUE(ask(caller, *settings, "secret/data/app"));
-  EXPECT_THAT(caller.question, AllOf(StartsWith("GET https://vault.example.com:8200/prefix/v1/secret/data/app\n"),
-                                     HasSubstr("X-Vault-Token: hvs.canary\r\n"),
-                                     HasSubstr("X-Vault-Namespace: team\n"),
-                                     HasSubstr("X-Vault-Request: true\n")));
+  EXPECT_THAT(caller.question,
+              AllOf(StartsWith("GET https://vault.example.com:8200/prefix/v1/secret/data/app\n"),
+                    HasSubstr("X-Vault-Token: hvs.canary\r\n"), HasSubstr("X-Vault-Namespace: team\n"),
+                    HasSubstr("X-Vault-Request: true\n")));
 }
 
 TEST(VaultQuestion, TheFileOfTheTokenIsReadEachTime) {

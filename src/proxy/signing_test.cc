@@ -214,8 +214,8 @@ std::string verified_chunks(const std::string& body, const Verified& head) {
     at += line.size() + 2;
     const std::string chunk = body.substr(at, size);
     const std::string expected =
-        hex_mac(head.key, "AWS4-HMAC-SHA256-PAYLOAD\n" + head.date + "\n" + head.scope + "\n" + previous + "\n" +
-                              empty_hash + "\n" + hash(chunk));
+        hex_mac(head.key, "AWS4-HMAC-SHA256-PAYLOAD\n" + head.date + "\n" + head.scope + "\n" + previous +
+                              "\n" + empty_hash + "\n" + hash(chunk));
     EXPECT_EQ(signature, expected) << "of the chunk at " << at;
     previous = signature;
     if (size == 0) {
@@ -225,8 +225,8 @@ std::string verified_chunks(const std::string& body, const Verified& head) {
       std::string canonical = signed_part;
       std::erase(canonical, '\r');
       EXPECT_EQ(between(trailer, "x-amz-trailer-signature:", "\r\n"),
-                hex_mac(head.key, "AWS4-HMAC-SHA256-TRAILER\n" + head.date + "\n" + head.scope + "\n" + previous +
-                                      "\n" + hash(canonical)));
+                hex_mac(head.key, "AWS4-HMAC-SHA256-TRAILER\n" + head.date + "\n" + head.scope + "\n" +
+                                      previous + "\n" + hash(canonical)));
       EXPECT_THAT(trailer, testing::EndsWith("\r\n\r\n"));
       return data;
     }
@@ -271,7 +271,8 @@ class Signing : public testing::Test {
     std::vector<json> all;
     EXPECT_TRUE(road_->leave());
     for (const std::string& line : road_->records()) {
-      EXPECT_THAT(line, AllOf(Not(HasSubstr("canary")), Not(HasSubstr("Signature=")), Not(HasSubstr("AKIA"))));
+      EXPECT_THAT(line,
+                  AllOf(Not(HasSubstr("canary")), Not(HasSubstr("Signature=")), Not(HasSubstr("AKIA"))));
       all.push_back(json::parse(line));
     }
     return all;
@@ -289,13 +290,15 @@ const json signed_by_aws = json::parse(R"([{"header":"Authorization","source":"a
 
 TEST_F(Signing, ARequestWithoutABodyIsSignedAnew) {
   start();
-  connect().send(fmt::format("GET /dir/../x%20y%2Bz//%C3%A9.txt?list-type=2&prefix=a HTTP/1.1\r\nHost: {}\r\n"
-                             "X-Amz-Date: 20000101T000000Z\r\nX-Amz-Security-Token: theirs\r\n"
-                             "x-amz-content-sha256: {}\r\n{}\r\n",
-                             bucket, credential::sha256_of_nothing, placeholder_authorization()));
+  connect().send(
+      fmt::format("GET /dir/../x%20y%2Bz//%C3%A9.txt?list-type=2&prefix=a HTTP/1.1\r\nHost: {}\r\n"
+                  "X-Amz-Date: 20000101T000000Z\r\nX-Amz-Security-Token: theirs\r\n"
+                  "x-amz-content-sha256: {}\r\n{}\r\n",
+                  bucket, credential::sha256_of_nothing, placeholder_authorization()));
   const Received read = parse(received());
   EXPECT_EQ(read.target, "/dir/../x%20y%2Bz//%C3%A9.txt?list-type=2&prefix=a") << "byte for byte";
-  EXPECT_EQ(verify(read, std::string(credential::sha256_of_nothing)).scope, "20260102/eu-west-1/s3/aws4_request");
+  EXPECT_EQ(verify(read, std::string(credential::sha256_of_nothing)).scope,
+            "20260102/eu-west-1/s3/aws4_request");
   EXPECT_EQ(read.one("x-amz-security-token"), "");
   answer();
   const json said = record();
@@ -318,11 +321,11 @@ TEST_F(Signing, ABodyOfWhichNothingIsSaidIsHashedFirst) {
   start();
   const std::string body = R"({"TableName":"t"})";
   Peer& sandbox = connect(dynamodb);
-  sandbox.send(fmt::format("POST / HTTP/1.1\r\nHost: {}\r\nX-Amz-Target: DynamoDB_20120810.DescribeTable\r\n"
-                           "Content-Type: application/x-amz-json-1.0\r\nContent-Length: {}\r\n{}\r\n",
-                           dynamodb, body.size(),
-                           placeholder_authorization("20260101/eu-west-1/dynamodb",
-                                                     "content-type;host;x-amz-date;x-amz-target")));
+  sandbox.send(fmt::format(
+      "POST / HTTP/1.1\r\nHost: {}\r\nX-Amz-Target: DynamoDB_20120810.DescribeTable\r\n"
+      "Content-Type: application/x-amz-json-1.0\r\nContent-Length: {}\r\n{}\r\n",
+      dynamodb, body.size(),
+      placeholder_authorization("20260101/eu-west-1/dynamodb", "content-type;host;x-amz-date;x-amz-target")));
   EXPECT_EQ(received(), "") << "nothing before the body is known";
   sandbox.send(body.substr(0, 5));
   EXPECT_EQ(received(), "");
@@ -331,7 +334,8 @@ TEST_F(Signing, ABodyOfWhichNothingIsSaidIsHashedFirst) {
   EXPECT_EQ(read.body, body);
   EXPECT_EQ(read.one("content-length"), std::to_string(body.size()));
   EXPECT_TRUE(verify(read, hash(body)).good);
-  EXPECT_THAT(read.one("authorization"), HasSubstr("/dynamodb/aws4_request, SignedHeaders=content-type;host;"));
+  EXPECT_THAT(read.one("authorization"),
+              HasSubstr("/dynamodb/aws4_request, SignedHeaders=content-type;host;"));
   answer();
   EXPECT_EQ(record()["credentials"], signed_by_aws);
 }
@@ -353,9 +357,10 @@ TEST_F(Signing, AHashedBodyOfUnknownLengthGetsOne) {
 
 TEST_F(Signing, ABodyThatIsTooLargeToBeHashedIsRefused) {
   start();
-  connect(dynamodb).send(fmt::format("POST / HTTP/1.1\r\nHost: {}\r\nContent-Length: {}\r\n{}\r\n", dynamodb,
-                                     limits::hashed_body_bytes_max + 1,
-                                     placeholder_authorization("20260101/eu-west-1/dynamodb", "host;x-amz-date")));
+  connect(dynamodb).send(
+      fmt::format("POST / HTTP/1.1\r\nHost: {}\r\nContent-Length: {}\r\n{}\r\n", dynamodb,
+                  limits::hashed_body_bytes_max + 1,
+                  placeholder_authorization("20260101/eu-west-1/dynamodb", "host;x-amz-date")));
   EXPECT_THAT(refusal(), AllOf(HasSubstr("HTTP/1.1 413 "), HasSubstr("body_too_large"), HasSubstr("16 MiB")));
   // The same, but nobody says it in advance.
   Peer& second = connect(dynamodb);
@@ -370,10 +375,9 @@ TEST_F(Signing, ABodyThatIsTooLargeToBeHashedIsRefused) {
 
 TEST_F(Signing, OneSandboxHoldsSoMuchAndNoMore) {
   start();
-  const std::string head =
-      fmt::format("POST / HTTP/1.1\r\nHost: {}\r\nContent-Length: {}\r\n{}\r\n", dynamodb,
-                  limits::hashed_body_bytes_max,
-                  placeholder_authorization("20260101/eu-west-1/dynamodb", "host;x-amz-date"));
+  const std::string head = fmt::format(
+      "POST / HTTP/1.1\r\nHost: {}\r\nContent-Length: {}\r\n{}\r\n", dynamodb, limits::hashed_body_bytes_max,
+      placeholder_authorization("20260101/eu-west-1/dynamodb", "host;x-amz-date"));
   const std::string almost(limits::hashed_body_bytes_max - 1, 'x');
   std::vector<Peer*> holding;
   for (std::size_t i = 0; i < limits::held_bodies_bytes_max / limits::hashed_body_bytes_max; ++i) {
@@ -403,9 +407,10 @@ TEST_F(Signing, OneSandboxHoldsSoMuchAndNoMore) {
 TEST_F(Signing, AnUnsignedPayloadStreams) {
   start();
   Peer& sandbox = connect();
-  sandbox.send(fmt::format("PUT /k HTTP/1.1\r\nHost: {}\r\nx-amz-content-sha256: UNSIGNED-PAYLOAD\r\n"
-                           "Content-Length: 1000\r\n{}\r\n{}",
-                           bucket, placeholder_authorization(), std::string(10, 'a')));
+  sandbox.send(
+      fmt::format("PUT /k HTTP/1.1\r\nHost: {}\r\nx-amz-content-sha256: UNSIGNED-PAYLOAD\r\n"
+                  "Content-Length: 1000\r\n{}\r\n{}",
+                  bucket, placeholder_authorization(), std::string(10, 'a')));
   std::string read = received();
   EXPECT_THAT(read, testing::EndsWith("\r\n\r\naaaaaaaaaa")) << "long before the end";
   EXPECT_TRUE(verify(parse(read), "UNSIGNED-PAYLOAD").good);
@@ -511,28 +516,41 @@ TEST_F(Signing, ABodyThatIsNotWhatItsHeadSaidIsNeverComplete) {
       {"cut off in a chunk", good.substr(0, 88), 5, "ends before its last chunk"},
       {"cut off before the last chunk", good, 5, "ends before its last chunk"},
       {"cut off behind the last size", good + dummy_chunk(""), 5, "ends before its last chunk"},
-      {"another extension", "5;x=y;chunk-signature=" + sixty_four + "\r\nhello\r\n" + last, 5, "without a signature"},
-      {"an extension behind", "5;chunk-signature=" + sixty_four + ";a=b\r\nhello\r\n" + last, 5, "without a signature"},
+      {"another extension", "5;x=y;chunk-signature=" + sixty_four + "\r\nhello\r\n" + last, 5,
+       "without a signature"},
+      {"an extension behind", "5;chunk-signature=" + sixty_four + ";a=b\r\nhello\r\n" + last, 5,
+       "without a signature"},
       {"no signature", "5\r\nhello\r\n" + last, 5, "without a signature"},
-      {"two signatures", "5;chunk-signature=" + sixty_four + ";chunk-signature=" + sixty_four + "\r\nhello\r\n" + last, 5,
+      {"two signatures",
+       "5;chunk-signature=" + sixty_four + ";chunk-signature=" + sixty_four + "\r\nhello\r\n" + last, 5,
        "size line of more than"},
       {"a bare line feed", "5;chunk-signature=" + sixty_four + "\nhello\r\n" + last, 5, "CR LF"},
-      {"longer than it says", "4;chunk-signature=" + sixty_four + "\r\nhello\r\n" + last, 5, "longer than it says"},
-      {"a second request behind", good + last + "GET /smuggled HTTP/1.1\r\nHost: x\r\n\r\n", 5, "behind its end"},
-      {"a trailer nobody announced", good + dummy_chunk("") + "x-amz-meta-a:b\r\n\r\n", 5, "did not announce"},
-      {"a size that overflows", "ffffffffffffffffff;chunk-signature=" + sixty_four + "\r\nhello\r\n" + last, 5, "without a size"},
-      {"a chunk too large to hold", fmt::format("{:x};chunk-signature={}\r\nhello", 2 * MiB, sixty_four), 2 * MiB, "smaller chunks"},
+      {"longer than it says", "4;chunk-signature=" + sixty_four + "\r\nhello\r\n" + last, 5,
+       "longer than it says"},
+      {"a second request behind", good + last + "GET /smuggled HTTP/1.1\r\nHost: x\r\n\r\n", 5,
+       "behind its end"},
+      {"a trailer nobody announced", good + dummy_chunk("") + "x-amz-meta-a:b\r\n\r\n", 5,
+       "did not announce"},
+      {"a size that overflows", "ffffffffffffffffff;chunk-signature=" + sixty_four + "\r\nhello\r\n" + last,
+       5, "without a size"},
+      {"a chunk too large to hold", fmt::format("{:x};chunk-signature={}\r\nhello", 2 * MiB, sixty_four),
+       2 * MiB, "smaller chunks"},
       {"nothing", "", 0, "empty"},
   };
   for (const Case& one : cases) {
     start();
-    connect().send(chunked_put("STREAMING-AWS4-HMAC-SHA256-PAYLOAD", one.body.size(), one.decoded) + one.body);
+    connect().send(chunked_put("STREAMING-AWS4-HMAC-SHA256-PAYLOAD", one.body.size(), one.decoded) +
+                   one.body);
     road_->settle();
     const std::string answer = road_->sandbox().take();
-    EXPECT_THAT(answer, AllOf(HasSubstr("HTTP/1.1 400 "), HasSubstr("unsignable_request"), HasSubstr(one.detail))) << one.what;
+    EXPECT_THAT(answer,
+                AllOf(HasSubstr("HTTP/1.1 400 "), HasSubstr("unsignable_request"), HasSubstr(one.detail)))
+        << one.what;
     if (road_->origin()) {
       const std::string read = road_->origin()->take();
-      EXPECT_THAT(read, testing::AnyOf(testing::EndsWith("[cut]\n"), testing::EndsWith("[reset]\n"), testing::EndsWith("[end]\n"), std::string())) << one.what;
+      EXPECT_THAT(read, testing::AnyOf(testing::EndsWith("[cut]\n"), testing::EndsWith("[reset]\n"),
+                                       testing::EndsWith("[end]\n"), std::string()))
+          << one.what;
       EXPECT_THAT(read, Not(HasSubstr("/smuggled"))) << one.what;
       // With the mark of the end.
       EXPECT_LT(parse(read).body.size(), one.body.size() + 7) << one.what;
@@ -548,19 +566,32 @@ TEST_F(Signing, WhatCannotBeMeantIsRefusedBeforeAnythingIsDialled) {
   };
   const std::string put = "PUT /k HTTP/1.1\r\nHost: ";
   const Case cases[] = {
-      {"another region", bucket, placeholder_authorization("20260101/us-east-1/s3"), "its host is of eu-west-1"},
-      {"another service", bucket, placeholder_authorization("20260101/eu-west-1/iam"), "its host is one of s3"},
-      {"two signatures", bucket, placeholder_authorization() + placeholder_authorization(), "several authorization fields"},
-      {"SigV4A", bucket, "Authorization: AWS4-ECDSA-P256-SHA256 Credential=x, SignedHeaders=host, Signature=00\r\n", "SigV4A"},
-      {"event streams", bucket, placeholder_authorization() + "x-amz-content-sha256: STREAMING-AWS4-HMAC-SHA256-EVENTS\r\n", "event streams"},
-      {"nonsense for a hash", bucket, placeholder_authorization() + "x-amz-content-sha256: hash\r\n", "x-amz-content-sha256"},
-      {"two hashes", bucket, placeholder_authorization() + "x-amz-content-sha256: UNSIGNED-PAYLOAD\r\nx-amz-content-sha256: UNSIGNED-PAYLOAD\r\n", "several x-amz-content-sha256"},
-      {"code of a customer", gateway, placeholder_authorization("20260101/eu-west-1/execute-api"), "names it in match_hosts"},
+      {"another region", bucket, placeholder_authorization("20260101/us-east-1/s3"),
+       "its host is of eu-west-1"},
+      {"another service", bucket, placeholder_authorization("20260101/eu-west-1/iam"),
+       "its host is one of s3"},
+      {"two signatures", bucket, placeholder_authorization() + placeholder_authorization(),
+       "several authorization fields"},
+      {"SigV4A", bucket,
+       "Authorization: AWS4-ECDSA-P256-SHA256 Credential=x, SignedHeaders=host, Signature=00\r\n", "SigV4A"},
+      {"event streams", bucket,
+       placeholder_authorization() + "x-amz-content-sha256: STREAMING-AWS4-HMAC-SHA256-EVENTS\r\n",
+       "event streams"},
+      {"nonsense for a hash", bucket, placeholder_authorization() + "x-amz-content-sha256: hash\r\n",
+       "x-amz-content-sha256"},
+      {"two hashes", bucket,
+       placeholder_authorization() +
+           "x-amz-content-sha256: UNSIGNED-PAYLOAD\r\nx-amz-content-sha256: UNSIGNED-PAYLOAD\r\n",
+       "several x-amz-content-sha256"},
+      {"code of a customer", gateway, placeholder_authorization("20260101/eu-west-1/execute-api"),
+       "names it in match_hosts"},
   };
   for (const Case& one : cases) {
     start();
     connect(one.host).send(put + one.host + "\r\n" + one.fields + "Content-Length: 0\r\n\r\n");
-    EXPECT_THAT(refusal(), AllOf(HasSubstr("HTTP/1.1 400 "), HasSubstr("unsignable_request"), HasSubstr(one.detail))) << one.what;
+    EXPECT_THAT(refusal(),
+                AllOf(HasSubstr("HTTP/1.1 400 "), HasSubstr("unsignable_request"), HasSubstr(one.detail)))
+        << one.what;
     EXPECT_EQ(road_->origins(), 0u) << one.what;
     EXPECT_EQ(record()["credentials"], json::array());
   }
@@ -568,25 +599,30 @@ TEST_F(Signing, WhatCannotBeMeantIsRefusedBeforeAnythingIsDialled) {
 
 TEST_F(Signing, NothingIsSignedForPlainHttp) {
   start();
-  road_->connect(bucket, 80).send(fmt::format("GET / HTTP/1.1\r\nHost: {}\r\n{}\r\n", bucket, placeholder_authorization()));
+  road_->connect(bucket, 80)
+      .send(fmt::format("GET / HTTP/1.1\r\nHost: {}\r\n{}\r\n", bucket, placeholder_authorization()));
   EXPECT_THAT(refusal(), AllOf(HasSubstr("HTTP/1.1 403 "), HasSubstr("plaintext_credential")));
   EXPECT_EQ(road_->origins(), 0u);
 }
 
 TEST_F(Signing, AHostOfACustomerIsSignedForWhereTheRuleNamesIt) {
   start(options(naming_the_gateway));
-  connect(gateway).send(fmt::format("GET /prod HTTP/1.1\r\nHost: {}\r\n{}\r\n", gateway,
-                                    placeholder_authorization("20260101/eu-west-1/execute-api", "host;x-amz-date")));
+  connect(gateway).send(
+      fmt::format("GET /prod HTTP/1.1\r\nHost: {}\r\n{}\r\n", gateway,
+                  placeholder_authorization("20260101/eu-west-1/execute-api", "host;x-amz-date")));
   EXPECT_TRUE(verify(parse(received()), std::string(credential::sha256_of_nothing)).good);
   answer();
   EXPECT_EQ(record()["credentials"], signed_by_aws);
 }
 
 TEST_F(Signing, WhatIsNotOursToSignGoesAsItCame) {
-  const std::string foreign = "Authorization: AWS4-HMAC-SHA256 Credential=ASIASESSION/20260101/eu-west-1/s3/aws4_request, "
-                              "SignedHeaders=host, Signature=00\r\nx-amz-s3session-token: t\r\n";
-  const std::string presigned = "/k?X-Amz-Algorithm=AWS4-HMAC-SHA256&X-Amz-Credential=AKIASTRANGER%2F20260101%2Feu-west-1%2Fs3%2Faws4_request"
-                                "&X-Amz-Date=20260101T000000Z&X-Amz-Expires=60&X-Amz-SignedHeaders=host&X-Amz-Signature=00";
+  const std::string foreign =
+      "Authorization: AWS4-HMAC-SHA256 Credential=ASIASESSION/20260101/eu-west-1/s3/aws4_request, "
+      "SignedHeaders=host, Signature=00\r\nx-amz-s3session-token: t\r\n";
+  const std::string presigned =
+      "/k?X-Amz-Algorithm=AWS4-HMAC-SHA256&X-Amz-Credential=AKIASTRANGER%2F20260101%2Feu-west-1%2Fs3%2Faws4_"
+      "request"
+      "&X-Amz-Date=20260101T000000Z&X-Amz-Expires=60&X-Amz-SignedHeaders=host&X-Amz-Signature=00";
   struct Case {
     std::string host, target, fields;
   };
@@ -597,27 +633,33 @@ TEST_F(Signing, WhatIsNotOursToSignGoesAsItCame) {
                         {gateway, "/prod", "X-Api-Key: k\r\n"}};
   for (const Case& one : cases) {
     start();
-    connect(one.host).send(fmt::format("GET {} HTTP/1.1\r\nHost: {}\r\n{}\r\n", one.target, one.host, one.fields));
-    EXPECT_EQ(received(), fmt::format("GET {} HTTP/1.1\r\nHost: {}\r\n{}\r\n", one.target, one.host, one.fields));
+    connect(one.host).send(
+        fmt::format("GET {} HTTP/1.1\r\nHost: {}\r\n{}\r\n", one.target, one.host, one.fields));
+    EXPECT_EQ(received(),
+              fmt::format("GET {} HTTP/1.1\r\nHost: {}\r\n{}\r\n", one.target, one.host, one.fields));
     answer();
     EXPECT_EQ(record()["credentials"], json::array()) << one.host;
   }
 }
 
 std::string presigned_target(std::string_view at) {
-  return fmt::format("/k?X-Amz-Algorithm=AWS4-HMAC-SHA256&X-Amz-Credential={}%2F{}%2Feu-west-1%2Fs3%2Faws4_request&X-Amz-Date={}&X-Amz-Expires=300"
-                     "&X-Amz-SignedHeaders=host&response-content-type=text%2Fplain&X-Amz-Signature={}",
-                     policy::aws_placeholder_key_id, at.substr(0, 8), at, std::string(64, 'a'));
+  return fmt::format(
+      "/k?X-Amz-Algorithm=AWS4-HMAC-SHA256&X-Amz-Credential={}%2F{}%2Feu-west-1%2Fs3%2Faws4_request&X-Amz-"
+      "Date={}&X-Amz-Expires=300"
+      "&X-Amz-SignedHeaders=host&response-content-type=text%2Fplain&X-Amz-Signature={}",
+      policy::aws_placeholder_key_id, at.substr(0, 8), at, std::string(64, 'a'));
 }
 
 TEST_F(Signing, APresignedUrlIsSignedAnewAndNeverRecorded) {
   start(options(of_a_session));
-  connect().send(fmt::format("PUT {} HTTP/1.1\r\nHost: {}\r\nContent-Length: 5\r\n\r\nhello", presigned_target("20260101T235900Z"), bucket));
+  connect().send(fmt::format("PUT {} HTTP/1.1\r\nHost: {}\r\nContent-Length: 5\r\n\r\nhello",
+                             presigned_target("20260101T235900Z"), bucket));
   const Received read = parse(received());
   EXPECT_EQ(read.body, "hello");
   EXPECT_EQ(read.one("authorization"), "");
   EXPECT_TRUE(verify_presigned(read).good);
-  EXPECT_THAT(read.target, AllOf(HasSubstr("X-Amz-Date=20260101T235900Z"), HasSubstr("X-Amz-Security-Token=canary-session-token%2F%2F0123456789%3D%3D"),
+  EXPECT_THAT(read.target, AllOf(HasSubstr("X-Amz-Date=20260101T235900Z"),
+                                 HasSubstr("X-Amz-Security-Token=canary-session-token%2F%2F0123456789%3D%3D"),
                                  Not(HasSubstr(std::string(policy::aws_placeholder_key_id)))));
   answer();
   const json said = record();
@@ -627,12 +669,14 @@ TEST_F(Signing, APresignedUrlIsSignedAnewAndNeverRecorded) {
 
 TEST_F(Signing, APresignedUrlOfTomorrowOrWithASecondSignatureIsRefused) {
   start();
-  connect().send(fmt::format("GET {} HTTP/1.1\r\nHost: {}\r\n\r\n", presigned_target("20260103T000000Z"), bucket));
+  connect().send(
+      fmt::format("GET {} HTTP/1.1\r\nHost: {}\r\n\r\n", presigned_target("20260103T000000Z"), bucket));
   EXPECT_THAT(refusal(), AllOf(HasSubstr("unsignable_request"), HasSubstr("dated in the future")));
   if (road_->origin()) {
     EXPECT_THAT(road_->origin()->take(), Not(HasSubstr("GET")));
   }
-  connect().send(fmt::format("GET {} HTTP/1.1\r\nHost: {}\r\n{}\r\n", presigned_target("20260101T000000Z"), bucket, placeholder_authorization()));
+  connect().send(fmt::format("GET {} HTTP/1.1\r\nHost: {}\r\n{}\r\n", presigned_target("20260101T000000Z"),
+                             bucket, placeholder_authorization()));
   EXPECT_THAT(refusal(), AllOf(HasSubstr("unsignable_request"), HasSubstr("takes one of them")));
   for (const json& said : records()) EXPECT_EQ(said["reason"], "unsignable_request");
 }
@@ -640,9 +684,12 @@ TEST_F(Signing, APresignedUrlOfTomorrowOrWithASecondSignatureIsRefused) {
 // Threat 40: what ends at this hop is neither sent nor signed, and cannot take the signature with it.
 TEST_F(Signing, WhatAConnectionFieldNamesIsNotSigned) {
   start();
-  connect().send(fmt::format("PUT /k HTTP/1.1\r\nHost: {}\r\nConnection: authorization, x-amz-meta-a, x-amz-content-sha256, x-amz-date\r\n"
-                             "x-amz-meta-a: 1\r\nx-amz-meta-b: 2\r\nx-amz-content-sha256: {}\r\nContent-Length: 2\r\n{}\r\nhi",
-                             bucket, hash("hi"), placeholder_authorization("20260101/eu-west-1/s3", "host;x-amz-date;x-amz-meta-a;x-amz-meta-b")));
+  connect().send(fmt::format(
+      "PUT /k HTTP/1.1\r\nHost: {}\r\nConnection: authorization, x-amz-meta-a, x-amz-content-sha256, "
+      "x-amz-date\r\n"
+      "x-amz-meta-a: 1\r\nx-amz-meta-b: 2\r\nx-amz-content-sha256: {}\r\nContent-Length: 2\r\n{}\r\nhi",
+      bucket, hash("hi"),
+      placeholder_authorization("20260101/eu-west-1/s3", "host;x-amz-date;x-amz-meta-a;x-amz-meta-b")));
   const Received read = parse(received());
   EXPECT_EQ(read.one("x-amz-meta-a"), "");
   EXPECT_EQ(read.one("x-amz-meta-b"), "2");
@@ -654,7 +701,8 @@ TEST_F(Signing, WhatAConnectionFieldNamesIsNotSigned) {
 TEST_F(Signing, AConnectionThatWasGoneIsTriedAgainWithASignatureOfThatMoment) {
   start();
   Peer& sandbox = connect();
-  const std::string get = fmt::format("GET /k HTTP/1.1\r\nHost: {}\r\n{}\r\n", bucket, placeholder_authorization());
+  const std::string get =
+      fmt::format("GET /k HTTP/1.1\r\nHost: {}\r\n{}\r\n", bucket, placeholder_authorization());
   sandbox.send(get);
   EXPECT_TRUE(verify(parse(received()), "UNSIGNED-PAYLOAD").good);
   answer();
@@ -671,7 +719,8 @@ TEST_F(Signing, AConnectionThatWasGoneIsTriedAgainWithASignatureOfThatMoment) {
 
 TEST_F(Signing, TwoFieldsOfOneNameAreSignedAsTheyGo) {
   start();
-  connect().send(fmt::format("GET / HTTP/1.1\r\nHost: {}\r\nX-Amz-Meta-A:  1   2 \r\n{}\r\n", bucket, placeholder_authorization()));
+  connect().send(fmt::format("GET / HTTP/1.1\r\nHost: {}\r\nX-Amz-Meta-A:  1   2 \r\n{}\r\n", bucket,
+                             placeholder_authorization()));
   Received read = parse(received());
   read.fields.erase("x-amz-meta-a");
   read.fields.emplace("x-amz-meta-a", "1 2");  // as AWS reads it
@@ -681,14 +730,19 @@ TEST_F(Signing, TwoFieldsOfOneNameAreSignedAsTheyGo) {
 
 // ---- HTTP/2
 
-kit::Pairs http2_head(std::string_view method, std::string_view target, std::string_view host, kit::Pairs more) {
-  kit::Pairs head{{":method", std::string(method)}, {":scheme", "https"}, {":authority", std::string(host)}, {":path", std::string(target)}};
+kit::Pairs http2_head(std::string_view method, std::string_view target, std::string_view host,
+                      kit::Pairs more) {
+  kit::Pairs head{{":method", std::string(method)},
+                  {":scheme", "https"},
+                  {":authority", std::string(host)},
+                  {":path", std::string(target)}};
   head.insert(head.end(), more.begin(), more.end());
   return head;
 }
 std::string authorization_value(std::string_view listed, std::string_view service = "s3") {
-  return fmt::format("AWS4-HMAC-SHA256 Credential={}/20260101/eu-west-1/{}/aws4_request, SignedHeaders={}, Signature={}",
-                     policy::aws_placeholder_key_id, service, listed, std::string(64, 'a'));
+  return fmt::format(
+      "AWS4-HMAC-SHA256 Credential={}/20260101/eu-west-1/{}/aws4_request, SignedHeaders={}, Signature={}",
+      policy::aws_placeholder_key_id, service, listed, std::string(64, 'a'));
 }
 Received read_head(const http2::Stream& stream) {
   const http2::Head& head = stream.request();
@@ -705,7 +759,8 @@ RoadOptions http2_options(std::string_view policy = lasting) {
 }
 
 TEST(Http2Signing, EveryFormOfABodyIsSignedInBothVersions) {
-  const std::string chunks = dummy_chunk(std::string(70'000, 'a')) + dummy_chunk("hello") + dummy_chunk("") + "\r\n";
+  const std::string chunks =
+      dummy_chunk(std::string(70'000, 'a')) + dummy_chunk("hello") + dummy_chunk("") + "\r\n";
   struct Case {
     const char* host;
     std::string said, body;
@@ -722,7 +777,9 @@ TEST(Http2Signing, EveryFormOfABodyIsSignedInBothVersions) {
       Http2Road world(how);
       Http2Peer& sandbox = world.connect(one.host);
       const bool s3 = one.host == bucket;
-      kit::Pairs more{{"authorization", authorization_value(s3 ? "host;x-amz-content-sha256;x-amz-date" : "host;x-amz-date", s3 ? "s3" : "dynamodb")}};
+      kit::Pairs more{{"authorization",
+                       authorization_value(s3 ? "host;x-amz-content-sha256;x-amz-date" : "host;x-amz-date",
+                                           s3 ? "s3" : "dynamodb")}};
       if (!one.said.empty()) more.push_back({"x-amz-content-sha256", one.said});
       kit::Seen answer;
       const auto stream = sandbox.end.ask(http2_head("PUT", "/k", one.host, more), answer, one.body.empty());
@@ -746,8 +803,11 @@ TEST(Http2Signing, EveryFormOfABodyIsSignedInBothVersions) {
           if (world.road->origin()) text += world.road->origin()->take();
           const Received so_far = parse(text);
           if (so_far.method.empty()) return false;
-          return so_far.one("transfer-encoding").empty() ? so_far.body.size() >= (so_far.one("content-length").empty() ? 0 : std::stoul(so_far.one("content-length")))
-                                                         : so_far.body.ends_with("\r\n0\r\n\r\n");
+          return so_far.one("transfer-encoding").empty()
+                     ? so_far.body.size() >= (so_far.one("content-length").empty()
+                                                  ? 0
+                                                  : std::stoul(so_far.one("content-length")))
+                     : so_far.body.ends_with("\r\n0\r\n\r\n");
         };
         EXPECT_TRUE(world.until(whole)) << text;
         read = parse(text);
@@ -784,9 +844,11 @@ TEST(Http2Signing, ABrokenBodyResetsTheOriginsStreamAndIsRefused) {
   Http2Road world(http2_options());
   Http2Peer& sandbox = world.connect(bucket);
   kit::Seen answer;
-  const auto stream = sandbox.end.ask(
-      http2_head("PUT", "/k", bucket, {{"authorization", authorization_value("host")}, {"x-amz-content-sha256", "STREAMING-AWS4-HMAC-SHA256-PAYLOAD"}}), answer,
-      false);
+  const auto stream =
+      sandbox.end.ask(http2_head("PUT", "/k", bucket,
+                                 {{"authorization", authorization_value("host")},
+                                  {"x-amz-content-sha256", "STREAMING-AWS4-HMAC-SHA256-PAYLOAD"}}),
+                      answer, false);
   ASSERT_TRUE(stream);
   kit::Sending first, rest;
   sandbox.end.send(stream, dummy_chunk("hello"), false, first);
@@ -817,7 +879,8 @@ TEST(Http2Signing, APresignedTargetIsWrittenAndCompressedWithNothingElse) {
   EXPECT_TRUE(world.until([&] { return answer.over; }));
   const auto records = world.finish();
   ASSERT_EQ(records.size(), 1u);
-  EXPECT_THAT(records.front(), AllOf(Not(HasSubstr("Signature=")), HasSubstr(R"("header":"X-Amz-Signature")")));
+  EXPECT_THAT(records.front(),
+              AllOf(Not(HasSubstr("Signature=")), HasSubstr(R"("header":"X-Amz-Signature")")));
 }
 
 TEST(Http2Signing, WhatWasRefusedUnseenIsSignedAgain) {
