@@ -1,14 +1,17 @@
-"""Signed requests with real parts: AWS's own clients in a sandbox sign with placeholders, and an AWS that checks signatures sees only the real key's.
+"""Signed requests with real parts: AWS's and Azure's own clients in a sandbox sign with placeholders, and a cloud that checks signatures sees only the real key's.
 
 What clients get wrong, and what attackers try, is in signing_test, where each byte is written by hand.
 """
 
+import base64
 import hashlib
+import os
 import subprocess
 
 import pytest
 
 import aws_support
+import azure_support
 import kit
 from attacks_support import Canary
 from clients_support import PYTHON, caller  # noqa: F401 (fixture)
@@ -201,3 +204,58 @@ def test_the_positive_control_without_a_rule_nothing_is_accepted(cloud, sdk):
         "PYTHONPATH": str(sdk), "AWS_DEFAULT_REGION": "eu-west-1", "AWS_ACCESS_KEY_ID": "AKIAPOSTERNINJECTED0", "AWS_SECRET_ACCESS_KEY": "x"}}]}, timeout=60)
     assert run.status != 0 and cloud.aws.verified == [], run.stderr
     assert {code for _, code, _ in cloud.aws.refused} == {"InvalidAccessKeyId"}, run.stderr
+
+
+# ---- Azure --------------------------------------------------------------------------------------------------
+
+ACCOUNT = "acme01"
+BLOBS = f"{ACCOUNT}.blob.core.windows.net"
+TABLES = f"{ACCOUNT}.table.core.windows.net"
+
+
+@pytest.fixture(scope="session")
+def azure_sdk():
+    place = CACHE / "azure"
+    if not (place / "azure/data/tables").exists():
+        subprocess.run([PYTHON, "-m", "pip", "install", "-q", "--target", str(place), "azure-storage-blob", "azure-data-tables"], check=True, timeout=300,
+                       capture_output=True)
+    return place
+
+
+BLOB_CLIENT = f"""
+import base64
+from azure.core.credentials import AzureNamedKeyCredential
+from azure.storage.blob import BlobServiceClient
+key = AzureNamedKeyCredential("{ACCOUNT}", base64.b64encode(b"placeholder").decode())
+service = BlobServiceClient("https://{BLOBS}", credential=key)
+container = service.create_container("things")
+container.upload_blob("dir/a b+\u00e9", b"hello", metadata={{"note": "a  b"}})
+print(container.download_blob("dir/a b+\u00e9").readall())
+container.upload_blob("large", b"x" * 3_000_000, max_concurrency=2)
+print([blob.name for blob in container.list_blobs()])
+"""
+TABLE_CLIENT = f"""
+from azure.data.tables import TableServiceClient
+print([table.name for table in TableServiceClient("https://{TABLES}", credential=key).list_tables()])
+"""
+
+
+@pytest.mark.parametrize("kind", ["account_key", "sas_token"])
+def test_azures_own_client_with_a_placeholder(caller, authority, azure_sdk, kind):
+    hidden = base64.b64encode(os.urandom(64)).decode()
+    sas = f"sv=2026-02-06&ss=bt&srt=sco&sp=rwl&sig={str(Canary())}%3D"
+    given = hidden if kind == "account_key" else sas
+    storage = azure_support.Storage(authority, ACCOUNT, **({"key": hidden} if kind == "account_key" else {"sas": sas}))
+    try:
+        caller.at(BLOBS, storage.port).at(TABLES, storage.port)
+        rule = {"name": "cloud", "type": "azure", "azure": {"storage_account": ACCOUNT, kind: secret("GIVEN")}, "env_vars": {"PYTHONPATH": str(azure_sdk)}}
+        run = caller.run(PYTHON, "-c", BLOB_CLIENT + TABLE_CLIENT, policy={"rules": [rule]}, secrets={"GIVEN": given}, timeout=90)
+    finally:
+        storage.stop()
+    assert storage.refused == [], run.stderr
+    assert run.stdout.splitlines() == ["b'hello'", repr(["dir/a b+\u00e9".replace(" ", "%20").replace("+", "%2B").replace("\u00e9", "%C3%A9"), "large"]), "['first']"], (
+        run.stderr + run.log_text)
+    assert len(storage.blobs["/things/large"]) == 3_000_000
+    assert given not in run.log_text + run.stdout + run.stderr and "sig=" not in run.log_text
+    place = {"account_key": "Authorization", "sas_token": "sig"}[kind]
+    assert {(one["header"], one["source"]) for record in run.records for one in record["credentials"]} == {(place, f"azure:{ACCOUNT}")}

@@ -18,10 +18,11 @@ VAULT = """location / { return 404 '{"errors": []}'; }
     location = /v1/secret/data/agents/example { if ($http_x_vault_token != hvs.example) { return 403 '{"errors": ["permission denied"]}'; }
       return 200 '{"data": {"data": {"token": "real-0123456789abcdef"}, "metadata": {"version": 1}}}'; }"""
 ANSWERED = ["api.openai.com", "api.anthropic.com", "example.com", "api.example.com"]
-SIGNED = "sts.eu-west-1.amazonaws.com"
+SIGNED = ["sts.eu-west-1.amazonaws.com", "acme01.blob.core.windows.net"]
 SIGNER = r'''location / {
     set $who nobody;
     if ($http_authorization ~ "^AWS4-HMAC-SHA256 Credential=([^/]+)/[0-9]+/([^,]+),") { set $who "$1 for $2"; }
+    if ($http_authorization ~ "^(SharedKey [^:]+):") { set $who $1; }
     return 200 "signed by $who\n";
 }'''
 
@@ -40,7 +41,7 @@ def desk(place, nginx, authority):
     """Where a reader would try things: postern on the path, examples/, an agent, and the hosts of the examples led to a local nginx."""
     ports = {name: nginx.serve(name, locations='location / { return 200 "answered $request_method $uri\\n"; }') for name in ANSWERED}
     ports["vault.example.com"] = nginx.serve("vault.example.com", locations=VAULT)
-    ports[SIGNED] = nginx.serve(SIGNED, locations=SIGNER)
+    ports.update({name: nginx.serve(name, locations=SIGNER) for name in SIGNED})
     nginx.start()
     tools, work = place / "bin", place / "work"
     tools.mkdir()

@@ -4,6 +4,8 @@
 #include <variant>
 
 #include "credential/aws_signing.h"
+#include "credential/azure_signing.h"
+#include "credential/base64.h"
 #include "credential/wiped_string.h"
 #include "policy/pattern.h"
 
@@ -202,8 +204,24 @@ struct Buildup {
     out.signings_.back() = std::move(signing);
   }
 
-  SourceRef make_source(const policy::AzureAuth&, const policy::Rule& rule, const std::string& where) {
-    fail(where, rule.at, "rules of this type are not supported by this version");
+  SourceRef make_source(const policy::AzureAuth& azure, const policy::Rule&, const std::string& where) {
+    if (azure.account_key) {
+      const Secret text = secret_of(*azure.account_key, where, "account_key");
+      if (text.empty()) return nullptr;
+      auto key = decode_base64(text.unwrap());
+      if (key && !key->empty())
+        sign_with(std::make_unique<AzureSharedKey>(azure.storage_account, std::move(*key)));
+      else
+        fail(where + ".account_key.value", azure.account_key->at, "is no key of a storage account (base64)");
+      return nullptr;
+    }
+    Secret sas = secret_of(azure.sas_token, where, "sas_token");
+    if (sas.empty()) return nullptr;
+    if (AzureSas::is_sas(sas.unwrap()))
+      sign_with(std::make_unique<AzureSas>(azure.storage_account, std::move(sas)));
+    else
+      fail(where + ".sas_token.value", azure.sas_token->at,
+           "is no shared access signature (accepted: sv=...&sig=..., as Azure gives it out)");
     return nullptr;
   }
 

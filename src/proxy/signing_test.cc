@@ -6,6 +6,7 @@
 #include <map>
 #include <nlohmann/json.hpp>
 
+#include "credential/base64.h"
 #include "credential/digest.h"
 #include "policy/document.h"
 #include "proxy/http2_road_harness.h"
@@ -726,6 +727,61 @@ TEST_F(Signing, TwoFieldsOfOneNameAreSignedAsTheyGo) {
   read.fields.emplace("x-amz-meta-a", "1 2");  // as AWS reads it
   EXPECT_TRUE(verify(read, "UNSIGNED-PAYLOAD").good);
   answer();
+}
+
+// ---- Azure
+
+constexpr const char* blobs = "acme01.blob.core.windows.net";
+
+RoadOptions azure_options(std::string_view credential) {
+  RoadOptions made = options();
+  made.policy = fmt::format("rules: [{{name: cloud, type: azure, azure: {{storage_account: acme01, {}}}}}]",
+                            credential);
+  made.origin_hosts = {blobs};
+  return made;
+}
+
+TEST_F(Signing, AStorageAccountsRequestIsSignedWithItsKey) {
+  std::string key;
+  credential::append_base64(secret_key, key);
+  start(azure_options("account_key: {type: opaque, value: \"" + key + "\"}"));
+  connect(blobs).send(fmt::format(
+      "PUT /c/b?comp=block HTTP/1.1\r\nHost: {}\r\nx-ms-version: 2026-02-06\r\nx-ms-date: theirs\r\n"
+      "Authorization: SharedKey acme01:dGhlaXJz\r\nContent-Length: 5\r\n\r\nhello",
+      blobs));
+  const Received read = parse(received());
+  EXPECT_EQ(read.body, "hello");
+  EXPECT_EQ(read.target, "/c/b?comp=block");
+  std::string signature;
+  credential::append_base64(mac(secret_key,
+                                "PUT\n\n\n5\n\n\n\n\n\n\n\n\nx-ms-date:Fri, 02 Jan 2026 00:00:00 GMT\n"
+                                "x-ms-version:2026-02-06\n/acme01/c/b\ncomp:block"),
+                            signature);
+  EXPECT_EQ(read.one("authorization"), "SharedKey acme01:" + signature);
+  EXPECT_EQ(read.one("x-ms-date"), "Fri, 02 Jan 2026 00:00:00 GMT");
+  answer();
+  EXPECT_EQ(record()["credentials"], json::parse(R"([{"header":"Authorization","source":"azure:acme01"}])"));
+}
+
+TEST_F(Signing, AStorageAccountsSasIsOnTheTargetAndInNoRecord) {
+  start(azure_options("sas_token: {type: opaque, value: \"sv=2026-02-06&sp=rl&sig=canary%3D\"}"));
+  connect(blobs).send(
+      fmt::format("GET /c/b?comp=tags HTTP/1.1\r\nHost: {}\r\nAuthorization: Bearer theirs\r\n\r\n", blobs));
+  const Received read = parse(received());
+  EXPECT_EQ(read.target, "/c/b?comp=tags&sv=2026-02-06&sp=rl&sig=canary%3D");
+  EXPECT_EQ(read.one("authorization"), "");
+  answer();
+  // Signed by somebody else: it goes as it came.
+  connect(blobs).send(fmt::format("GET /c/b?sig=theirs HTTP/1.1\r\nHost: {}\r\n\r\n", blobs));
+  EXPECT_EQ(parse(received()).target, "/c/b?sig=theirs");
+  answer();
+  road_->connect(blobs, 80).send(fmt::format("GET /c/b HTTP/1.1\r\nHost: {}\r\n\r\n", blobs));
+  EXPECT_THAT(refusal(), HasSubstr("plaintext_credential"));
+  const auto said = records();
+  ASSERT_EQ(said.size(), 3u);
+  EXPECT_EQ(said[0]["credentials"], json::parse(R"([{"header":"sig","source":"azure:acme01"}])"));
+  EXPECT_EQ(said[0]["path"], "/c/b");
+  EXPECT_EQ(said[1]["credentials"], json::array());
 }
 
 // ---- HTTP/2
