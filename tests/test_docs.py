@@ -1,5 +1,6 @@
 """The documentation tells the truth: its examples run as they stand, its links lead somewhere, and it leaves nothing out."""
 
+import json
 import os
 import pathlib
 import re
@@ -17,7 +18,7 @@ PAGES = sorted(path for path in [*ROOT.glob("*.md"), *ROOT.glob("docs/**/*.md"),
 VAULT = """location / { return 404 '{"errors": []}'; }
     location = /v1/secret/data/agents/example { if ($http_x_vault_token != hvs.example) { return 403 '{"errors": ["permission denied"]}'; }
       return 200 '{"data": {"data": {"token": "real-0123456789abcdef"}, "metadata": {"version": 1}}}'; }"""
-ANSWERED = ["api.openai.com", "api.anthropic.com", "example.com", "api.example.com"]
+ANSWERED = ["api.openai.com", "api.anthropic.com", "example.com", "api.example.com", "storage.googleapis.com", "github.com"]
 SIGNED = ["sts.eu-west-1.amazonaws.com", "acme01.blob.core.windows.net"]
 SIGNER = r'''location / {
     set $who nobody;
@@ -40,6 +41,11 @@ def examples():
 def desk(place, nginx, authority):
     """Where a reader would try things: postern on the path, examples/, an agent, and the hosts of the examples led to a local nginx."""
     ports = {name: nginx.serve(name, locations='location / { return 200 "answered $request_method $uri\\n"; }') for name in ANSWERED}
+    token = """location / { default_type application/json; return 200 '{"access_token": "real-t0ken-0123456789", "token_type": "Bearer", "expires_in": 3599}'; }"""
+    for name in ("login.example.com", "oauth2.googleapis.com"):
+        ports[name] = nginx.serve(name, locations=token)
+    ports["api.github.com"] = nginx.serve("api.github.com", locations="""location /app/ { return 201 '{"token": "ghs_real0123456789"}'; }
+        location / { return 200 "answered $request_method $uri\\n"; }""")
     ports["vault.example.com"] = nginx.serve("vault.example.com", locations=VAULT)
     ports.update({name: nginx.serve(name, locations=SIGNER) for name in SIGNED})
     nginx.start()
@@ -57,6 +63,11 @@ def desk(place, nginx, authority):
     (tools / "postern").chmod(0o755)
     shutil.copytree(ROOT / "examples", work / "examples")
     shutil.copy(authority.file, work / "company-ca.pem")
+    key = subprocess.run(["openssl", "genpkey", "-algorithm", "RSA", "-pkeyopt", "rsa_keygen_bits:2048"], capture_output=True, text=True, check=True).stdout
+    (work / "github-app.pem").write_text(key)
+    (work / "service-account.json").write_text(json.dumps({
+        "type": "service_account", "project_id": "acme", "private_key_id": "1", "private_key": key, "client_email": "robot@acme.iam.gserviceaccount.com",
+        "token_uri": "https://oauth2.googleapis.com/token"}))
     (work / "agent.py").write_text("import urllib.request\nprint(urllib.request.urlopen('https://api.openai.com/v1/models').read().decode())\n")
     # Clients inside trust the origins of passed-through hosts by the caller's own bundle.
     environment = {"PATH": f"{tools}:/usr/bin:/bin:/usr/sbin", "HOME": str(place), "POSTERN_STATE_DIR": str(place / "state"),

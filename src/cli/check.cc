@@ -15,6 +15,7 @@
 #include "wire/host.h"
 #include "wire/http1.h"
 #include "wire/path.h"
+#include "wire/presigned.h"
 
 namespace postern::cli {
 
@@ -226,6 +227,8 @@ void write_text(const CheckOptions& options, const policy::Snapshot& snapshot, c
   if (allowed && !question.path.empty() && !answer.path.empty() && answer.path != question.path)
     line("path sent", answer.path);
   if (!allowed || answer.rule == nullptr) return;
+  if (wire::is_presigned(question.path) && !answer.rule->headers.empty())
+    return line("sets", "nothing: the URL carries a signature of its own");
   for (const policy::Header& header : answer.rule->headers)
     line("sets", fmt::format("{}: {}", header.name, printable(header)));
 }
@@ -252,7 +255,7 @@ void write_json(const CheckOptions& options, const policy::Snapshot& snapshot, c
         {"name", answer.rule->name}, {"index", answer.rule_index}, {"line", answer.rule->at.line}};
   }
   json["headers"] = nlohmann::ordered_json::array();
-  if (allowed && answer.rule != nullptr) {
+  if (allowed && answer.rule != nullptr && !wire::is_presigned(question.path)) {
     for (const policy::Header& header : answer.rule->headers) {
       nlohmann::ordered_json entry = {{"name", header.name}, {"type", token(header.type)}};
       if (header.type == policy::HeaderType::workspace_secret) entry["template"] = header.text;

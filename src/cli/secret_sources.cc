@@ -132,15 +132,25 @@ Result<std::vector<SecretReference>> SecretSources::references() const {
 Result<void> SecretSources::begin() {
   auto found = references();
   if (!found) return std::unexpected(std::move(found.error()));
+  // What was known at the start is hidden from the program; what comes later could be read by it.
+  for (const SecretReference& reference : *found) {
+    const bool late = reference.kind == SecretReference::Kind::file
+                          ? std::ranges::find(files_, reference.text) == files_.end()
+                          : reference.kind == SecretReference::Kind::vault && !vault_;
+    if (begun_ && late)
+      return refuse(
+          fmt::format("{}: {}: is only read when it was there at the start", reference.place, reference.key));
+  }
   round_ = std::make_unique<Round>();
   round_->references = std::move(*found);
-  files_ = options_.secret_files;
+  if (!begun_) files_ = options_.secret_files;
   for (const SecretReference& reference : round_->references) {
-    if (reference.kind == SecretReference::Kind::file) files_.push_back(reference.text);
+    if (reference.kind == SecretReference::Kind::file && !begun_) files_.push_back(reference.text);
     if (reference.kind == SecretReference::Kind::vault &&
         std::ranges::find(round_->paths, reference.vault.path) == round_->paths.end())
       round_->paths.push_back(reference.vault.path);
   }
+  begun_ = true;
   seen_ = stamps();
   if (round_->paths.empty()) {
     round_->done = true;

@@ -60,7 +60,8 @@ class SecretSources {
   std::vector<Stamp> stamps() const;
 
   SecretOptions options_;
-  std::vector<std::string> files_;  ///< As of the last round.
+  std::vector<std::string> files_;  ///< As of the first round.
+  bool begun_ = false;
   std::vector<Stamp> seen_;
   std::unique_ptr<Vault> vault_;
   std::unique_ptr<Round> round_;

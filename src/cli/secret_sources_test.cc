@@ -143,6 +143,24 @@ TEST_F(Secrets, AreLookedAtAgainWhenAFileChanges) {
   EXPECT_FALSE(sources.look(**changed)) << "said once";
 }
 
+TEST_F(Secrets, WhatIsReferredToLaterIsNotHiddenAndNotRead) {
+  std::ofstream(directory_ + "/later.txt") << "later-later";
+  write("A=plain-plain\n");
+  SecretSources sources({.secret_files = {file_}});
+  const auto secrets = sources.read();
+  ASSERT_TRUE(secrets);
+  for (const char* line : {"A=file:later.txt # x\n", "A=file:later.txt\n", "A=vault:secret/a#b\n",
+                           "A=cmd:echo ran\nB=cmd:echo ran\n"}) {
+    write(line);
+    const auto changed = sources.look(*secrets);
+    ASSERT_TRUE(changed && !*changed) << line;
+  }
+  write("A=other-plain\n");
+  const auto changed = sources.look(*secrets);
+  ASSERT_TRUE(changed && *changed) << "and it goes on";
+  EXPECT_TRUE((*changed)->appears_in("other-plain"));
+}
+
 TEST_F(Secrets, VaultMustBeKnownBeforeItIsAsked) {
   ::unsetenv("VAULT_ADDR");
   const auto unset = read({"A=vault:secret/a#b"}, {});

@@ -1,10 +1,9 @@
 #include "credential/google_service_account.h"
 
 #include <fmt/format.h>
-#include <nlohmann/json.hpp>
-#include <optional>
 
 #include "credential/wiped_string.h"
+#include "policy/tree.h"
 
 namespace postern::credential {
 
@@ -15,29 +14,18 @@ std::unexpected<Error> refuse(std::string_view what) {
 }
 
 /// The member of that name, when it is a string with something in it.
-std::string* text_in(nlohmann::json& object, const char* name) {
-  const auto found = object.find(name);
-  if (found == object.end()) return nullptr;
-  auto* text = found->get_ptr<std::string*>();
-  return text == nullptr || text->empty() ? nullptr : text;
-}
-
-/// Taken out of the document, whose memory is not wiped.
-std::optional<Secret> take_secret(nlohmann::json& object, const char* name) {
-  std::string* text = text_in(object, name);
-  if (text == nullptr) return std::nullopt;
-  WipedString value(text->size());
-  value.bytes() = *text;
-  explicit_bzero(text->data(), text->size());
-  return std::move(value).seal();
+const std::string* text_in(const policy::Node& object, std::string_view name) {
+  const policy::Node* found = object.find(name);
+  return found && found->kind == policy::Node::Kind::string && !found->text.empty() ? &found->text : nullptr;
 }
 
 }  // namespace
 
 Result<GoogleServiceAccount> parse_google_service_account(const Secret& json) {
-  auto document = nlohmann::json::parse(json.unwrap(), nullptr, false);
-  if (!document.is_object()) return refuse("is not a JSON object");
-  const std::optional<Secret> pem = take_secret(document, "private_key");
+  // The reader of policies: its tree is wiped.
+  const auto tree = policy::read_tree(json.unwrap(), policy::Format::json);
+  if (!tree || tree->kind != policy::Node::Kind::mapping) return refuse("is not a JSON object");
+  const policy::Node& document = *tree;
   const std::string* type = text_in(document, "type");
   if (type == nullptr || *type != "service_account")
     return refuse(
@@ -49,8 +37,11 @@ Result<GoogleServiceAccount> parse_google_service_account(const Secret& json) {
   const std::string* token_uri = text_in(document, "token_uri");
   if (token_uri == nullptr) return refuse("has no token_uri");
   if (!token_uri->starts_with("https://")) return refuse("has a token_uri that is not https");
-  if (!pem) return refuse("has no private_key");
-  auto key = JwtKey::from_pem(*pem);
+  const std::string* pem = text_in(document, "private_key");
+  if (pem == nullptr) return refuse("has no private_key");
+  WipedString copy(pem->size());
+  copy.bytes() = *pem;
+  auto key = JwtKey::from_pem(std::move(copy).seal());
   if (!key) return refuse("has a private_key that " + key.error().detail);
   if (key->algorithm() != JwtAlgorithm::rs256) return refuse("has a private_key that is no RSA key");
   key->set_key_id(*key_id);

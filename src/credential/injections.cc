@@ -147,6 +147,17 @@ struct Buildup {
       fail(place, gcp.service_account_json.at, "its token_uri " + url.error().detail);
       return nullptr;
     }
+    // The assertion is for whoever stands there, and what comes back is put on requests: nobody but Google.
+    const bool google =
+        url->host.name == "accounts.google.com" || url->host.name.ends_with(".googleapis.com");
+    if (!google || url->port != 443) {
+      fail(place, gcp.service_account_json.at,
+           "its token_uri is none of Google's (accepted: https://oauth2.googleapis.com/token, and other "
+           "hosts below "
+           "googleapis.com)");
+      return nullptr;
+    }
+    out.google_ = GoogleIdentity{account->project_id, account->client_email, gcp.scopes};
     return std::make_unique<GoogleSource>(std::move(*account), std::move(*url), gcp.scopes);
   }
 

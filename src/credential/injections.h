@@ -6,6 +6,7 @@
 #include <cstdint>
 #include <expected>
 #include <memory>
+#include <optional>
 #include <span>
 #include <string>
 #include <string_view>
@@ -21,6 +22,13 @@
 namespace postern::credential {
 
 struct Buildup;
+
+/// Whose tokens a rule of type gcp puts on requests. Nothing of it is secret.
+struct GoogleIdentity {
+  std::string project_id;  ///< May be empty.
+  std::string client_email;
+  std::vector<std::string> scopes;
+};
 
 class Injections {
  public:
@@ -39,6 +47,8 @@ class Injections {
   const Signing* signing_of(std::uint32_t rule_index) const {
     return rule_index < signings_.size() ? signings_[rule_index].get() : nullptr;
   }
+  /// nullptr without a rule of type gcp.
+  const GoogleIdentity* google() const { return google_ ? &*google_ : nullptr; }
 
   /// By rule; nullptr where there is nobody to ask. Once.
   std::vector<std::unique_ptr<const Source>> take_sources() { return std::move(sources_); }
@@ -56,6 +66,7 @@ class Injections {
   std::vector<std::vector<InjectedHeader>> callbacks_;
   std::vector<std::unique_ptr<const Source>> sources_;
   std::vector<std::unique_ptr<const Signing>> signings_;  ///< Up to the last rule that signs.
+  std::optional<GoogleIdentity> google_;
 };
 
 /// Fills in the templates of every enabled rule. Problems, all of them: a {KEY} that the store does not have

@@ -140,6 +140,13 @@ bool may_resolve(const Snapshot& snapshot, const Host& host) {
   return snapshot.allowed() == nullptr || snapshot.allowed()->contains_some_port(host);
 }
 
+bool answers_as_metadata(const Snapshot& snapshot, const Host& host, std::uint16_t port, bool tls) {
+  if (snapshot.metadata_rule() == no_rule || tls || port != http_port) return false;
+  const bool ours = host.literal ? *host.literal == IpAddress::v4(metadata_address)
+                                 : host.name == "metadata.google.internal";
+  return ours && !snapshot.denied().contains(host, port);
+}
+
 Verdict decide(const Snapshot& snapshot, const RequestFacts& facts) {
   Verdict verdict{
       .reason = judge(snapshot, {facts.host, facts.port, facts.tls ? Transport::tls : Transport::http})};

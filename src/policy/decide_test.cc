@@ -863,5 +863,33 @@ rules:
   EXPECT_EQ(decide(*lenient, {bucket, 443, true, "GET", "/", {}}).reason, Reason::allowed);
 }
 
+TEST(Decide, MetadataIsAnsweredForARuleOfGoogleOnlyAndOnlyWhereItIs) {
+  const auto with = [](std::string_view more, std::string_view rule = "") {
+    return snapshot(
+        fmt::format("{}\nrules:\n  - {{name: g, type: gcp{}, gcp: {{scopes: [a], service_account_json: "
+                    "{{type: opaque, value: x}}}}}}\n",
+                    more, rule));
+  };
+  const auto answers = [](const Snapshot& policy, std::string_view name, std::uint16_t port = 80,
+                          bool tls = false) { return answers_as_metadata(policy, host(name), port, tls); };
+  const auto policy = with("");
+  EXPECT_TRUE(answers(*policy, "169.254.169.254"));
+  EXPECT_TRUE(answers(*policy, "metadata.google.internal"));
+  EXPECT_TRUE(answers(*policy, "Metadata.Google.Internal."));
+  EXPECT_FALSE(answers(*policy, "169.254.169.254", 443));
+  EXPECT_FALSE(answers(*policy, "169.254.169.254", 80, true));
+  EXPECT_FALSE(answers(*policy, "169.254.169.254", 8080));
+  for (const char* other : {"169.254.169.253", "[::ffff:169.254.169.254]", "[fd00:ec2::254]",
+                            "metadata.google.internal.evil.example", "x.metadata.google.internal", "metadata",
+                            "storage.googleapis.com"})
+    EXPECT_FALSE(answers(*policy, other)) << other;
+  EXPECT_FALSE(answers(*snapshot("rules: []"), "169.254.169.254"));
+  EXPECT_FALSE(answers(*with("", ", enabled: false"), "169.254.169.254"));
+  EXPECT_FALSE(answers(*with("access_control: {deny_list: [169.254.169.254]}"), "169.254.169.254"));
+  EXPECT_FALSE(answers(*with("access_control: {deny_list: [\"*\"]}"), "metadata.google.internal"));
+  // It is no destination all the same.
+  EXPECT_EQ(judge(*policy, "169.254.169.254", 80, Transport::http), Reason::private_address);
+}
+
 }  // namespace
 }  // namespace postern::policy

@@ -49,7 +49,7 @@ constexpr std::array<Placeholder, 3> aws_placeholders = {
      {"AWS_SECRET_ACCESS_KEY", "postern-injected-0000000000000000000000"},
      {"AWS_EC2_METADATA_DISABLED", "true"}}};
 constexpr std::array<Placeholder, 1> gcp_placeholders = {
-    {{"CLOUDSDK_AUTH_ACCESS_TOKEN", "ya29.postern-injected"}}};
+    {{"CLOUDSDK_AUTH_ACCESS_TOKEN", gcp_placeholder_token}}};
 constexpr std::array<std::string_view, 4> aws_variables = {"AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY",
                                                            "AWS_EC2_METADATA_DISABLED", "AWS_CA_BUNDLE"};
 constexpr std::array<std::string_view, 2> gcp_variables = {"CLOUDSDK_AUTH_ACCESS_TOKEN",

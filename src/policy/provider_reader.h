@@ -5,6 +5,9 @@
 
 namespace postern::policy {
 
+/// Looks like a token of Google's, and is good for nothing.
+inline constexpr std::string_view gcp_placeholder_token = "ya29.postern-injected";
+
 class ProviderReader : protected TreeReader {
  protected:
   using TreeReader::TreeReader;

@@ -112,8 +112,10 @@ class Compiler {
 
   void index_rules() {
     for (std::size_t i = 0; i < document_.rules.size(); ++i) {
-      if (document_.rules[i].enabled)
-        snapshot_->rule_index_.add(document_.rules[i], static_cast<std::uint32_t>(i));
+      if (!document_.rules[i].enabled) continue;
+      snapshot_->rule_index_.add(document_.rules[i], static_cast<std::uint32_t>(i));
+      if (std::holds_alternative<GcpAuth>(document_.rules[i].provider))
+        snapshot_->metadata_rule_ = static_cast<std::uint32_t>(i);
     }
     snapshot_->rule_index_.finish(document_.rules);
   }

@@ -61,6 +61,8 @@ class Snapshot {
   /// The first callback for a host, or no_rule.
   std::uint32_t callback_for(const Host& host) const;
   bool may_reach_address(const IpAddress& address) const;
+  /// The enabled rule of type gcp, on whose behalf we answer as Google's metadata server; or no_rule.
+  std::uint32_t metadata_rule() const { return metadata_rule_; }
   PlaintextCredentials plaintext_credentials() const { return plaintext_credentials_; }
 
  private:
@@ -77,6 +79,7 @@ class Snapshot {
   Destinations denied_{Destinations::Side::deny};
   RuleIndex rule_index_;
   HostTable<std::uint32_t> callback_index_;  ///< The first callback with that pattern.
+  std::uint32_t metadata_rule_ = no_rule;
   std::vector<Cidr> allow_private_;
   PlaintextCredentials plaintext_credentials_ = PlaintextCredentials::refuse;
 };

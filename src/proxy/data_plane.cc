@@ -24,11 +24,32 @@ std::shared_ptr<const T> counted_apart(const std::shared_ptr<const T>& shared) {
   return {shared.get(), [shared](const T*) {}};
 }
 
+/// Names that we answer for are asked of nobody.
+class OwnNames final : public io::NameLookup {
+ public:
+  OwnNames(io::NameLookup& others, const Tenant& tenant) : others_(others), tenant_(tenant) {}
+  io::Task<Result<std::vector<IpAddress>>> addresses_of(std::string name) override {
+    const Host host{name, std::nullopt};
+    if (policy::answers_as_metadata(*tenant_.egress->snapshot, host, 80, false)) return metadata();
+    return others_.addresses_of(std::move(name));
+  }
+
+ private:
+  static io::Task<Result<std::vector<IpAddress>>> metadata() {
+    std::vector<IpAddress> own;
+    own.push_back(IpAddress::v4(policy::metadata_address));
+    co_return own;
+  }
+  io::NameLookup& others_;
+  const Tenant& tenant_;
+};
+
 }  // namespace
 
 struct DataPlane::Lane {
-  std::unique_ptr<Worker> worker;  ///< Made and used on the thread; others only post to its loop.
-  Tenant tenant;                   ///< The loop's own.
+  std::unique_ptr<OwnNames> names;  ///< Outlives the worker's tasks.
+  std::unique_ptr<Worker> worker;   ///< Made and used on the thread; others only post to its loop.
+  Tenant tenant;                    ///< The loop's own.
   /// Handed over by another loop and not arrived yet.
   alignas(64) std::atomic<std::size_t> arriving = 0;
 
@@ -219,7 +240,8 @@ std::unique_ptr<dns::Responder> DataPlane::start_responder(Lane& lane) {
   Worker& worker = *lane.worker;
   auto judge = [&lane](const Host& name) {
     const policy::Snapshot& snapshot = *lane.tenant.egress->snapshot;
-    if (policy::may_resolve(snapshot, name)) return Reason::allowed;
+    if (policy::may_resolve(snapshot, name) || policy::answers_as_metadata(snapshot, name, 80, false))
+      return Reason::allowed;
     const Reason reason =
         policy::judge_destination(snapshot, {.host = name, .port = 443, .transport = policy::Transport::tls})
             .reason;
@@ -235,11 +257,12 @@ std::unique_ptr<dns::Responder> DataPlane::start_responder(Lane& lane) {
     recording->port = 53;
     recording.finish(reason);
   };
+  lane.names = std::make_unique<OwnNames>(worker.resolver, lane.tenant);
   return std::make_unique<dns::Responder>(
       worker.loop,
       dns::Sockets{std::move(sockets_.dns_udp4), std::move(sockets_.dns_udp6), std::move(sockets_.dns_tcp4),
                    std::move(sockets_.dns_tcp6), lane.tenant.identity.number},
-      names_, worker.resolver, std::move(judge), std::move(record_denied));
+      names_, *lane.names, std::move(judge), std::move(record_denied));
 }
 
 void DataPlane::drain(std::chrono::milliseconds longest) {

@@ -2,17 +2,20 @@
 
 #include <charconv>
 #include <utility>
+#include <variant>
 
 #include "credential/digest.h"
 #include "proxy/http1_sides.h"
 #include "proxy/http2_sides.h"
 #include "proxy/limits.h"
+#include "proxy/metadata_server.h"
 #include "proxy/refusal.h"
 #include "proxy/relay.h"
 #include "proxy/worker.h"
 #include "wire/host.h"
 #include "wire/http1.h"
 #include "wire/path.h"
+#include "wire/presigned.h"
 
 namespace postern::proxy {
 
@@ -114,6 +117,7 @@ class Exchange final : SandboxSide::AbortWatcher {
 
   io::Task<void> carry() {
     if (auto judged = judge(); !judged) co_return co_await refuse(std::move(judged.error()));
+    if (as_metadata_) co_return co_await answer_as_metadata();
     sandbox_.watch_abort(this);
     if (source_ && !grant_) {
       if (auto obtained = co_await obtain_grant(); !obtained) {
@@ -147,6 +151,9 @@ class Exchange final : SandboxSide::AbortWatcher {
   std::span<const HeaderField> judged_fields();
   Result<void> judge_authority();
   Result<void> take_credentials();
+  void withhold_credentials();
+  Result<void> admit();
+  io::Task<void> answer_as_metadata();
   void look_for_grant();
   io::Task<Result<void>> obtain_grant();
   void use_grant(credential::GrantRef grant);
@@ -213,8 +220,11 @@ class Exchange final : SandboxSide::AbortWatcher {
   std::span<const credential::InjectedHeader> credentials_;
   const credential::Source* source_ = nullptr;  ///< Who is asked for the credentials.
   credential::GrantRef grant_;                  ///< What was answered.
-  std::unique_ptr<HeldRequest> held_;           ///< When the source wants to see the request.
-  std::unique_ptr<SigningRequest> signing_;     ///< When the credential is a signature.
+  bool withheld_ = false;                       ///< The URL carries a signature of its own.
+  std::span<const credential::InjectedHeader> withheld_credentials_;
+  bool as_metadata_ = false;                 ///< Answered by ourselves.
+  std::unique_ptr<HeldRequest> held_;        ///< When the source wants to see the request.
+  std::unique_ptr<SigningRequest> signing_;  ///< When the credential is a signature.
   io::PooledVector<HeaderField> fields_;
   std::unique_ptr<OriginSide> origin_;
   bool origin_reused_ = false;
@@ -282,6 +292,13 @@ Result<void> Exchange::judge() {
 
   const wire::CanonicalPath path = wire::canonical_path(request.target, path_scratch_);
   recording_->path = path.path.substr(0, limits::recorded_path_bytes_max);
+  if (policy::answers_as_metadata(*egress_->snapshot, *host_, flow_.port, flow_.tls)) {
+    as_metadata_ = true;
+    recording_->rule = egress_->snapshot->rules()[egress_->snapshot->metadata_rule()].name;
+    target_.reserve(path.path.size() + path.query.size());
+    target_.assign(path.path).append(path.query);
+    return admit();
+  }
   verdict_ = policy::decide(*egress_->snapshot, {.host = *host_,
                                                  .port = flow_.port,
                                                  .tls = flow_.tls,
@@ -311,7 +328,24 @@ Result<void> Exchange::take_credentials() {
   if (const auto* rule = egress_->injections.signing_of(verdict_.rule_index)) {
     if (auto found = look_for_signer(*rule); !found) return found;
   }
+  if ((source_ || !credentials_.empty()) && wire::is_presigned(target_)) withhold_credentials();
   if (source_) look_for_grant();
+  return admit();
+}
+
+/// What carries its own signature goes as it is: a second credential beside it is refused by those who check.
+/// What the rule would have replaced is taken away all the same, so that this is no way for a credential of
+/// the sandbox's own. What is signed anew knows such requests itself.
+void Exchange::withhold_credentials() {
+  if (verdict_.rule && (std::holds_alternative<policy::AwsAuth>(verdict_.rule->provider) ||
+                        std::holds_alternative<policy::AzureAuth>(verdict_.rule->provider)))
+    return;
+  withheld_ = true;
+  withheld_credentials_ = std::exchange(credentials_, {});
+  source_ = nullptr;
+}
+
+Result<void> Exchange::admit() {
   if (!place_.admitted()) return fail(Reason::overloaded, {}, Side::self);
   // Nothing leaves unrecorded (threat 98).
   if (!worker_.journal.accepting()) return fail(Reason::audit_unavailable, {}, Side::self);
@@ -531,8 +565,9 @@ void Exchange::record_credentials() {
 }
 
 bool Exchange::is_injected(std::string_view name) const {
-  for (const auto& header : credentials_)
+  for (const auto& header : withheld_ ? withheld_credentials_ : credentials_)
     if (wire::same_name(header.name, name)) return true;
+  if (withheld_ && wire::same_name(name, "authorization")) return true;
   return signing_ && signing_->request->drops(name);
 }
 
@@ -540,7 +575,7 @@ bool Exchange::is_injected(std::string_view name) const {
 std::span<const HeaderField> Exchange::request_trailers() {
   const auto trailers = sandbox_.trailers();
   if (signing_) return {};  // They are not what was signed.
-  if (credentials_.empty() || trailers.empty()) return trailers;
+  if ((credentials_.empty() && !withheld_) || trailers.empty()) return trailers;
   fields_.clear();
   for (const HeaderField& field : trailers)
     if (!is_injected(field.name)) fields_.push_back(field);
@@ -909,6 +944,32 @@ void Exchange::settle() {
     return;
   }
   origin_->settle(upload_complete_ && !connection_bound_);
+  recording_.finish(Reason::allowed);
+}
+
+/// Nothing is reached: the answer is a line of a table.
+io::Task<void> Exchange::answer_as_metadata() {
+  const std::size_t question = std::min(target_.find('?'), target_.size());
+  MetadataAnswer said;
+  const std::string_view target = target_;
+  if (const auto* google = egress_->injections.google())
+    said = answer_metadata(*google, method_, target.substr(0, question), target.substr(question),
+                           judged_fields());
+  recording_->status = said.status;
+  const HeaderField fields[] = {
+      {"Content-Type", said.type}, {"Metadata-Flavor", "Google"}, {"Server", "Metadata Server for VM"}};
+  const OutgoingAnswer answer{.status = said.status,
+                              .reason_phrase = reason_phrase(said.status),
+                              .fields = fields,
+                              .framing = BodyFraming::length,
+                              .content_length = said.body.size(),
+                              .close = request().framing != BodyFraming::none || worker_.parting()};
+  if (auto started = sandbox_.start_answer(answer); started) {
+    const BodyPiece piece{method_ == "HEAD" ? std::string_view() : said.body, true, false};
+    auto sent = co_await sandbox_.send_body(piece, {});
+    recording_->response_bytes = sandbox_.answer_bytes();
+    if (!sent) sandbox_.abort();
+  }
   recording_.finish(Reason::allowed);
 }
 

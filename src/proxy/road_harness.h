@@ -332,7 +332,7 @@ class Road {
     for (const std::string& host : options_.origin_hosts) (*overrides)[host].push_back(here);
     std::uint16_t endpoint_port = 0;
     endpoint_listening_ = listen_on_loopback(endpoint_port);
-    for (const char* host : {"creds.example.net", "api.github.com"})
+    for (const char* host : {"creds.example.net", "api.github.com", "oauth2.googleapis.com"})
       (*overrides)[host].push_back({IpAddress::v4(INADDR_LOOPBACK), endpoint_port});
     std::uint16_t closed_port = 0;
     listen_on_loopback(closed_port);  // closed again at once

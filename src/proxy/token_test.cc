@@ -201,14 +201,15 @@ TEST_F(Token, AGoogleServiceAccountsAssertionIsExchanged) {
                         {"client_email", "robot@acme.iam.gserviceaccount.com"},
                         {"private_key_id", "k1"},
                         {"private_key", rsa_pem()},
-                        {"token_uri", "https://creds.example.net/token"}};
+                        {"token_uri", "https://oauth2.googleapis.com/token"}};
   start({.policy = R"(
 rules:
   - name: google
     type: gcp
     gcp: {service_account_json: {type: workspace_secret, value: "{GCP}"}, scopes: [https://www.googleapis.com/auth/devstorage.read_only]}
 )",
-         .secrets = {{"GCP", account.dump()}}});
+         .secrets = {{"GCP", account.dump()}},
+         .endpoint_name = "oauth2.googleapis.com"});
   Peer& sandbox = road_->connect("storage.googleapis.com", 443, "storage.googleapis.com");
   sandbox.send(request("storage.googleapis.com"));
   EXPECT_THAT(

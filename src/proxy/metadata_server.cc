@@ -1,0 +1,120 @@
+#include "proxy/metadata_server.h"
+
+#include <fmt/format.h>
+#include <fmt/ranges.h>
+#include <nlohmann/json.hpp>
+
+#include "policy/provider_reader.h"
+#include "wire/http1.h"
+
+namespace postern::proxy {
+
+namespace {
+
+using Json = nlohmann::ordered_json;
+
+constexpr std::string_view json_type = "application/json";
+constexpr int token_seconds = 3599;
+
+bool has_field(std::span<const HeaderField> fields, std::string_view name) {
+  for (const HeaderField& field : fields)
+    if (wire::same_name(field.name, name)) return true;
+  return false;
+}
+
+/// Once, and with that value: a page in a browser, or a server that is made to fetch a URL, cannot say it.
+bool says_google(std::span<const HeaderField> fields) {
+  int said = 0;
+  for (const HeaderField& field : fields)
+    if (wire::same_name(field.name, "metadata-flavor"))
+      said += wire::same_name(field.value, "google") ? 1 : 100;
+  return said == 1;
+}
+
+bool is_recursive(std::string_view query) {
+  for (query.remove_prefix(query.empty() ? 0 : 1); !query.empty();) {
+    const std::string_view parameter = query.substr(0, query.find('&'));
+    query.remove_prefix(std::min(parameter.size() + 1, query.size()));
+    if (wire::same_name(parameter, "recursive=true")) return true;
+  }
+  return false;
+}
+
+MetadataAnswer text(std::string body) { return {200, "application/text", std::move(body)}; }
+MetadataAnswer json(const Json& body) {
+  return {200, json_type, body.dump(-1, ' ', true, Json::error_handler_t::replace)};
+}
+MetadataAnswer refused(int status, std::string_view why) { return {status, "text/plain", std::string(why)}; }
+
+bool take(std::string_view& path, std::string_view prefix) {
+  if (!path.starts_with(prefix)) return false;
+  path.remove_prefix(prefix.size());
+  return true;
+}
+
+Json account(const credential::GoogleIdentity& identity) {
+  return {
+      {"aliases", Json::array({"default"})}, {"email", identity.client_email}, {"scopes", identity.scopes}};
+}
+
+/// Below service-accounts/NAME.
+MetadataAnswer answer_account(const credential::GoogleIdentity& identity, std::string_view what,
+                              bool recursive) {
+  if (what.empty() || what == "/")
+    return recursive ? json(account(identity)) : text("aliases\nemail\nscopes\ntoken\n");
+  if (what == "/aliases") return text("default\n");
+  if (what == "/email") return text(identity.client_email);
+  if (what == "/scopes") return text(fmt::format("{}\n", fmt::join(identity.scopes, "\n")));
+  if (what == "/token")
+    return json({{"access_token", policy::gcp_placeholder_token},
+                 {"expires_in", token_seconds},
+                 {"token_type", "Bearer"}});
+  return {};
+}
+
+MetadataAnswer answer_instance(const credential::GoogleIdentity& identity, std::string_view path,
+                               bool recursive) {
+  if (path.empty() || path == "/") {
+    if (!recursive) return text("service-accounts/\n");
+    return json(
+        {{"serviceAccounts", {{"default", account(identity)}, {identity.client_email, account(identity)}}}});
+  }
+  if (!take(path, "/service-accounts")) return {};
+  if (path.empty() || path == "/") {
+    if (!recursive) return text(fmt::format("default/\n{}/\n", identity.client_email));
+    return json({{"default", account(identity)}, {identity.client_email, account(identity)}});
+  }
+  path.remove_prefix(1);
+  const std::string_view name = path.substr(0, path.find('/'));
+  if (name != "default" && name != identity.client_email) return {};
+  return answer_account(identity, path.substr(name.size()), recursive);
+}
+
+}  // namespace
+
+MetadataAnswer answer_metadata(const credential::GoogleIdentity& identity, std::string_view method,
+                               std::string_view path, std::string_view query,
+                               std::span<const HeaderField> fields) {
+  if (method != "GET" && method != "HEAD") return refused(405, "only GET and HEAD\n");
+  // As Google's own: what came through a proxy was not meant for it.
+  if (has_field(fields, "x-forwarded-for")) return refused(403, "X-Forwarded-For is not accepted\n");
+  if (path == "/")
+    return text("computeMetadata/\n");  // Libraries look for the field in the answer, and send none.
+  if (!says_google(fields)) return refused(403, "Missing required header: Metadata-Flavor: Google\n");
+  const bool recursive = is_recursive(query);
+  if (path == "/computeMetadata" || path == "/computeMetadata/") return text("v1/\n");
+  if (!take(path, "/computeMetadata/v1")) return {};
+  if (path.empty() || path == "/") return text("instance/\nproject/\nuniverse/\n");
+  if (path == "/project" || path == "/project/") {
+    if (recursive) return json({{"projectId", identity.project_id}});
+    return text("project-id\n");
+  }
+  if (path == "/project/project-id" && !identity.project_id.empty()) return text(identity.project_id);
+  if (path == "/universe" || path == "/universe/") return text("universe-domain\n");
+  if (path == "/universe/universe-domain") return text("googleapis.com");
+  if (take(path, "/instance") && (path.empty() || path.starts_with('/')))
+    return answer_instance(identity, path, recursive);
+  return {};
+}
+
+}  // namespace postern::proxy
