@@ -1,11 +1,13 @@
 #include "cli/check.h"
 
 #include <CLI/CLI.hpp>
+#include <filesystem>
 #include <fmt/format.h>
 #include <iostream>
 #include <nlohmann/json.hpp>
 #include <stdlib.h>
 #include <unistd.h>
+#include <variant>
 
 #include "cli/run_options.h"
 #include "cli/secret_sources.h"
@@ -192,6 +194,28 @@ std::string printable(const wire::Url& url) {
   return url.origin() + url.target.substr(0, url.target.find('?'));
 }
 
+/// What a rule with a type puts on requests; empty for a rule of headers.
+std::string credential_of(const policy::Provider& provider) {
+  struct Say {
+    std::string operator()(const std::monostate&) const { return {}; }
+    std::string operator()(const policy::AwsAuth&) const { return "aws: signed anew (SigV4)"; }
+    std::string operator()(const policy::GcpAuth&) const {
+      return "gcp: an access token of the service account, in Authorization";
+    }
+    std::string operator()(const policy::AzureAuth& azure) const {
+      return azure.account_key ? "azure: signed anew (Shared Key)"
+                               : "azure: the shared access signature, in the URL";
+    }
+    std::string operator()(const policy::Oauth2Auth& oauth2) const {
+      return fmt::format("oauth2: an access token from {}, in Authorization", printable(oauth2.token_url));
+    }
+    std::string operator()(const policy::GithubAppAuth&) const {
+      return "github_app: an access token of the installation, in Authorization";
+    }
+  };
+  return std::visit(Say{}, provider);
+}
+
 void write_text(const CheckOptions& options, const policy::Snapshot& snapshot, const Question& question,
                 const Answer& answer, std::ostream& out) {
   const bool allowed = answer.reason == Reason::allowed;
@@ -229,6 +253,8 @@ void write_text(const CheckOptions& options, const policy::Snapshot& snapshot, c
   if (!allowed || answer.rule == nullptr) return;
   if (wire::is_presigned(question.path) && !answer.rule->headers.empty())
     return line("sets", "nothing: the URL carries a signature of its own");
+  if (const std::string credential = credential_of(answer.rule->provider); !credential.empty())
+    line("credential", credential);
   for (const policy::Header& header : answer.rule->headers)
     line("sets", fmt::format("{}: {}", header.name, printable(header)));
 }
@@ -253,6 +279,7 @@ void write_json(const CheckOptions& options, const policy::Snapshot& snapshot, c
   if (answer.rule != nullptr) {
     json["rule"] = {
         {"name", answer.rule->name}, {"index", answer.rule_index}, {"line", answer.rule->at.line}};
+    if (const auto type = policy::type_of(answer.rule->provider); !type.empty()) json["rule"]["type"] = type;
   }
   json["headers"] = nlohmann::ordered_json::array();
   if (allowed && answer.rule != nullptr && !wire::is_presigned(question.path)) {
@@ -282,6 +309,12 @@ int check(const CheckOptions& options, std::ostream& out, std::ostream& err) {
     err << policy::describe(found, options.policy_file.empty() ? "command line" : options.policy_file);
     return check_unusable;
   };
+  std::error_code ignored;
+  if (options.policy_file.empty() && std::filesystem::is_regular_file(options.target, ignored))
+    return unusable(
+        fmt::format("'{0}' is a file. The policy is named by --policy, and TARGET is what a "
+                    "sandbox would ask for: postern check --policy {0} https://HOST/PATH",
+                    options.target));
   const auto question = read_question(options);
   if (!question) return unusable(question.error().detail);
   auto networks = parse_networks(options.allow_private);

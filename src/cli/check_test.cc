@@ -179,6 +179,49 @@ TEST_F(Check, ABrokenPolicyIsToldWithItsPlace) {
   EXPECT_EQ(run_check({.target = "a.com", .policy_file = "/nonexistent.yaml"}).status, check_unusable);
 }
 
+TEST_F(Check, AFileInPlaceOfATargetIsToldWhatToSay) {
+  const Outcome outcome = run_check({.target = example("openai.yaml")});
+  EXPECT_EQ(outcome.status, check_unusable);
+  EXPECT_THAT(outcome.err, AllOf(HasSubstr("is a file"), HasSubstr("--policy " + example("openai.yaml"))));
+  EXPECT_THAT(outcome.out, IsEmpty());
+}
+
+TEST_F(Check, RulesWithATypeSayWhatTheyPutOn) {
+  const std::string file = policy(R"(
+rules:
+  - name: amazon
+    type: aws
+    aws: {access_key_id: {type: workspace_secret, value: "{ID}"}, secret_access_key: {type: workspace_secret, value: "{KEY}"}}
+  - name: google
+    type: gcp
+    gcp: {service_account_json: {type: workspace_secret, value: "{SA}"}, scopes: [x]}
+  - name: blobs
+    type: azure
+    azure: {storage_account: acme, sas_token: {type: workspace_secret, value: "{SAS}"}}
+  - name: service
+    type: oauth2
+    match_hosts: [api.example.com]
+    oauth2: {token_url: "https://login.example.com/token?tenant=1", client_id: a, client_secret: {type: workspace_secret, value: "{KEY}"}}
+  - name: app
+    type: github_app
+    github_app: {app_id: 1, installation_id: 2, private_key: {type: workspace_secret, value: "{PEM}"}}
+)");
+  const auto says = [&](const char* target) {
+    return run_check({.target = target, .policy_file = file}).out;
+  };
+  EXPECT_THAT(says("https://bucket.s3.amazonaws.com/x"),
+              HasSubstr("credential   aws: signed anew (SigV4)\n"));
+  EXPECT_THAT(says("https://storage.googleapis.com/x"), HasSubstr("credential   gcp: an access token"));
+  EXPECT_THAT(says("https://acme.blob.core.windows.net/x"),
+              HasSubstr("credential   azure: the shared access signature, in the URL\n"));
+  EXPECT_THAT(says("https://api.example.com/x"),
+              HasSubstr("credential   oauth2: an access token from https://login.example.com/token, in"));
+  EXPECT_THAT(says("https://api.github.com/user"), HasSubstr("credential   github_app: an access token"));
+  const auto json = nlohmann::json::parse(
+      run_check({.target = "https://api.github.com/user", .policy_file = file, .json = true}).out);
+  EXPECT_EQ(json["rule"]["type"], "github_app");
+}
+
 TEST_F(Check, WithoutAPolicyOnlyTheOptionsAllow) {
   EXPECT_EQ(run_check({.target = "a.com"}).status, check_denied);
   EXPECT_EQ(run_check({.target = "a.com", .allow = {"a.com"}}).status, check_allowed);
