@@ -369,6 +369,7 @@ TEST_F(Signing, ABodyThatIsTooLargeToBeHashedIsRefused) {
                           placeholder_authorization("20260101/eu-west-1/dynamodb", "host;x-amz-date")));
   const std::string piece = fmt::format("{:x}\r\n{}\r\n", 1 * MiB, std::string(1 * MiB, 'x'));
   for (int i = 0; i < 17; ++i) second.send(piece);
+  EXPECT_TRUE(road_->wait_until([&] { return !second.received().empty(); }));
   EXPECT_THAT(refusal(), HasSubstr("HTTP/1.1 413 "));
   EXPECT_EQ(road_->origins(), 0u);
   for (const json& said : records()) EXPECT_EQ(said["reason"], "body_too_large");
@@ -907,7 +908,8 @@ TEST(Http2Signing, ABrokenBodyResetsTheOriginsStreamAndIsRefused) {
                       answer, false);
   ASSERT_TRUE(stream);
   kit::Sending first, rest;
-  sandbox.end.send(stream, dummy_chunk("hello"), false, first);
+  const std::string chunk = dummy_chunk("hello");  // outlives its sending
+  sandbox.end.send(stream, chunk, false, first);
   const auto asked = world.request();
   ASSERT_TRUE(asked);
   kit::Seen body;
