@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <array>
 
+#include "credential/field_order.h"
 #include "wire/http1.h"
 
 namespace postern::credential {
@@ -44,10 +45,6 @@ void append_escape(char byte, std::string& out) {
 bool is_space(char c) { return c == ' ' || (c >= '\t' && c <= '\r'); }
 
 char lower(char c) { return c >= 'A' && c <= 'Z' ? static_cast<char>(c - 'A' + 'a') : c; }
-
-bool name_before(std::string_view a, std::string_view b) {
-  return std::ranges::lexicographical_compare(a, b, {}, lower, lower);
-}
 
 /// Without dot segments and empty ones, as the SDKs do it: "/a/./b//../c/" is "/a/c/", and "/a/b/.." is "/a".
 std::string normalised(std::string_view path) {
@@ -176,8 +173,7 @@ std::string_view aws_trimmed(std::string_view value) {
 }
 
 void append_canonical_fields(std::span<HeaderField> fields, std::string& out) {
-  std::ranges::stable_sort(
-      fields, [](const HeaderField& a, const HeaderField& b) { return name_before(a.name, b.name); });
+  sort_by_name(fields);
   for (std::size_t i = 0; i < fields.size(); ++i) {
     if (i > 0 && wire::same_name(fields[i].name, fields[i - 1].name)) {
       out.back() = ',';  // over the line end

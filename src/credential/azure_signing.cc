@@ -8,6 +8,7 @@
 #include "credential/aws_canonical.h"
 #include "credential/base64.h"
 #include "credential/digest.h"
+#include "credential/field_order.h"
 #include "credential/wiped_string.h"
 #include "wire/http1.h"
 
@@ -187,7 +188,7 @@ class SharedKeySigner final : public Signer {
   /// "name:value\n", sorted, the values of one name joined. White space inside stays, as Azure's own clients
   /// have it (the documentation speaks of folded lines, which do not come here).
   void append_fields() {
-    std::ranges::stable_sort(fields_, {}, [](const HeaderField& field) { return lower(field.name); });
+    sort_by_name(fields_);
     for (std::size_t i = 0; i < fields_.size(); ++i) {
       if (i > 0 && wire::same_name(fields_[i].name, fields_[i - 1].name))
         text_.back() = ',';  // over the line end
