@@ -13,7 +13,7 @@ class Http2SandboxSide final : public SandboxSide, http2::Stream::GoneWatcher {
  public:
   Http2SandboxSide(std::shared_ptr<http2::Stream> stream, io::Loop& loop);
   /// An answer that is not complete by now never will be: the stream is reset.
-  ~Http2SandboxSide();
+  ~Http2SandboxSide() override;
 
   /// Reads the request's head. Errors: those of wire::http2_request_head(); head_too_large. What could be
   /// read of it is there all the same.
