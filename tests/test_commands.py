@@ -67,10 +67,10 @@ BAD = {
                                 [r"p\.yaml:1:1: rulez: unknown field", r"p\.yaml:2:\d+: access_control\.allow: unknown field"]),
     "an unsupported field": (["--policy", "p.yaml"], {"p.yaml": "rules:\n  - {name: a, match_hosts: [a.example.com], rewrite: {host: b}}\n"},
                              [r"p\.yaml:2:\d+: rules\[0\]\.rewrite: 'rewrite' is not supported"]),
-    "an unsupported rule": (
+    "a signature that is none": (
         ["--policy", "p.yaml"],
         {"p.yaml": "rules:\n  - {name: a, type: azure, azure: {storage_account: acme, sas_token: {type: opaque, value: x}}}\n"},
-        [r"p\.yaml:2:\d+: rules\[0\]\.azure: .*not supported"]),
+        [r"p\.yaml:2:\d+: rules\[0\]\.azure\.sas_token\.value: .*accepted: sv="]),
     "a rule without its settings": (["--policy", "p.yaml"], {"p.yaml": "rules:\n  - {name: a, type: aws}\n"}, [r"p\.yaml:2:\d+: rules\[0\]: .*needs 'aws'"]),
     "a bad port in a policy": (["--policy", "p.yaml"], {"p.yaml": 'access_control: {allow_list: ["example.com:99999"]}\n'},
                                [r"p\.yaml:1:\d+: access_control\.allow_list\[0\]: 'example\.com:99999' .*port.*accepted: host, host:PORT"]),
