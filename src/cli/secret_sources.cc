@@ -22,11 +22,6 @@ std::unexpected<Error> refuse(std::string message) {
 /// The operator chose the server, so it may be anywhere.
 std::vector<Cidr> everywhere() { return {*Cidr::parse("0.0.0.0/0"), *Cidr::parse("::/0")}; }
 
-std::string folder_of(const std::string& file) {
-  const auto slash = file.rfind('/');
-  return slash == std::string::npos ? std::string() : file.substr(0, std::max<std::size_t>(slash, 1));
-}
-
 }  // namespace
 
 /// What the file system says of a file.
@@ -116,7 +111,7 @@ Result<std::vector<SecretReference>> SecretSources::references() const {
     all.push_back(std::move(*reference));
   }
   if (!options_.policy) return all;
-  const std::string folder = folder_of(options_.policy_file);
+  const std::string_view folder = credential::folder_of(options_.policy_file);
   for (const policy::Reference& reference :
        policy::references_of(options_.policy->rules(), options_.policy->callbacks())) {
     const std::string place = fmt::format("{}:{}:{}: {}", options_.policy_file, reference.at.line,

@@ -44,8 +44,6 @@ void append_escape(char byte, std::string& out) {
 
 bool is_space(char c) { return c == ' ' || (c >= '\t' && c <= '\r'); }
 
-char lower(char c) { return c >= 'A' && c <= 'Z' ? static_cast<char>(c - 'A' + 'a') : c; }
-
 /// Without dot segments and empty ones, as the SDKs do it: "/a/./b//../c/" is "/a/c/", and "/a/b/.." is "/a".
 std::string normalised(std::string_view path) {
   const bool directory = path.ends_with('/');
@@ -178,7 +176,7 @@ void append_canonical_fields(std::span<HeaderField> fields, std::string& out) {
     if (i > 0 && wire::same_name(fields[i].name, fields[i - 1].name)) {
       out.back() = ',';  // over the line end
     } else {
-      for (const char c : fields[i].name) out += lower(c);
+      for (const char c : fields[i].name) out += wire::lower(c);
       out += ':';
     }
     append_value(fields[i].value, out);
@@ -190,7 +188,7 @@ void append_field_names(std::span<const HeaderField> fields, std::string& out) {
   for (std::size_t i = 0; i < fields.size(); ++i) {
     if (i > 0 && wire::same_name(fields[i].name, fields[i - 1].name)) continue;
     if (i > 0) out += ';';
-    for (const char c : fields[i].name) out += lower(c);
+    for (const char c : fields[i].name) out += wire::lower(c);
   }
 }
 

@@ -26,12 +26,6 @@ bool is_authorization(std::string_view name) { return wire::same_name(name, "aut
 
 bool is_ms(std::string_view name) { return name.size() > 5 && wire::same_name(name.substr(0, 5), "x-ms-"); }
 
-std::string lower(std::string_view text) {
-  std::string out(text);
-  for (char& c : out) c = c >= 'A' && c <= 'Z' ? static_cast<char>(c - 'A' + 'a') : c;
-  return out;
-}
-
 /// RFC 9110 §5.6.7: "Fri, 26 Jun 2015 23:39:12 GMT".
 std::string http_date(WallTime time) {
   constexpr std::array days{"Sun", "Mon", "Tue", "Wed", "Thu", "Fri", "Sat"};
@@ -63,7 +57,7 @@ std::vector<Parameter> parameters_of(std::string_view target) {
     query.remove_prefix(std::min(part.size() + 1, query.size()));
     if (part.empty()) continue;
     const std::size_t equals = std::min(part.find('='), part.size());
-    out.push_back({lower(uri_decoded(part.substr(0, equals))),
+    out.push_back({wire::lower(uri_decoded(part.substr(0, equals))),
                    uri_decoded(part.substr(std::min(equals + 1, part.size())))});
   }
   std::ranges::sort(out);
@@ -193,7 +187,7 @@ class SharedKeySigner final : public Signer {
       if (i > 0 && wire::same_name(fields_[i].name, fields_[i - 1].name))
         text_.back() = ',';  // over the line end
       else
-        text_.append(lower(fields_[i].name)).append(1, ':');
+        text_.append(wire::lower(fields_[i].name)).append(1, ':');
       text_.append(aws_trimmed(fields_[i].value)).append(1, '\n');
     }
   }
@@ -260,9 +254,7 @@ std::unique_ptr<Signer> AzureSharedKey::make_signer() const {
 AzureSas::AzureSas(const std::string& account, Secret sas) : label_("azure:" + account) {
   std::string_view text = sas.unwrap();
   if (text.starts_with('?')) text.remove_prefix(1);
-  WipedString copy(text.size());
-  copy.bytes() = text;
-  sas_ = std::make_shared<const Secret>(std::move(copy).seal());
+  sas_ = std::make_shared<const Secret>(copy_of(text));
 }
 
 bool AzureSas::is_sas(std::string_view text) {

@@ -107,18 +107,13 @@ struct Buildup {
   /// Empty after a problem.
   Secret secret_of(const policy::SecretValue& secret, const std::string& where, std::string_view key) {
     const std::string place = fmt::format("{}.{}.value", where, key);
-    const auto copy_of = [](const Secret& from) {
-      WipedString copy(from.unwrap().size());
-      copy.bytes() = from.unwrap();
-      return std::move(copy).seal();
-    };
     if (!secret.from.empty()) {
       const Secret* found = find_kept(secret.from, place, secret.at);
-      return found ? copy_of(*found) : Secret();
+      return found ? copy_of(found->unwrap()) : Secret();
     }
     if (secret.type == policy::HeaderType::opaque) {
       if (secret.value.empty()) fail(place, secret.at, fmt::format("no value is set for the opaque {}", key));
-      return copy_of(secret.value);
+      return copy_of(secret.value.unwrap());
     }
     std::string source = "workspace_secret:";
     auto value = fill(secret.text, place, secret.at, source);

@@ -75,24 +75,18 @@ std::expected<Secret, const char*> read_value(std::string_view text) {
   return std::move(value).seal();
 }
 
-Secret copy_of(std::string_view text) {
-  WipedString copy(text.size());
-  copy.bytes() = text;
-  return std::move(copy).seal();
-}
-
 std::string in_folder(std::string_view path, std::string_view folder) {
   if (path.starts_with('/') || folder.empty()) return std::string(path);
   return fmt::format("{}/{}", folder, path);
 }
+
+}  // namespace
 
 std::string_view folder_of(std::string_view path) {
   const auto slash = path.rfind('/');
   return slash == std::string_view::npos ? std::string_view()
                                          : path.substr(0, std::max<std::size_t>(slash, 1));
 }
-
-}  // namespace
 
 Result<SecretReference> read_reference(std::string key, std::string place, std::string_view said,
                                        std::string_view folder) {

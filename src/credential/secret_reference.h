@@ -33,6 +33,9 @@ struct SecretReference {
   Secret value;  ///< Kind::value
 };
 
+/// Of a file's path; empty: the working directory. Lives as long as `path`.
+std::string_view folder_of(std::string_view path);
+
 /// "file:PATH", "cmd:COMMAND", "vault:PATH#FIELD", "value:TEXT", or anything else as it is. A relative path
 /// begins in `folder` (empty: the working directory). Errors name key and place, and never the value.
 Result<SecretReference> read_reference(std::string key, std::string place, std::string_view said,

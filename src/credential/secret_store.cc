@@ -78,18 +78,10 @@ Result<void> run_command(const std::string& command, WipedString& out) {
   return {};
 }
 
-Secret copy_of(const Secret& secret) {
-  WipedString copy(secret.unwrap().size());
-  copy.bytes() = secret.unwrap();
-  return std::move(copy).seal();
-}
-
 Result<Secret> from_environment(const std::string& key) {
   const char* found = ::getenv(key.c_str());
   if (found == nullptr) return refuse(fmt::format("the environment variable {} is not set", key));
-  WipedString value(std::string_view(found).size());
-  value.bytes() = found;
-  return std::move(value).seal();
+  return copy_of(std::string_view(found));
 }
 
 Result<Secret> from_command(const std::string& command) {
@@ -113,13 +105,13 @@ Result<Secret> value_of(const SecretReference& reference, const SecretStore* ear
   using Kind = SecretReference::Kind;
   switch (reference.kind) {
     case Kind::environment: return from_environment(reference.key);
-    case Kind::value: return copy_of(reference.value);
+    case Kind::value: return copy_of(reference.value.unwrap());
     case Kind::file: return read_secret_file(reference.text, secret_bytes_max);
     case Kind::vault: return from_vault(reference.vault, vault);
     case Kind::command: break;
   }
   if (earlier == nullptr) return from_command(reference.text);
-  if (const Secret* found = earlier->find(reference.key)) return copy_of(*found);
+  if (const Secret* found = earlier->find(reference.key)) return copy_of(found->unwrap());
   return refuse("a command that was not there at the start is not run");
 }
 

@@ -44,12 +44,6 @@ std::optional<std::chrono::seconds> read_lifetime(const policy::Node& answer) {
   return std::min(std::chrono::seconds(seconds), lifetime_max);
 }
 
-Secret copy_of(std::string_view text) {
-  WipedString copy(text.size());
-  copy.bytes() = text;
-  return std::move(copy).seal();
-}
-
 /// Given up a little before its end: clocks differ, and requests take time.
 std::chrono::seconds with_margin(std::chrono::seconds lifetime) {
   return lifetime - std::min(lifetime / 10, std::chrono::seconds(60));

@@ -5,6 +5,7 @@
 #include <fmt/ranges.h>
 #include <vector>
 
+#include "credential/aws_canonical.h"
 #include "credential/file_secret.h"
 #include "policy/tree.h"
 
@@ -18,24 +19,8 @@ std::unexpected<Error> refuse(std::string what) {
   return fail(Reason::invalid_configuration, std::move(what));
 }
 
-bool is_plain(char c) {
-  return (c >= 'a' && c <= 'z') || (c >= 'A' && c <= 'Z') || (c >= '0' && c <= '9') || c == '-' || c == '.' ||
-         c == '_' || c == '~';
-}
-
 bool has_control(std::string_view text) {
   return std::ranges::any_of(text, [](char c) { return static_cast<unsigned char>(c) < 0x20 || c == 0x7f; });
-}
-
-std::string escaped(std::string_view segment) {
-  std::string out;
-  for (const char c : segment) {
-    if (is_plain(c))
-      out += c;
-    else
-      out += fmt::format("%{:02X}", static_cast<unsigned char>(c));
-  }
-  return out;
 }
 
 /// Without anything of the answer: what a stranger at that address says belongs into no message.
@@ -51,12 +36,6 @@ std::string meaning_of(int status) {
     case 503: return "it is sealed";
     default: return "";
   }
-}
-
-Secret copy_of(std::string_view text) {
-  WipedString copy(text.size());
-  copy.bytes() = text;
-  return std::move(copy).seal();
 }
 
 bool is_token(std::string_view token) {
@@ -100,7 +79,7 @@ Result<VaultReference> parse_vault_reference(std::string_view text) {
         segment.find_first_of("?#%\\") != std::string_view::npos)
       return refuse(fmt::format("{}: segments are not empty, and have no ? # % or backslash", form));
     is_api_path = is_api_path || (!segments.empty() && segment == "data");
-    segments.push_back(escaped(segment));
+    append_uri_encoded(segment, segments.emplace_back());
   }
   if (segments.size() < 2) return refuse(fmt::format("{}: a path names the mount and the entry", form));
   if (is_api_path && segments.back() == "data")

@@ -5,6 +5,7 @@
 #include <string.h>
 #include <string>
 #include <string_view>
+#include <utility>
 
 #include "base/secret.h"
 
@@ -42,5 +43,11 @@ class WipedString {
   }
   std::string bytes_;
 };
+
+inline Secret copy_of(std::string_view text) {
+  WipedString copy(text.size());
+  copy.bytes() = text;
+  return std::move(copy).seal();
+}
 
 }  // namespace postern::credential

@@ -12,6 +12,7 @@
 #include <unordered_map>
 
 #include "base/fd.h"
+#include "base/put_in_order.h"
 #include "base/units.h"
 #include "policy/provider_reader.h"
 #include "policy/provider_secrets.h"
@@ -46,14 +47,6 @@ bool has_control(std::string_view text) {
   return std::ranges::any_of(text, [](char c) { return static_cast<unsigned char>(c) < 0x20 || c == 0x7f; });
 }
 
-std::string lower(std::string_view text) {
-  std::string out(text);
-  for (char& c : out) {
-    if (c >= 'A' && c <= 'Z') c = static_cast<char>(c - 'A' + 'a');
-  }
-  return out;
-}
-
 /// Walks the tree once and collects every problem, so that the author mends them in one go. Rules come first,
 /// each as soon as it is read.
 class Reader final : ProviderReader, public ItemSink {
@@ -74,12 +67,9 @@ class Reader final : ProviderReader, public ItemSink {
     document_.rules.shrink_to_fit();
     if (problems_.empty()) return std::move(document_);
     // In the order of the text; those of rules were found first.
-    const auto before = [](const Problem& a, const Problem& b) {
+    put_in_order(problems_, [](const Problem& a, const Problem& b) {
       return std::pair(a.at.line, a.at.column) < std::pair(b.at.line, b.at.column);
-    };
-    // Few, so each goes to its place; what libstdc++ sorts stably with is deprecated to clang.
-    for (auto at = problems_.begin(); at != problems_.end(); ++at)
-      std::rotate(std::upper_bound(problems_.begin(), at, *at, before), at, at + 1);
+    });
     return std::unexpected(std::move(problems_));
   }
 
@@ -251,7 +241,7 @@ class Reader final : ProviderReader, public ItemSink {
         node, where, "match_headers", rule_entries_max, [&](const Node& item, const std::string& place) {
           const auto colon = item.text.find(':');
           const std::string_view name = std::string_view(item.text).substr(0, colon);
-          if (colon == std::string::npos || !wire::is_field_name(name) || name != lower(name)) {
+          if (colon == std::string::npos || !wire::is_field_name(name) || name != wire::lower(name)) {
             return fail(place, item.at, "must be \"name: value\" with the header's name in lower case");
           }
           std::string_view value = std::string_view(item.text).substr(colon + 1);
@@ -344,7 +334,7 @@ class Reader final : ProviderReader, public ItemSink {
     read_headers(node, where, "request_headers", types, out.request_headers);
     for (std::size_t i = 0; i < out.request_headers.size(); ++i) {
       const Header& header = out.request_headers[i];
-      if (contains(callback_own_headers, lower(header.name)))
+      if (contains(callback_own_headers, wire::lower(header.name)))
         fail(fmt::format("{}.request_headers[{}].name", where, i), header.at,
              fmt::format("{} is set by Postern itself", in_quotes(header.name)));
     }
@@ -457,7 +447,7 @@ class Reader final : ProviderReader, public ItemSink {
 }  // namespace
 
 bool is_reserved_header(std::string_view any_case) {
-  const std::string name = lower(any_case);
+  const std::string name = wire::lower(any_case);
   constexpr std::array<std::string_view, 10> reserved = {
       "host", "content-length", "transfer-encoding", "connection", "upgrade",
       "te",   "trailer",        "keep-alive",        "expect",     "http2-settings"};

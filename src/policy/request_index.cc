@@ -11,8 +11,6 @@ namespace {
 
 constexpr std::size_t short_list = 8;  // matched one by one sooner than looked up
 
-char lower(char c) { return c >= 'A' && c <= 'Z' ? static_cast<char>(c - 'A' + 'a') : c; }
-
 /// In the order of the last bytes, then those before them.
 bool ends_before(std::string_view a, std::string_view b) {
   const auto less = [](char x, char y) {
@@ -33,13 +31,11 @@ namespace detail {
 
 std::size_t NameHash::operator()(std::string_view name) const {
   std::uint64_t hash = 0xcbf29ce484222325;  // FNV-1a
-  for (const char c : name) hash = (hash ^ static_cast<unsigned char>(lower(c))) * 0x100000001b3;
+  for (const char c : name) hash = (hash ^ static_cast<unsigned char>(wire::lower(c))) * 0x100000001b3;
   return hash;
 }
 
-bool NameEqual::operator()(std::string_view a, std::string_view b) const {
-  return std::ranges::equal(a, b, [](char x, char y) { return lower(x) == lower(y); });
-}
+bool NameEqual::operator()(std::string_view a, std::string_view b) const { return wire::same_name(a, b); }
 
 void Bucket::finish(std::span<const Rule> rules, const FieldCounts& counts) {
   if (rules_.size() <= short_list) return;

@@ -2,7 +2,6 @@
 
 #include <charconv>
 #include <utility>
-#include <variant>
 
 #include "credential/digest.h"
 #include "proxy/http1_sides.h"
@@ -340,9 +339,7 @@ Result<void> Exchange::take_credentials() {
 /// What the rule would have replaced is taken away all the same, so that this is no way for a credential of
 /// the sandbox's own. What is signed anew knows such requests itself.
 void Exchange::withhold_credentials() {
-  if (verdict_.rule && (std::holds_alternative<policy::AwsAuth>(verdict_.rule->provider) ||
-                        std::holds_alternative<policy::AzureAuth>(verdict_.rule->provider)))
-    return;
+  if (verdict_.rule && verdict_.rule->signs()) return;
   withheld_ = true;
   withheld_credentials_ = std::exchange(credentials_, {});
   source_ = nullptr;

@@ -24,11 +24,13 @@ bool has_field(std::span<const HeaderField> fields, std::string_view name) {
 
 /// Once, and with that value: a page in a browser, or a server that is made to fetch a URL, cannot say it.
 bool says_google(std::span<const HeaderField> fields) {
-  int said = 0;
-  for (const HeaderField& field : fields)
-    if (wire::same_name(field.name, "metadata-flavor"))
-      said += wire::same_name(field.value, "google") ? 1 : 100;
-  return said == 1;
+  bool said = false;
+  for (const HeaderField& field : fields) {
+    if (!wire::same_name(field.name, "metadata-flavor")) continue;
+    if (said || !wire::same_name(field.value, "google")) return false;
+    said = true;
+  }
+  return said;
 }
 
 bool is_recursive(std::string_view query) {

@@ -98,20 +98,10 @@ rules:
 }
 
 std::string service_account() {
-  static const std::string pem = [] {
-    EVP_PKEY* key = EVP_RSA_gen(2048);
-    BIO* bio = BIO_new(BIO_s_mem());
-    PEM_write_bio_PrivateKey(bio, key, nullptr, nullptr, 0, nullptr, nullptr);
-    char* text = nullptr;
-    const long size = BIO_get_mem_data(bio, &text);
-    std::string out(text, static_cast<std::size_t>(size));
-    BIO_free(bio);
-    EVP_PKEY_free(key);
-    return out;
-  }();
-  return nlohmann::json{{"type", "service_account"}, {"client_email", identity.client_email},
-                        {"project_id", "acme-prod"}, {"private_key_id", "k1"},
-                        {"private_key", pem},        {"token_uri", "https://oauth2.googleapis.com/token"}}
+  return nlohmann::json{
+      {"type", "service_account"},      {"client_email", identity.client_email},
+      {"project_id", "acme-prod"},      {"private_key_id", "k1"},
+      {"private_key", road::rsa_pem()}, {"token_uri", "https://oauth2.googleapis.com/token"}}
       .dump();
 }
 

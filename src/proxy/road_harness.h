@@ -283,6 +283,22 @@ rules:
     headers: [{name: Authorization, type: workspace_secret, value: "Bearer {API_KEY}"}]
 )";
 
+/// A new RSA key costs a moment: made once.
+inline std::string rsa_pem() {
+  static const std::string pem = [] {
+    EVP_PKEY* key = EVP_RSA_gen(2048);
+    BIO* bio = BIO_new(BIO_s_mem());
+    PEM_write_bio_PrivateKey(bio, key, nullptr, nullptr, 0, nullptr, nullptr);
+    char* text = nullptr;
+    const long size = BIO_get_mem_data(bio, &text);
+    std::string out(text, static_cast<std::size_t>(size));
+    BIO_free(bio);
+    EVP_PKEY_free(key);
+    return out;
+  }();
+  return pem;
+}
+
 struct RoadOptions {
   std::string policy{default_policy};
   bool origin_tls = true;

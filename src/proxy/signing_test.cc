@@ -35,24 +35,11 @@ rules:
       access_key_id: {type: workspace_secret, value: "{KEY_ID}"}
       secret_access_key: {type: workspace_secret, value: "{SECRET}"}
 )";
-constexpr std::string_view of_a_session = R"(
-rules:
-  - name: cloud
-    type: aws
-    aws:
-      access_key_id: {type: workspace_secret, value: "{KEY_ID}"}
-      secret_access_key: {type: workspace_secret, value: "{SECRET}"}
-      session_token: {type: workspace_secret, value: "{TOKEN}"}
-)";
-constexpr std::string_view naming_the_gateway = R"(
-rules:
-  - name: cloud
-    type: aws
-    match_hosts: ["*.amazonaws.com", abc123.execute-api.eu-west-1.amazonaws.com]
-    aws:
-      access_key_id: {type: workspace_secret, value: "{KEY_ID}"}
-      secret_access_key: {type: workspace_secret, value: "{SECRET}"}
-)";
+const std::string of_a_session =
+    std::string(lasting) + "      session_token: {type: workspace_secret, value: \"{TOKEN}\"}\n";
+const std::string naming_the_gateway =
+    std::string(lasting) +
+    "    match_hosts: [\"*.amazonaws.com\", abc123.execute-api.eu-west-1.amazonaws.com]\n";
 
 RoadOptions options(std::string_view policy = lasting) {
   RoadOptions made;

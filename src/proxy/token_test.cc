@@ -47,22 +47,6 @@ std::string request(std::string_view host = "api.example.com") {
 }
 constexpr std::string_view ok = "HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok";
 
-/// A new RSA key costs a moment: made once.
-std::string rsa_pem() {
-  static const std::string pem = [] {
-    EVP_PKEY* key = EVP_RSA_gen(2048);
-    BIO* bio = BIO_new(BIO_s_mem());
-    PEM_write_bio_PrivateKey(bio, key, nullptr, nullptr, 0, nullptr, nullptr);
-    char* text = nullptr;
-    const long size = BIO_get_mem_data(bio, &text);
-    std::string out(text, static_cast<std::size_t>(size));
-    BIO_free(bio);
-    EVP_PKEY_free(key);
-    return out;
-  }();
-  return pem;
-}
-
 class Token : public testing::Test {
  protected:
   void start(RoadOptions options) {

@@ -9,6 +9,7 @@
 #include <cstddef>
 #include <cstdint>
 #include <span>
+#include <string>
 #include <string_view>
 #include <vector>
 
@@ -119,6 +120,10 @@ bool is_forbidden_trailer(std::string_view name);
 
 /// True when a Connection field among `fields` lists `name` (RFC 9110 §7.6.1): it ends at this hop too.
 bool nominated(std::span<const HeaderField> fields, std::string_view name);
+
+/// Names are ASCII: no other letter has a small form.
+constexpr char lower(char c) { return c >= 'A' && c <= 'Z' ? static_cast<char>(c | 0x20) : c; }
+std::string lower(std::string_view text);
 
 /// ASCII case-insensitive equality.
 bool same_name_of_same_size(std::string_view a, std::string_view b);

@@ -52,11 +52,11 @@ const char* read_field(const char*& at, const char* end, HeaderField& field) {
 
 }  // namespace http1
 
-namespace {
-
-constexpr char lower(char c) { return c >= 'A' && c <= 'Z' ? static_cast<char>(c | 0x20) : c; }
-
-}  // namespace
+std::string lower(std::string_view text) {
+  std::string out(text);
+  for (char& c : out) c = lower(c);
+  return out;
+}
 
 bool same_name_of_same_size(std::string_view a, std::string_view b) {
   const char* left = a.data();
