@@ -7,13 +7,12 @@ Multiple Chunks" and "Including Trailing Headers". It keeps objects as S3 does, 
 import base64
 import hashlib
 import hmac
-import http.server
 import re
-import ssl
-import threading
 import urllib.parse
 import xml.etree.ElementTree
 import zlib
+
+from https_service import HttpsService
 
 EMPTY = hashlib.sha256(b"").hexdigest()
 
@@ -165,53 +164,25 @@ def dechunked(body, verified, secret, decoded_length):
     return data
 
 
-class Aws:
+class Aws(HttpsService):
     """Serves HTTPS for `names` with a certificate of `authority`; every request must be signed with `secret`."""
 
     def __init__(self, authority, names, key_id, secret, token=None):
         self.key_id, self.secret, self.token = key_id, secret, token
         self.objects, self.uploads, self.verified, self.refused = {}, {}, [], []
         self.raw = []  # Every head and body, as it came.
-        outer = self
+        super().__init__(authority, names)
 
-        class Handler(http.server.BaseHTTPRequestHandler):
-            protocol_version = "HTTP/1.1"
-
-            def log_message(self, *_):
-                pass
-
-            def serve(self):
-                body = outer.read(self)
-                outer.raw.append((self.requestline, list(self.headers.raw_items()), body))
-                try:
-                    status, headers, answer = outer.answer(self.command, self.path, list(self.headers.raw_items()), body)
-                except Refused as refused:
-                    outer.refused.append((self.requestline, refused.code, refused.message))
-                    status, headers = refused.status, {}
-                    answer = f"<Error><Code>{refused.code}</Code><Message>refused</Message></Error>".encode()
-                self.send_response(status)
-                for name, value in headers.items():
-                    self.send_header(name, value)
-                self.send_header("Content-Length", str(len(answer)) if self.command != "HEAD" else headers.get("X-Length", "0"))
-                self.end_headers()
-                if self.command != "HEAD":
-                    self.wfile.write(answer)
-
-            do_GET = do_PUT = do_POST = do_HEAD = do_DELETE = serve
-
-        self.server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-        self.server.daemon_threads = True
-        context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
-        context.load_cert_chain(*map(str, authority.certificate(*names)))
-        self.server.socket = context.wrap_socket(self.server.socket, server_side=True, do_handshake_on_connect=False)
-        self.port = self.server.server_address[1]
-        self.thread = threading.Thread(target=self.server.serve_forever, daemon=True)
-        self.thread.start()
-
-    def stop(self):
-        self.server.shutdown()
-        self.server.server_close()
-        self.thread.join(10)
+    def serve(self, handler):
+        body = self.read(handler)
+        fields = list(handler.headers.raw_items())
+        self.raw.append((handler.requestline, fields, body))
+        try:
+            answer = self.answer(handler.command, handler.path, fields, body)
+        except Refused as refused:
+            self.refused.append((handler.requestline, refused.code, refused.message))
+            answer = refused.status, {}, f"<Error><Code>{refused.code}</Code><Message>refused</Message></Error>".encode()
+        self.reply(handler, *answer)
 
     @staticmethod
     def read(handler):

@@ -6,10 +6,9 @@ Azure Storage REST API: "Authorize with Shared Key", for the Blob and the Table 
 import base64
 import hashlib
 import hmac
-import http.server
-import ssl
-import threading
 import urllib.parse
+
+from https_service import HttpsService
 
 STANDARD = ["content-encoding", "content-language", "content-length", "content-md5", "content-type", "date", "if-modified-since", "if-match", "if-none-match",
             "if-unmodified-since", "range"]
@@ -40,51 +39,24 @@ def table_text(account, method, target, fields):
                       f"/{account}{path}" + (f"?comp={comp}" if comp else "")])
 
 
-class Storage:
+class Storage(HttpsService):
     """Serves the account's hosts over HTTPS; a request must be signed with `key` or carry `sas`."""
 
     def __init__(self, authority, account, key=None, sas=None):
         self.account, self.key, self.sas = account, key, sas
         self.blobs, self.blocks, self.accepted, self.refused = {}, {}, [], []
-        outer = self
+        super().__init__(authority, [f"{account}.{service}.core.windows.net" for service in ("blob", "table")])
 
-        class Handler(http.server.BaseHTTPRequestHandler):
-            protocol_version = "HTTP/1.1"
-
-            def log_message(self, *_):
-                pass
-
-            def serve(self):
-                body = self.rfile.read(int(self.headers.get("Content-Length", "0")))
-                target, fields = self.path, list(self.headers.raw_items())
-                if outer.allows(self.command, target, fields):
-                    outer.accepted.append((self.command, target))
-                    status, headers, answer = outer.answer(self.command, target, dict((name.lower(), value) for name, value in fields), body)
-                else:
-                    outer.refused.append((self.command, target, fields))
-                    status, headers, answer = 403, {"x-ms-error-code": "AuthenticationFailed"}, b""
-                self.send_response(status)
-                for name, value in headers.items():
-                    self.send_header(name, value)
-                self.send_header("Content-Length", str(len(answer)))
-                self.end_headers()
-                self.wfile.write(answer)
-
-            do_GET = do_PUT = do_POST = do_DELETE = serve
-
-        self.server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-        self.server.daemon_threads = True
-        context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
-        context.load_cert_chain(*map(str, authority.certificate(*[f"{account}.{service}.core.windows.net" for service in ("blob", "table")])))
-        self.server.socket = context.wrap_socket(self.server.socket, server_side=True, do_handshake_on_connect=False)
-        self.port = self.server.server_address[1]
-        self.thread = threading.Thread(target=self.server.serve_forever, daemon=True)
-        self.thread.start()
-
-    def stop(self):
-        self.server.shutdown()
-        self.server.server_close()
-        self.thread.join(10)
+    def serve(self, handler):
+        body = handler.rfile.read(int(handler.headers.get("Content-Length", "0")))
+        target, fields = handler.path, list(handler.headers.raw_items())
+        if self.allows(handler.command, target, fields):
+            self.accepted.append((handler.command, target))
+            answer = self.answer(handler.command, target, dict((name.lower(), value) for name, value in fields), body)
+        else:
+            self.refused.append((handler.command, target, fields))
+            answer = 403, {"x-ms-error-code": "AuthenticationFailed"}, b""
+        self.reply(handler, *answer)
 
     def allows(self, method, target, fields):
         one = {name.lower(): value for name, value in fields}

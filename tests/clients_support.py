@@ -17,6 +17,32 @@ import pytest
 import kit
 
 PYTHON = "/usr/bin/python3"
+CACHE = kit.ROOT / "build/clients"  # What is installed for the tests is kept there from one run to the next.
+
+
+def npm_package(place, name, version):
+    """Installs it below `place`, unless it is there. Returns the node_modules."""
+    if not (place / "node_modules" / name).exists():
+        place.mkdir(parents=True, exist_ok=True)
+        subprocess.run(["npm", "install", "--no-audit", "--no-fund", "--no-package-lock", "--ignore-scripts", "--prefix", str(place), f"{name}@{version}"],
+                       check=True, timeout=300, capture_output=True)
+    return place / "node_modules"
+
+
+def python_packages(place, module, *packages):
+    """Installs them into `place`, for PYTHONPATH, unless `module` (a path) is there. Returns `place`."""
+    if not (place / module).exists():
+        subprocess.run([PYTHON, "-m", "pip", "install", "-q", "--target", str(place), *packages], check=True, timeout=300, capture_output=True)
+    return place
+
+
+def python_environment(place, module, *packages):
+    """Makes a virtual environment with them, unless `module` (a path) is in it. Returns its Python."""
+    python = place / "bin/python3"
+    if not list(place.glob(f"lib/*/site-packages/{module}")):
+        subprocess.run([PYTHON, "-m", "venv", str(place)], check=True, timeout=120)
+        subprocess.run([python, "-m", "pip", "install", "-q", *packages], check=True, timeout=300, capture_output=True)
+    return python
 PROGRAMS = kit.ROOT / "tests/clients"
 USER = "postern-test"
 ACCOUNTS = ["root", "user"] if os.geteuid() == 0 else ["user"]

@@ -1,16 +1,14 @@
 """A real browser: Chromium, driven by Playwright, with a page of nginx's that calls origins of Node and Python."""
 
 import json
-import os
 import shutil
 import subprocess
 
 import pytest
 
 import kit
-from clients_support import CANARY, PROGRAMS, PYTHON, Client, caller, running  # noqa: F401 (fixtures)
+from clients_support import CACHE, CANARY, PROGRAMS, PYTHON, Client, caller, npm_package, running  # noqa: F401 (fixtures)
 
-CACHE = kit.ROOT / "build/clients/browser"
 WWW, API, OLD = "www.example.test", "api.example.test", "old.example.test"
 
 PAGE = """<!doctype html><meta charset="utf-8"><title>page</title><script type="module">
@@ -64,11 +62,7 @@ server.serve_forever()
 @pytest.fixture(scope="module")
 def playwright():
     """Playwright without browsers of its own, kept in build/ from one run to the next."""
-    if not (CACHE / "node_modules/playwright-core").exists():
-        CACHE.mkdir(parents=True, exist_ok=True)
-        subprocess.run(["npm", "install", "--no-audit", "--no-fund", "--no-package-lock", "--ignore-scripts", "--prefix", str(CACHE), "playwright-core@1"],
-                       check=True, timeout=300, capture_output=True)
-    return CACHE / "node_modules"
+    return npm_package(CACHE / "browser", "playwright-core", "1")
 
 
 @pytest.fixture

@@ -8,10 +8,9 @@ import subprocess
 import pytest
 
 import kit
-from clients_support import CANARY, PROGRAMS, PYTHON, Client, caller, running  # noqa: F401 (fixtures)
+from clients_support import CACHE, CANARY, PROGRAMS, PYTHON, Client, caller, npm_package, running  # noqa: F401 (fixtures)
 
 HOST = "grpc.example.test"
-CACHE = kit.ROOT / "build/clients"
 GRPC_GO = "google.golang.org/grpc@v1.56.3"  # Builds with the Go of Debian 12, which is 1.19, and with newer ones.
 
 
@@ -26,12 +25,7 @@ def server(authority):
 @pytest.fixture(scope="session")
 def node_modules():
     """grpc-js, kept in build/ from one run to the next."""
-    place = CACHE / "node"
-    if not (place / "node_modules/@grpc/grpc-js").exists():
-        place.mkdir(parents=True, exist_ok=True)
-        subprocess.run(["npm", "install", "--no-audit", "--no-fund", "--no-package-lock", "--ignore-scripts", "--prefix", str(place), "@grpc/grpc-js@1"],
-                       check=True, timeout=300, capture_output=True)
-    return place / "node_modules"
+    return npm_package(CACHE / "node", "@grpc/grpc-js", "1")
 
 
 @pytest.fixture(scope="session")

@@ -21,7 +21,7 @@ import pytest
 
 import kit
 from attacks_support import Canary, Origin, Sandbox, answer_with, eventually
-from clients_support import CANARY, PROGRAMS, PYTHON, WAIT, Once, caller, client, running, scripted  # noqa: F401 (fixtures)
+from clients_support import CACHE, CANARY, PROGRAMS, PYTHON, WAIT, Once, caller, client, python_environment, running, scripted  # noqa: F401 (fixtures)
 from test_clients_http import CLIENT, SERVER
 
 API = "api.example.test"
@@ -30,7 +30,6 @@ DENIED = "denied.example.test"
 ENDPOINT = "creds.example.test"
 URL = f"https://{ENDPOINT}/issue"
 SAMPLE = kit.ROOT / "examples/callback-server"
-CACHE = kit.ROOT / "build/clients"
 
 
 def grant(value, name="Authorization"):
@@ -555,12 +554,7 @@ def test_two_hundred_calls_of_curl_in_parallel_ask_one_question(caller, nginx, o
 @pytest.fixture(scope="session")
 def sdk():
     """The published SDK with its verifier, kept in build/ from one run to the next."""
-    place = CACHE / "langsmith"
-    python = place / "bin/python3"
-    if not list(place.glob("lib/*/site-packages/jwt")):
-        subprocess.run([PYTHON, "-m", "venv", str(place)], check=True, timeout=120)
-        subprocess.run([python, "-m", "pip", "install", "-q", "-r", str(SAMPLE / "requirements.txt")], check=True, timeout=300, capture_output=True)
-    return python
+    return python_environment(CACHE / "langsmith", "jwt", "-r", str(SAMPLE / "requirements.txt"))
 
 
 VERIFY = r"""

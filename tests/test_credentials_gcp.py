@@ -8,11 +8,9 @@ import urllib.parse
 
 import pytest
 
-import kit
 from attacks_support import Canary, Origin, Sandbox, answer_with
-from clients_support import PYTHON, caller, running  # noqa: F401 (fixtures)
+from clients_support import CACHE, caller, npm_package, python_environment, running  # noqa: F401 (fixtures)
 
-CACHE = kit.ROOT / "build/clients"
 STORAGE, TOKENS, METADATA = "storage.googleapis.com", "oauth2.googleapis.com", "metadata.google.internal"
 SCOPE = "https://www.googleapis.com/auth/devstorage.read_only"
 PLACEHOLDER = "ya29.postern-injected"
@@ -64,22 +62,13 @@ print(type(credentials).__name__, project, answer.status_code, answer.json()["ki
 @pytest.fixture(scope="session")
 def google_auth():
     """google-auth from PyPI, kept in build/ from one run to the next."""
-    place = CACHE / "google-auth"
-    if not list(place.glob("lib/*/site-packages/google/auth")):
-        subprocess.run([PYTHON, "-m", "venv", str(place)], check=True, timeout=120)
-        subprocess.run([place / "bin/python3", "-m", "pip", "install", "-q", "google-auth[requests]==2.*"], check=True, timeout=300, capture_output=True)
-    return place / "bin/python3"
+    return python_environment(CACHE / "google-auth", "google/auth", "google-auth[requests]==2.*")
 
 
 @pytest.fixture(scope="session")
 def google_auth_library():
     """google-auth-library from npm."""
-    place = CACHE / "google-auth-library"
-    if not (place / "node_modules/google-auth-library").exists():
-        place.mkdir(parents=True, exist_ok=True)
-        subprocess.run(["npm", "install", "--no-audit", "--no-fund", "--no-package-lock", "--ignore-scripts", "--prefix", str(place), "google-auth-library@10"],
-                       check=True, timeout=300, capture_output=True)
-    return place
+    return npm_package(CACHE / "google-auth-library", "google-auth-library", "10")
 
 
 def verify_exchange(google, run, calls=1):
@@ -116,7 +105,7 @@ const {{ GoogleAuth }} = require("google-auth-library");
 
 def test_google_auth_library_of_npm_does_too(caller, google, google_auth_library, private_key):
     run = lead(caller, google).run("node", "-e", NODE_CLIENT, policy=POLICY, secrets={"GCP": account(private_key)},
-                                   options=["--ro-bind", str(CACHE), "--env", f"NODE_PATH={google_auth_library}/node_modules"])
+                                   options=["--ro-bind", str(CACHE), "--env", f"NODE_PATH={google_auth_library}"])
     assert run.stdout.split() == ["Compute", "acme-prod", "200", "storage#buckets", PLACEHOLDER], run.stderr + run.log_text
     verify_exchange(google, run)
 

@@ -6,15 +6,13 @@ What clients get wrong, and what attackers try, is in signing_test, where each b
 import base64
 import hashlib
 import os
-import subprocess
 
 import pytest
 
 import aws_support
 import azure_support
-import kit
 from attacks_support import Canary
-from clients_support import PYTHON, caller  # noqa: F401 (fixture)
+from clients_support import CACHE, PYTHON, caller, python_packages  # noqa: F401 (fixture)
 
 S3 = "s3.eu-west-1.amazonaws.com"
 BUCKET = "bucket.s3.eu-west-1.amazonaws.com"
@@ -23,7 +21,6 @@ DYNAMODB = "dynamodb.eu-west-1.amazonaws.com"
 STS = "sts.eu-west-1.amazonaws.com"
 HOSTS = [S3, BUCKET, GLOBAL, DYNAMODB, STS]
 KEY_ID = "AKIAREALREALREALREAL"
-CACHE = kit.ROOT / "build/clients"
 
 
 def secret(key):
@@ -33,11 +30,7 @@ def secret(key):
 @pytest.fixture(scope="session")
 def sdk():
     """Amazon's SDK for Python and its command line, kept in build/ from one run to the next."""
-    place = CACHE / "aws"
-    if not (place / "bin/aws").exists():
-        subprocess.run([PYTHON, "-m", "pip", "install", "-q", "--target", str(place), "boto3==1.43.11", "awscli==1.45.11"], check=True, timeout=300,
-                       capture_output=True)
-    return place
+    return python_packages(CACHE / "aws", "bin/aws", "boto3==1.43.11", "awscli==1.45.11")
 
 
 class Cloud:
@@ -215,11 +208,7 @@ TABLES = f"{ACCOUNT}.table.core.windows.net"
 
 @pytest.fixture(scope="session")
 def azure_sdk():
-    place = CACHE / "azure"
-    if not (place / "azure/data/tables").exists():
-        subprocess.run([PYTHON, "-m", "pip", "install", "-q", "--target", str(place), "azure-storage-blob", "azure-data-tables"], check=True, timeout=300,
-                       capture_output=True)
-    return place
+    return python_packages(CACHE / "azure", "azure/data/tables", "azure-storage-blob", "azure-data-tables")
 
 
 BLOB_CLIENT = f"""
