@@ -139,7 +139,7 @@ void DataPlane::run_lane(Lane& lane, bool first) {
 
   std::unique_ptr<dns::Responder> responder;
   if (first) responder = start_responder(lane);
-  worker.loop.at_turn_end([this, &lane, &worker] {
+  worker.loop.at_turn_end([&lane, &worker] {
     worker.journal.flush();
     if (!worker.draining() || worker.loop.active() > 0 || lane.arriving > 0) return;
     const std::lock_guard lock(lane.mutex);
