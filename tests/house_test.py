@@ -34,7 +34,7 @@ LAYERS = {
 }
 
 # Third-party headers that stay in .cc files: a header that shows one makes everybody depend on it.
-HIDDEN = re.compile(r"#include <(openssl|nghttp2|ares|idn2|libpsl|yaml-cpp|re2|nftables|libmnl|seccomp|cap-ng|CLI)[/.]")
+HIDDEN = re.compile(r"#include <(sodium|openssl|nghttp2|ares|idn2|libpsl|yaml-cpp|re2|nftables|libmnl|seccomp|cap-ng|CLI)[/.]")
 
 
 def sources(*suffixes, folders=("src", "fuzz", "bench")):
@@ -200,6 +200,18 @@ def test_secrets_are_unwrapped_in_credential_only():
             if not name(path).startswith(("src/credential/", "src/base/secret"))
             for number, line in code_lines(path)
             if re.search(r"\bunwrap\s*\(\s*\)", line)
+        ]
+    )
+
+
+def test_secrets_are_revealed_to_tests_only():
+    complain(
+        [
+            f"{name(path)}:{number}: secret_test_kit.h is for tests"
+            for path in sources(".h", ".cc")
+            if not is_test(path)
+            for number, line in enumerate(path.read_text().splitlines(), 1)
+            if re.match(r'#include "credential/secret_test_kit.h"', line)
         ]
     )
 
