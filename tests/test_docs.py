@@ -20,6 +20,9 @@ VAULT = """location / { return 404 '{"errors": []}'; }
       return 200 '{"data": {"data": {"token": "real-0123456789abcdef"}, "metadata": {"version": 1}}}'; }"""
 ANSWERED = ["api.openai.com", "api.anthropic.com", "example.com", "api.example.com", "storage.googleapis.com", "github.com"]
 SIGNED = ["sts.eu-west-1.amazonaws.com", "acme01.blob.core.windows.net"]
+ROLE = """<AssumeRoleWithWebIdentityResponse><AssumeRoleWithWebIdentityResult><Credentials><AccessKeyId>ASIAFORANHOUR0000000</AccessKeyId>
+  <SecretAccessKey>real-0123456789abcdef</SecretAccessKey><SessionToken>real-t0ken-0123456789</SessionToken><Expiration>2099-01-01T00:00:00Z</Expiration>
+  </Credentials></AssumeRoleWithWebIdentityResult></AssumeRoleWithWebIdentityResponse>"""
 SIGNER = r'''location / {
     set $who nobody;
     if ($http_authorization ~ "^AWS4-HMAC-SHA256 Credential=([^/]+)/[0-9]+/([^,]+),") { set $who "$1 for $2"; }
@@ -46,6 +49,7 @@ def desk(place, nginx, authority):
         ports[name] = nginx.serve(name, locations=token)
     ports["api.github.com"] = nginx.serve("api.github.com", locations="""location /app/ { return 201 '{"token": "ghs_real0123456789"}'; }
         location / { return 200 "answered $request_method $uri\\n"; }""")
+    ports["sts.amazonaws.com"] = nginx.serve("sts.amazonaws.com", locations=f"location / {{ default_type text/xml; return 200 '{ROLE}'; }}")
     ports["vault.example.com"] = nginx.serve("vault.example.com", locations=VAULT)
     ports.update({name: nginx.serve(name, locations=SIGNER) for name in SIGNED})
     nginx.start()

@@ -16,8 +16,6 @@ namespace postern::cli {
 
 namespace {
 
-constexpr std::string_view key_set_path = "/.well-known/jwks.json";
-
 std::unexpected<Error> unusable(std::string detail) {
   return fail(Reason::invalid_configuration, std::move(detail));
 }
@@ -43,7 +41,7 @@ Result<Fd> listen_on(const Endpoint& endpoint) {
 
 }  // namespace
 
-Result<std::unique_ptr<KeyServer>> KeyServer::listen(const std::string& address, std::string key_set) {
+Result<std::unique_ptr<KeyServer>> KeyServer::listen(const std::string& address) {
   // Port 0 is none to parse_authority(), and any to the kernel.
   const bool any_port = address.ends_with(":0");
   const auto parsed = wire::parse_authority(any_port ? address.substr(0, address.size() - 2) : address);
@@ -57,15 +55,17 @@ Result<std::unique_ptr<KeyServer>> KeyServer::listen(const std::string& address,
   ::getsockname(listening->get(), reinterpret_cast<sockaddr*>(&name), &size);
   const auto bound = Endpoint::from_sockaddr(reinterpret_cast<const sockaddr&>(name));
   if (!bound) return unusable("--callback-jwks: the socket has no address");
-  return std::unique_ptr<KeyServer>(
-      new KeyServer(std::move(*listening), "http://" + bound->to_string(), std::move(key_set)));
+  return std::unique_ptr<KeyServer>(new KeyServer(std::move(*listening), "http://" + bound->to_string()));
 }
 
-KeyServer::KeyServer(Fd listening, std::string origin, std::string key_set)
-    : listening_(std::move(listening)),
-      origin_(std::move(origin)),
-      key_set_(std::move(key_set)),
-      loop_(clock_) {}
+KeyServer::KeyServer(Fd listening, std::string origin)
+    : listening_(std::move(listening)), origin_(std::move(origin)), loop_(clock_) {}
+
+const std::string* KeyServer::document_at(std::string_view path) const {
+  for (const auto& [known, document] : documents_)
+    if (path == known) return &document;
+  return nullptr;
+}
 
 void KeyServer::start() {
   thread_ = std::thread([this] { run(); });
@@ -111,15 +111,16 @@ io::Task<void> KeyServer::serve(Fd accepted) {
   }
   std::vector<HeaderField> fields;
   RequestHead request;
+  const std::string* document = nullptr;
   std::string said;
   if (size == 0 || !wire::parse_request_head(std::string_view(head).substr(0, size), fields, request)) {
     said = answer("400 Bad Request", "text/plain", "not acceptable HTTP\n", false);
-  } else if (request.target.substr(0, request.target.find('?')) != key_set_path) {
-    said = answer("404 Not Found", "text/plain", "only /.well-known/jwks.json is here\n", false);
+  } else if (document = document_at(request.target.substr(0, request.target.find('?'))); !document) {
+    said = answer("404 Not Found", "text/plain", "there is nothing here but keys\n", false);
   } else if (request.method != "GET" && request.method != "HEAD") {
     said = answer("405 Method Not Allowed", "text/plain", "only GET and HEAD\n", false);
   } else {
-    said = answer("200 OK", "application/json", key_set_, request.method == "HEAD");
+    said = answer("200 OK", "application/json", *document, request.method == "HEAD");
   }
   auto sent = co_await stream.write_all(said, deadline);
   if (sent) stream.shutdown_write();

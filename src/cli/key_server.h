@@ -1,10 +1,12 @@
 #pragma once
-// The small listener where those who are asked for credentials find the key that the questions are signed
+// The small listener where those who are asked for credentials find the keys that the questions are signed
 // with.
 
 #include <memory>
 #include <string>
 #include <thread>
+#include <utility>
+#include <vector>
 
 #include "base/fd.h"
 #include "base/result.h"
@@ -12,17 +14,22 @@
 
 namespace postern::cli {
 
-/// Serves GET /.well-known/jwks.json (RFC 7517 §5) over HTTP/1.1, on a thread of its own: whoever asks it
-/// cannot hold up a sandbox.
+/// Serves a few documents of JSON over HTTP/1.1, on a thread of its own: whoever asks it cannot hold up a
+/// sandbox.
 class KeyServer {
  public:
   static constexpr std::size_t connections_max = 64;
   static constexpr std::chrono::seconds request_time{5};
 
   /// Listens on ADDRESS:PORT, IPv6 in brackets; port 0 takes any. Errors: invalid_configuration.
-  static Result<std::unique_ptr<KeyServer>> listen(const std::string& address, std::string key_set);
+  static Result<std::unique_ptr<KeyServer>> listen(const std::string& address);
   ~KeyServer();
   KeyServer(const KeyServer&) = delete;
+
+  /// Before start(). `path`: "/.well-known/jwks.json" (RFC 7517 §5) and its like.
+  void publish(std::string path, std::string document) {
+    documents_.emplace_back(std::move(path), std::move(document));
+  }
 
   /// Starts the thread; who connected before is served then. Once.
   void start();
@@ -31,14 +38,15 @@ class KeyServer {
   const std::string& origin() const { return origin_; }
 
  private:
-  KeyServer(Fd listening, std::string origin, std::string key_set);
+  KeyServer(Fd listening, std::string origin);
+  const std::string* document_at(std::string_view path) const;
   void run();
   io::Task<void> serve(Fd accepted);
 
   SystemClock clock_;
   Fd listening_;
   std::string origin_;
-  std::string key_set_;
+  std::vector<std::pair<std::string, std::string>> documents_;
   io::Loop loop_;
   std::size_t open_ = 0;
   std::thread thread_;

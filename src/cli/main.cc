@@ -117,11 +117,13 @@ void add_run(CLI::App& app, postern::cli::RunOptions& options) {
   run->add_option("--origin-ca", options.origin_ca, "Trust these certificates of origins too")
       ->type_name("FILE")
       ->allow_extra_args(false);
-  run->add_option("--callback-jwks", options.callback_jwks,
-                  "Serve the key that callbacks verify our questions with, at /.well-known/jwks.json")
+  run->add_option(
+         "--callback-jwks", options.callback_jwks,
+         "Serve the keys that callbacks and clouds verify our tokens with, at /.well-known/jwks.json")
       ->type_name("ADDRESS:PORT");
-  run->add_option("--callback-issuer", options.callback_issuer,
-                  "Who asks the callbacks, when the key is published elsewhere (default: the address above)")
+  run->add_option(
+         "--callback-issuer", options.callback_issuer,
+         "Who asks callbacks and clouds, when the keys are published elsewhere (default: the address above)")
       ->type_name("URL");
   run->add_option("--log", options.log, "One JSON line per call; - is standard output")->type_name("FILE|-");
   run->add_option("--env", options.env, "Set a variable, or pass one that looks like a credential")

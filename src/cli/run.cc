@@ -1,5 +1,6 @@
 #include "cli/run.h"
 
+#include <algorithm>
 #include <cerrno>
 #include <climits>
 #include <csignal>
@@ -22,9 +23,10 @@
 #include "cli/run_summary.h"
 #include "cli/secret_sources.h"
 #include "cli/state_directory.h"
-#include "credential/callback_key.h"
 #include "credential/injections.h"
 #include "credential/refresh_tokens.h"
+#include "credential/signing_keys.h"
+#include "credential/workload_identity.h"
 #include "policy/document.h"
 #include "policy/snapshot.h"
 #include "proxy/data_plane.h"
@@ -95,30 +97,54 @@ Fd open_log(const std::string& log) {
   return file;
 }
 
-/// Who asks the callbacks. The listener of their key is part of it.
+/// Who asks callbacks and clouds for credentials. The listener of the keys is part of it.
 struct Asking {
   std::shared_ptr<const credential::CallbackSigner> signer;
+  std::shared_ptr<const credential::WorkloadIdentity> identity;
   std::unique_ptr<KeyServer> keys;
 };
 
-Asking prepare_asking(const RunOptions& options, const std::string& workspace_directory) {
-  Asking asking;
-  auto key = must(credential::load_or_create_callback_key(workspace_directory));
-  std::string issuer = options.callback_issuer;
-  if (!issuer.empty()) {
-    const auto url = wire::parse_url(issuer);
-    if (!url || url->target != "/" || issuer.ends_with('/')) {
-      complain(
-          fmt::format("--callback-issuer '{}' is not the origin of a URL (for example "
-                      "https://postern.example.com)",
-                      issuer));
-      throw Stop{};
-    }
+std::string check_issuer(const std::string& issuer) {
+  const auto url = wire::parse_url(issuer);
+  if (url && url->target == "/" && !issuer.ends_with('/')) return issuer;
+  complain(fmt::format(
+      "--callback-issuer '{}' is not the origin of a URL (for example https://postern.example.com)", issuer));
+  throw Stop{};
+}
+
+/// A cloud asks the issuer by HTTPS for our key: a name that says nothing would be found out at the first
+/// request.
+std::shared_ptr<const credential::WorkloadIdentity> prepare_identity(const RunOptions& options,
+                                                                     const std::string& workspace_directory) {
+  if (!options.callback_issuer.starts_with("https://")) {
+    complain(
+        "a rule has a workload identity (role_arn, workload_identity_provider or tenant_id): say with "
+        "--callback-issuer https://... where the cloud finds the key that its tokens are signed with");
+    throw Stop{};
   }
+  return std::make_shared<const credential::WorkloadIdentity>(
+      must(credential::load_or_create_identity_key(workspace_directory)), options.callback_issuer);
+}
+
+bool has_workload_identity(const policy::Snapshot& snapshot) {
+  return std::ranges::any_of(snapshot.rules(),
+                             [](const policy::Rule& rule) { return rule.enabled && rule.token_subject(); });
+}
+
+Asking prepare_asking(const RunOptions& options, const policy::Snapshot& snapshot,
+                      const std::string& workspace_directory) {
+  Asking asking;
+  std::string issuer = options.callback_issuer.empty() ? "" : check_issuer(options.callback_issuer);
+  if (has_workload_identity(snapshot)) asking.identity = prepare_identity(options, workspace_directory);
+  if (snapshot.callbacks().empty() && options.callback_jwks.empty()) return asking;
+  auto key = must(credential::load_or_create_callback_key(workspace_directory));
   if (!options.callback_jwks.empty()) {
-    const credential::JwtKey* const published[] = {&key};
-    asking.keys = must(KeyServer::listen(options.callback_jwks, credential::jwk_set(published)));
+    std::vector<const credential::JwtKey*> published = {&key};
+    if (asking.identity) published.push_back(&asking.identity->key);
+    asking.keys = must(KeyServer::listen(options.callback_jwks));
     if (issuer.empty()) issuer = asking.keys->origin();
+    asking.keys->publish("/.well-known/jwks.json", credential::jwk_set(published));
+    asking.keys->publish("/.well-known/openid-configuration", credential::openid_configuration(issuer));
   }
   if (issuer.empty()) issuer = "https://postern.invalid";  // Says nothing, and leads nowhere (RFC 6761 §6.4).
   asking.signer = std::make_shared<const credential::CallbackSigner>(std::move(key), std::move(issuer));
@@ -144,8 +170,10 @@ std::shared_ptr<const policy::Snapshot> load_policy(const RunOptions& options,
               policy_name(options));
 }
 
-std::shared_ptr<credential::RefreshTokens> kept_tokens(const std::string& workspace) {
-  return std::make_shared<credential::RefreshTokenFiles>(workspace + "/refresh");
+credential::ResolveOptions resolve_options(const std::string& workspace, const Asking& asking) {
+  return {.kept = std::make_shared<credential::RefreshTokenFiles>(workspace + "/refresh"),
+          .identity = asking.identity,
+          .tag_values = {}};
 }
 
 /// Files in which secrets or the log rest must not be readable or writable for the program, wherever they
@@ -262,7 +290,7 @@ class Rereading {
  private:
   void use(credential::SecretStore fresh) {
     if (fresh.same_as(secrets_)) return complaint_.clear();
-    auto injections = credential::resolve(*snapshot_, fresh, kept_tokens(workspace_));
+    auto injections = credential::resolve(*snapshot_, fresh, resolve_options(workspace_, asking_));
     if (!injections) {
       std::string all;
       for (const policy::Problem& problem : injections.error())
@@ -332,14 +360,12 @@ int run_checked(const RunOptions& options) {
   credential::SecretStore secrets = must(sources.read());
   const std::string state = must(state_directory());
   const std::string workspace = state + "/workspaces/" + workspace_name;
+  Asking asking = prepare_asking(options, *snapshot, workspace);
   auto injections =
-      must(credential::resolve(*snapshot, secrets, kept_tokens(workspace)), policy_name(options),
+      must(credential::resolve(*snapshot, secrets, resolve_options(workspace, asking)), policy_name(options),
            "secrets are given by --secret KEY (from this environment), --secret KEY=VALUE or --secrets FILE");
   Fd log = open_log(options.log);
   const tls::WorkspaceCa ca = must(tls::WorkspaceCa::load_or_create(workspace));
-  Asking asking;
-  if (!snapshot->callbacks().empty() || !options.callback_jwks.empty())
-    asking = prepare_asking(options, workspace);
   const auto egress = proxy::make_egress(snapshot, std::move(injections), asking.signer);
 
   sandbox::LaunchSpec spec = describe_program(options, sources.files(), secrets, *egress->snapshot);

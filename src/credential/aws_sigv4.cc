@@ -246,6 +246,12 @@ void wipe(std::string& text) {
 
 }  // namespace
 
+bool is_aws_key_id(std::string_view text) {
+  return !text.empty() && text.size() <= 128 && std::ranges::all_of(text, [](char c) {
+    return (c >= 'A' && c <= 'Z') || (c >= 'a' && c <= 'z') || (c >= '0' && c <= '9') || c == '_' || c == '-';
+  });
+}
+
 /// When, and for what.
 struct AwsSigner::Stamp {
   std::string amz_date;

@@ -42,6 +42,9 @@ struct AwsCredentials {
   Secret session_token;  ///< Empty where the key is a lasting one.
 };
 
+/// It stands between '/' and ',' in a header, and is the one part of the credentials that is no secret.
+bool is_aws_key_id(std::string_view text);
+
 enum class AwsPayload : std::uint8_t {
   as_said,       // x-amz-content-sha256 has a hash or UNSIGNED-PAYLOAD; the body streams
   to_be_hashed,  // nobody said: the caller holds the body, hashes it, and gives the hash to sign()

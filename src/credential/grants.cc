@@ -95,7 +95,8 @@ Grants::~Grants() = default;
 
 std::string Grants::key_of(const Source& source, const Subject& subject) const {
   if (!source.per_destination()) return fmt::format("{}", static_cast<const void*>(&source));
-  return fmt::format("{} {}:{}", static_cast<const void*>(&source), subject.host.name, subject.port);
+  return fmt::format("{} {}:{}", static_cast<const void*>(&source), source.family_of(subject.host.name),
+                     subject.port);
 }
 
 GrantRef Grants::current(Caller& caller, const Source& source, const Subject& subject) {
@@ -248,7 +249,7 @@ void LoopGrants::set_key(const Source& source, const Host& host, std::uint16_t p
   const auto number = reinterpret_cast<std::uintptr_t>(&source);
   key_.assign(reinterpret_cast<const char*>(&number), sizeof number);
   if (!source.per_destination()) return;
-  key_.append(reinterpret_cast<const char*>(&port), sizeof port).append(host.name);
+  key_.append(reinterpret_cast<const char*>(&port), sizeof port).append(source.family_of(host.name));
 }
 
 GrantRef LoopGrants::find(const Grants& grants, const Source& source, const Host& host, std::uint16_t port,

@@ -1,11 +1,15 @@
 #include "credential/injections.h"
 
+#include <algorithm>
 #include <fmt/format.h>
+#include <fmt/ranges.h>
 #include <variant>
 
+#include "credential/aws_role.h"
 #include "credential/aws_signing.h"
 #include "credential/azure_signing.h"
 #include "credential/base64.h"
+#include "credential/federated_tokens.h"
 #include "credential/wiped_string.h"
 #include "policy/pattern.h"
 
@@ -14,7 +18,7 @@ namespace postern::credential {
 /// Builds the Injections of one snapshot and collects what is wrong on the way.
 struct Buildup {
   const SecretStore& secrets;
-  const std::shared_ptr<RefreshTokens>& kept;
+  const ResolveOptions& options;
   Injections out;
   std::vector<policy::Problem> problems;
 
@@ -27,12 +31,21 @@ struct Buildup {
     auto& source = out.sources_.emplace_back();
     if (!rule.enabled) return;
     const std::string where = fmt::format("rules[{}].{}", index, policy::type_of(rule.provider));
+    if (const policy::TokenSubject* subject = rule.token_subject()) check_subject(*subject, where);
     source =
         std::visit([&](const auto& provider) { return make_source(provider, rule, where); }, rule.provider);
     headers.reserve(rule.headers.size());
     for (std::size_t i = 0; i < rule.headers.size(); ++i) {
       add_header(rule.headers[i], fmt::format("rules[{}].headers[{}].value", index, i), headers);
     }
+  }
+
+  void check_subject(const policy::TokenSubject& subject, const std::string& where) {
+    if (subject.tag.empty() || std::ranges::find(options.tag_values, subject.tag) != options.tag_values.end())
+      return;
+    fail(where + ".subject_scope", subject.at,
+         fmt::format("the sandbox has no tag value {} (accepted: workspace{}{})", subject.tag,
+                     options.tag_values.empty() ? "" : ", tag:", fmt::join(options.tag_values, ", tag:")));
   }
 
   void add_callback(const policy::Callback& callback, std::size_t index) {
@@ -129,6 +142,10 @@ struct Buildup {
   SourceRef make_source(const std::monostate&, const policy::Rule&, const std::string&) { return nullptr; }
 
   SourceRef make_source(const policy::GcpAuth& gcp, const policy::Rule&, const std::string& where) {
+    if (gcp.federation) {
+      out.google_ = GoogleIdentity{{}, gcp.federation->service_account_email, gcp.scopes};
+      return std::make_unique<GoogleFederationSource>(*gcp.federation, gcp.scopes, options.identity);
+    }
     const Secret json = secret_of(gcp.service_account_json, where, "service_account_json");
     if (json.empty()) return nullptr;
     const std::string place = where + ".service_account_json";
@@ -158,7 +175,8 @@ struct Buildup {
 
   SourceRef make_source(const policy::Oauth2Auth& oauth2, const policy::Rule&, const std::string& where) {
     return std::make_unique<Oauth2Source>(oauth2, secret_of(oauth2.client_secret, where, "client_secret"),
-                                          secret_of(oauth2.refresh_token, where, "refresh_token"), kept);
+                                          secret_of(oauth2.refresh_token, where, "refresh_token"),
+                                          options.kept);
   }
 
   SourceRef make_source(const policy::GithubAppAuth& app, const policy::Rule&, const std::string& where) {
@@ -172,28 +190,23 @@ struct Buildup {
   }
 
   SourceRef make_source(const policy::AwsAuth& aws, const policy::Rule& rule, const std::string& where) {
+    if (aws.role) {
+      sign_with(std::make_unique<AwsSigning>(nullptr, named_hosts(rule), "aws:" + aws.role->arn));
+      return std::make_unique<AwsRoleSource>(*aws.role, options.identity);
+    }
     auto credentials = std::make_shared<AwsCredentials>();
     const Secret key_id = secret_of(aws.access_key_id, where, "access_key_id");
     credentials->secret_access_key = secret_of(aws.secret_access_key, where, "secret_access_key");
     credentials->session_token = secret_of(aws.session_token, where, "session_token");
     if (key_id.empty() || credentials->secret_access_key.empty()) return nullptr;
     credentials->access_key_id = key_id.unwrap();
-    check_aws_key_id(credentials->access_key_id, where, aws.access_key_id.at);
+    if (!is_aws_key_id(credentials->access_key_id))
+      fail(where + ".access_key_id.value", aws.access_key_id.at,
+           "is no access key of AWS (accepted: at most 128 letters and digits)");
     if (!make_header("X-Amz-Security-Token", "aws", credentials->session_token.unwrap()))
       fail(where + ".session_token.value", aws.session_token->at, "is no session token of AWS");
     sign_with(std::make_unique<AwsSigning>(std::move(credentials), named_hosts(rule), "aws"));
     return nullptr;
-  }
-
-  /// It stands between '/' and ',' in a header, and is the one part of the credentials that is no secret.
-  void check_aws_key_id(std::string_view key_id, const std::string& where, policy::Position at) {
-    const bool plain = key_id.size() <= 128 && std::ranges::all_of(key_id, [](char c) {
-                         return (c >= 'A' && c <= 'Z') || (c >= 'a' && c <= 'z') || (c >= '0' && c <= '9') ||
-                                c == '_' || c == '-';
-                       });
-    if (!plain)
-      fail(where + ".access_key_id.value", at,
-           "is no access key of AWS (accepted: at most 128 letters and digits)");
   }
 
   static std::vector<std::string> named_hosts(const policy::Rule& rule) {
@@ -211,6 +224,7 @@ struct Buildup {
   }
 
   SourceRef make_source(const policy::AzureAuth& azure, const policy::Rule&, const std::string& where) {
+    if (azure.federation) return std::make_unique<AzureFederationSource>(*azure.federation, options.identity);
     if (azure.account_key) {
       const Secret text = secret_of(*azure.account_key, where, "account_key");
       if (text.empty()) return nullptr;
@@ -241,8 +255,8 @@ struct Buildup {
 
 std::expected<Injections, std::vector<policy::Problem>> resolve(const policy::Snapshot& snapshot,
                                                                 const SecretStore& secrets,
-                                                                const std::shared_ptr<RefreshTokens>& kept) {
-  Buildup buildup{secrets, kept, {}, {}};
+                                                                const ResolveOptions& options) {
+  Buildup buildup{secrets, options, {}, {}};
   for (std::size_t i = 0; i < snapshot.rules().size(); ++i) buildup.add_rule(snapshot.rules()[i], i);
   for (std::size_t i = 0; i < snapshot.callbacks().size(); ++i)
     buildup.add_callback(snapshot.callbacks()[i], i);

@@ -22,11 +22,12 @@
 namespace postern::credential {
 
 struct Buildup;
+struct WorkloadIdentity;
 
 /// Whose tokens a rule of type gcp puts on requests. Nothing of it is secret.
 struct GoogleIdentity {
-  std::string project_id;  ///< May be empty.
-  std::string client_email;
+  std::string project_id;    ///< May be empty.
+  std::string client_email;  ///< Empty where no service account is impersonated.
   std::vector<std::string> scopes;
 };
 
@@ -69,12 +70,18 @@ class Injections {
   std::optional<GoogleIdentity> google_;
 };
 
+/// What credentials are made of besides secrets.
+struct ResolveOptions {
+  std::shared_ptr<RefreshTokens> kept;  ///< Refresh tokens that servers changed; nullptr: in memory only.
+  std::shared_ptr<const WorkloadIdentity> identity;  ///< nullptr: rules that need it have no credential.
+  std::vector<std::string> tag_values;               ///< The sandbox's.
+};
+
 /// Fills in the templates of every enabled rule. Problems, all of them: a {KEY} that the store does not have
 /// (named), an opaque value that was not given, a filled-in value that no header can hold (CR, LF, NUL...),
-/// and a provider's secret that is not what it should be. `kept`: refresh tokens that servers changed; may be
-/// nullptr.
-std::expected<Injections, std::vector<policy::Problem>> resolve(
-    const policy::Snapshot& snapshot, const SecretStore& secrets,
-    const std::shared_ptr<RefreshTokens>& kept = nullptr);
+/// a provider's secret that is not what it should be, and a tag that the sandbox does not have.
+std::expected<Injections, std::vector<policy::Problem>> resolve(const policy::Snapshot& snapshot,
+                                                                const SecretStore& secrets,
+                                                                const ResolveOptions& options = {});
 
 }  // namespace postern::credential

@@ -87,10 +87,12 @@ Result<JwtKey> JwtKey::from_handle(Handle key) {
   return JwtKey(std::move(key), JwtAlgorithm::rs256);
 }
 
-JwtKey JwtKey::generate() {
-  Handle key(EVP_PKEY_Q_keygen(nullptr, nullptr, "ED25519"));
+JwtKey JwtKey::generate(JwtAlgorithm algorithm) {
+  Handle key(algorithm == JwtAlgorithm::eddsa
+                 ? EVP_PKEY_Q_keygen(nullptr, nullptr, "ED25519")
+                 : EVP_PKEY_Q_keygen(nullptr, nullptr, "RSA", static_cast<std::size_t>(rsa_bits_min)));
   must(key != nullptr);
-  return {std::move(key), JwtAlgorithm::eddsa};
+  return {std::move(key), algorithm};
 }
 
 Result<JwtKey> JwtKey::from_pem(const Secret& pem) {
@@ -193,6 +195,12 @@ JwtClaims& JwtClaims::text(std::string_view name_in, std::string_view value) {
 JwtClaims& JwtClaims::time(std::string_view name_in, std::chrono::sys_seconds value) {
   name(name_in);
   json_ += std::to_string(value.time_since_epoch().count());
+  return *this;
+}
+
+JwtClaims& JwtClaims::json(std::string_view name_in, std::string_view value) {
+  name(name_in);
+  json_ += value;
   return *this;
 }
 

@@ -28,8 +28,9 @@ std::string_view name_of(JwtAlgorithm algorithm);
 /// called by several threads at once.
 class JwtKey {
  public:
-  /// A new Ed25519 key, from the operating system's random numbers.
-  static JwtKey generate();
+  /// A new key, from the operating system's random numbers: Ed25519, or RSA of rsa_bits_min, which takes a
+  /// tenth of a second.
+  static JwtKey generate(JwtAlgorithm algorithm);
   /// PKCS#8 or PKCS#1, without a passphrase: an RSA key of at least rsa_bits_min, or an Ed25519 key. Errors:
   /// invalid_configuration, in words that hold nothing of the key.
   static Result<JwtKey> from_pem(const Secret& pem);
@@ -79,6 +80,8 @@ class JwtClaims {
   JwtClaims& text(std::string_view name, std::string_view value);
   /// Seconds since 1970 (NumericDate, RFC 7519 §2).
   JwtClaims& time(std::string_view name, std::chrono::sys_seconds value);
+  /// `value`: JSON.
+  JwtClaims& json(std::string_view name, std::string_view value);
   std::string json() && { return std::move(json_ += '}'); }
 
  private:

@@ -9,6 +9,7 @@
 #include "credential/base64.h"
 #include "credential/digest.h"
 #include "credential/google_service_account.h"
+#include "credential/jwt_test_kit.h"
 
 namespace postern::credential {
 namespace {
@@ -107,20 +108,10 @@ constexpr const char* encrypted_key =
     "tK0kAHljdYy2rs6chnbnWQ9FzaLFGzRVUilzl2yxp/bHNlrgmTDqrZr/cisKjxs=\n"
     "-----END ENCRYPTED PRIVATE KEY-----\n";
 
-std::string from_base64url(std::string_view text) {
-  std::string plain(text);
-  std::ranges::replace(plain, '-', '+');
-  std::ranges::replace(plain, '_', '/');
-  plain.append((4 - plain.size() % 4) % 4, '=');
-  const auto decoded = decode_base64(plain);
-  EXPECT_TRUE(decoded) << text;
-  return decoded ? std::string(decoded->unwrap()) : "";
-}
-
 JwtKey must_load(std::string_view pem) {
   auto key = JwtKey::from_pem(Secret(std::string(pem)));
   EXPECT_TRUE(key) << key.error().detail;
-  return key ? std::move(*key) : JwtKey::generate();
+  return key ? std::move(*key) : JwtKey::generate(JwtAlgorithm::eddsa);
 }
 
 JwtKey rfc8037_key() {  // Appendix A.1
@@ -142,7 +133,7 @@ Opened open_token(std::string_view token, const nlohmann::json& jwk) {
   const auto second = token.find('.', first + 1);
   if (first == token.npos || second == token.npos) return opened;
   opened.header = nlohmann::json::parse(from_base64url(token.substr(0, first)));
-  opened.payload = nlohmann::json::parse(from_base64url(token.substr(first + 1, second - first - 1)));
+  opened.payload = claims_of(token);
   const std::string signature = from_base64url(token.substr(second + 1));
   const std::string x = from_base64url(jwk.at("x").get<std::string>());
   const auto bytes = [](const std::string& text) {
@@ -244,8 +235,8 @@ TEST(Jwt, Rfc7515AppendixA2IsReproduced) {
 }
 
 TEST(Jwt, AMintedTokenIsVerifiedWithThePublishedKey) {
-  JwtKey key = JwtKey::generate();
-  JwtKey other = JwtKey::generate();
+  JwtKey key = JwtKey::generate(JwtAlgorithm::eddsa);
+  JwtKey other = JwtKey::generate(JwtAlgorithm::eddsa);
   EXPECT_NE(key.key_id(), other.key_id());
   const JwtKey* const both[] = {&other, &key};
   const auto set = nlohmann::json::parse(jwk_set(both));

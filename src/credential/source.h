@@ -66,8 +66,11 @@ class Source {
   virtual Reason reason() const { return Reason::credential_unavailable; }
   /// Whether one answer serves several requests.
   virtual bool cached() const = 0;
-  /// Whether an answer is for one host and port only.
+  /// Whether an answer is for one destination only, and not for all that the rule or callback covers.
   virtual bool per_destination() const = 0;
+  /// What a destination is, with its port: the host itself, or what several hosts share. Lives as long as the
+  /// source or `host`.
+  virtual std::string_view family_of(std::string_view host) const { return host; }
   /// Asks once, by `deadline`. `request` is there when the source wants to see it. Errors are
   /// callback_failed or credential_unavailable, with a sentence for the record that holds nothing of the
   /// answer. A grant that is not cached has no expiry.

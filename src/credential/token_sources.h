@@ -1,7 +1,6 @@
 #pragma once
 // Access tokens that are asked for at a token endpoint and put on requests: Google service accounts (RFC
-// 7523), OAuth 2.0 (RFC 6749 §4.4, §6), GitHub Apps. Each is a Source; what they share is how a token is read
-// from an answer.
+// 7523), OAuth 2.0 (RFC 6749 §4.4, §6), GitHub Apps. Each is a Source.
 
 #include <functional>
 #include <mutex>
@@ -12,24 +11,10 @@
 #include "credential/google_service_account.h"
 #include "credential/jwt.h"
 #include "credential/source.h"
+#include "credential/token_endpoint.h"
 #include "policy/document.h"
 
 namespace postern::credential {
-
-inline constexpr std::size_t token_answer_bytes_max = 256 * 1024;
-
-/// What a token endpoint said (RFC 6749 §5.1).
-struct TokenAnswer {
-  Secret access_token;
-  std::optional<Secret> refresh_token;
-  std::chrono::seconds lifetime{
-      3600};  ///< When it does not say, an hour: nobody's is shorter without saying so.
-};
-/// Errors: credential_unavailable, in words that quote nothing of the answer but RFC 6749 §5.2's `error`.
-Result<TokenAnswer> read_token_answer(int status, std::string_view body);
-
-/// application/x-www-form-urlencoded, appended (WHATWG URL §5.2).
-void append_form(std::string_view name, std::string_view value, std::string& out);
 
 class GoogleSource final : public Source {
  public:

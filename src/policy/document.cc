@@ -469,6 +469,14 @@ bool Rule::judges_paths() const {
   });
 }
 
+const TokenSubject* Rule::token_subject() const {
+  if (const auto* aws = std::get_if<AwsAuth>(&provider)) return aws->role ? &aws->role->subject : nullptr;
+  if (const auto* gcp = std::get_if<GcpAuth>(&provider))
+    return gcp->federation ? &gcp->federation->subject : nullptr;
+  const auto* azure = std::get_if<AzureAuth>(&provider);
+  return azure && azure->federation ? &azure->federation->subject : nullptr;
+}
+
 bool Rule::injects_credential() const {
   return !std::holds_alternative<std::monostate>(provider) ||
          std::ranges::any_of(headers,
@@ -572,18 +580,40 @@ Json print_secret(const SecretValue& secret) {
   return out;
 }
 
+Json with_subject(Json out, const TokenSubject& subject) {
+  if (!subject.tag.empty()) out["subject_scope"] = "tag:" + subject.tag;
+  return out;
+}
+
 struct ProviderPrinter {
   Json operator()(const std::monostate&) const { return {}; }
   Json operator()(const AwsAuth& aws) const {
+    if (aws.role) {
+      Json out = {{"role_arn", aws.role->arn}};
+      for (const auto& [name, value] : aws.role->session_tags) out["session_tags"][name] = value;
+      return with_subject(std::move(out), aws.role->subject);
+    }
     Json out = {{"access_key_id", print_secret(aws.access_key_id)},
                 {"secret_access_key", print_secret(aws.secret_access_key)}};
     if (aws.session_token) out["session_token"] = print_secret(*aws.session_token);
     return out;
   }
   Json operator()(const GcpAuth& gcp) const {
+    if (gcp.federation) {
+      Json out = {{"workload_identity_provider", gcp.federation->provider}, {"scopes", gcp.scopes}};
+      if (!gcp.federation->service_account_email.empty())
+        out["service_account_email"] = gcp.federation->service_account_email;
+      return with_subject(std::move(out), gcp.federation->subject);
+    }
     return {{"service_account_json", print_secret(gcp.service_account_json)}, {"scopes", gcp.scopes}};
   }
   Json operator()(const AzureAuth& azure) const {
+    if (azure.federation) {
+      Json out = {{"tenant_id", azure.federation->tenant_id}, {"client_id", azure.federation->client_id}};
+      for (const AzureResource resource : azure.federation->resources)
+        out["resources"].push_back(azure_resources[static_cast<std::size_t>(resource)]);
+      return with_subject(std::move(out), azure.federation->subject);
+    }
     Json out = {{"storage_account", azure.storage_account}};
     if (azure.account_key) out["account_key"] = print_secret(*azure.account_key);
     if (azure.sas_token) out["sas_token"] = print_secret(*azure.sas_token);

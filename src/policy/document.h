@@ -3,6 +3,7 @@
 // is moved into a Snapshot (policy/snapshot.h), where requests are judged by it. Opaque credentials in it are
 // Secrets, so a Document moves and is never copied.
 
+#include <array>
 #include <chrono>
 #include <cstdint>
 #include <expected>
@@ -67,22 +68,62 @@ struct SecretValue {
 /// What AWS's SDKs in a sandbox sign with (AWS_ACCESS_KEY_ID).
 inline constexpr std::string_view aws_placeholder_key_id = "AKIAPOSTERNINJECTED0";
 
-/// Requests to AWS are signed anew (SigV4).
+/// As whom a cloud knows a sandbox that has no secret there, but a token that Postern signs.
+struct TokenSubject {
+  Position at;
+  std::string tag;  ///< One of the sandbox's tag values; empty: the whole workspace.
+};
+
+/// Credentials for an hour, of a role that trusts our tokens (STS AssumeRoleWithWebIdentity).
+struct AwsRole {
+  std::string arn;
+  std::string partition;             ///< Of the ARN: "aws", "aws-cn", "aws-us-gov".
+  std::vector<EnvVar> session_tags;  ///< They go inside the token.
+  TokenSubject subject;
+};
+/// Requests to AWS are signed anew (SigV4), with keys or as a role.
 struct AwsAuth {
   SecretValue access_key_id;
   SecretValue secret_access_key;
   std::optional<SecretValue> session_token;
+  std::optional<AwsRole> role;  ///< In place of the keys.
 };
-/// An access token for a service account (RFC 7523 §2.1).
+
+/// A provider of a workload identity pool that trusts our tokens.
+struct GcpFederation {
+  std::string provider;               ///< "//iam.googleapis.com/projects/..."
+  std::string service_account_email;  ///< Which is impersonated; empty: nobody.
+  TokenSubject subject;
+};
+/// An access token: for a service account (RFC 7523 §2.1), or by workload identity federation (RFC 8693).
 struct GcpAuth {
   SecretValue service_account_json;
   std::vector<std::string> scopes;
+  std::optional<GcpFederation> federation;  ///< In place of the service account's key.
 };
-/// Requests to a storage account are signed anew (SharedKey), or get its signature (SAS).
+
+/// Entra's resources, in the order of azure_resources.
+enum class AzureResource : std::uint8_t { storage, vault, management, cognitive_services };
+inline constexpr std::array<std::string_view, 4> azure_resources = {
+    "https://storage.azure.com", "https://vault.azure.net", "https://management.azure.com",
+    "https://cognitiveservices.azure.com"};
+/// Whose tokens a host takes; nullopt: nobody's here.
+std::optional<AzureResource> azure_resource_of(std::string_view host);
+
+/// An application of Entra's that trusts our tokens.
+struct AzureFederation {
+  std::string tenant_id;
+  std::string client_id;
+  std::vector<AzureResource> resources;  ///< Which it asks tokens for. At least one.
+  TokenSubject subject;
+};
+/// Requests to a storage account are signed anew (SharedKey), or get its signature (SAS); or requests to any
+/// of Azure's services get an access token.
 struct AzureAuth {
   std::string storage_account;
   std::optional<SecretValue> account_key;
   std::optional<SecretValue> sas_token;
+  std::optional<AzureFederation> federation;  ///< In place of all of these.
 };
 /// An access token of any OAuth 2.0 server (RFC 6749 §4.4 and §6).
 struct Oauth2Auth {
@@ -139,8 +180,11 @@ struct Rule {
   bool injects_credential() const;
   /// True when its credential is a signature: over TLS only, whatever the operator says.
   bool signs() const {
-    return std::holds_alternative<AwsAuth>(provider) || std::holds_alternative<AzureAuth>(provider);
+    const auto* azure = std::get_if<AzureAuth>(&provider);
+    return std::holds_alternative<AwsAuth>(provider) || (azure && !azure->federation);
   }
+  /// Not nullptr when its credential is asked for with a token that Postern signs.
+  const TokenSubject* token_subject() const;
   /// True when it says what to put on requests, so that no callback is asked.
   bool has_headers() const { return !headers.empty() || !std::holds_alternative<std::monostate>(provider); }
 };

@@ -339,9 +339,6 @@ TEST(Document, WhatThisVersionCannotDoIsRefusedByName) {
       EXPECT_THAT(problems(rule_with(type + ": {x: y}"), Format::yaml, unknown),
                   HasSubstr(fmt::format("rules[0].{0}: belongs to rules with 'type: {0}'", type)));
     }
-    for (const std::string aws : {"role_arn: x", "session_tags: {}", "subject_scope: x"})
-      EXPECT_THAT(problems("rules: [{name: r, type: aws, aws: {" + aws + "}}]", Format::yaml, unknown),
-                  HasSubstr("is not supported by this version"));
   }
 }
 
@@ -404,6 +401,139 @@ TEST(Document, ProvidersHaveTheirHostsPlaceholdersAndSettings) {
   EXPECT_THAT(printed, Not(HasSubstr("amazonaws"))) << "its hosts are the type's, not the document's";
   const auto again = parse_document(printed, Format::json);
   ASSERT_TRUE(again) << describe(again.error(), "printed");
+}
+
+constexpr std::string_view federations = R"(
+rules:
+  - name: cloud
+    type: aws
+    aws:
+      role_arn: arn:aws-us-gov:iam::123456789012:role/team/agents
+      session_tags: {team: "r d", cost/center: "4711"}
+      subject_scope: tag:blue
+  - name: google
+    type: gcp
+    gcp:
+      workload_identity_provider: //iam.googleapis.com/projects/1234/locations/global/workloadIdentityPools/agents/providers/postern
+      service_account_email: robot@acme.iam.gserviceaccount.com
+  - name: entra
+    type: azure
+    azure:
+      tenant_id: 11111111-2222-3333-4444-555555555555
+      client_id: AAAAAAAA-bbbb-cccc-dddd-eeeeeeeeeeee
+      resources: [https://vault.azure.net, https://management.azure.com]
+      subject_scope: workspace
+)";
+
+TEST(Document, WorkloadIdentitiesStandInThePlaceOfSecrets) {
+  const Document document = yaml(federations);
+  ASSERT_EQ(document.rules.size(), 3u);
+  const AwsRole& role = *std::get<AwsAuth>(document.rules[0].provider).role;
+  EXPECT_EQ(role.partition, "aws-us-gov");
+  ASSERT_EQ(role.session_tags.size(), 2u);
+  EXPECT_EQ(role.session_tags[1].value, "4711");
+  EXPECT_EQ(role.subject.tag, "blue");
+  EXPECT_TRUE(document.rules[0].signs());
+  const GcpAuth& gcp = std::get<GcpAuth>(document.rules[1].provider);
+  EXPECT_EQ(gcp.scopes, std::vector<std::string>{"https://www.googleapis.com/auth/cloud-platform"});
+  EXPECT_EQ(gcp.federation->subject.tag, "");
+  const Rule& entra = document.rules[2];
+  EXPECT_FALSE(entra.signs()) << "a token is put on the request";
+  EXPECT_TRUE(entra.injects_credential());
+  ASSERT_EQ(entra.match_hosts.size(), 2u);
+  EXPECT_EQ(entra.match_hosts[0].text, "*.vault.azure.net");
+  EXPECT_EQ(entra.match_hosts[1].text, "management.azure.com");
+  EXPECT_TRUE(document.rules[0].token_subject() && document.rules[1].token_subject() &&
+              entra.token_subject());
+  EXPECT_EQ(yaml(providers).rules[0].token_subject(), nullptr);
+  const std::string printed = print(document);
+  const auto again = parse_document(printed, Format::json);
+  ASSERT_TRUE(again) << describe(again.error(), "printed");
+  EXPECT_EQ(print(*again), printed);
+}
+
+TEST(Document, HostsOfEntrasResourcesAreTheirOwn) {
+  EXPECT_EQ(azure_resource_of("acme.blob.core.windows.net"), AzureResource::storage);
+  EXPECT_EQ(azure_resource_of("acme.vault.azure.net"), AzureResource::vault);
+  EXPECT_EQ(azure_resource_of("management.azure.com"), AzureResource::management);
+  EXPECT_EQ(azure_resource_of("acme.openai.azure.com"), AzureResource::cognitive_services);
+  for (const char* other : {"blob.core.windows.net", "evilvault.azure.net", "x.management.azure.com",
+                            "azure.com", "acme.vault.azure.net.evil.example.com", ""})
+    EXPECT_EQ(azure_resource_of(other), std::nullopt) << other;
+}
+
+TEST(Document, WorkloadIdentitiesThatCannotWorkAreRefusedByPlace) {
+  const auto aws = [](const std::string& fields) {
+    return problems("rules:\n  - {name: r, type: aws, aws: {" + fields + "}}\n");
+  };
+  const std::string role = "role_arn: 'arn:aws:iam::123456789012:role/a'";
+  EXPECT_EQ(aws(role), "");
+  EXPECT_THAT(aws(role + ", access_key_id: {type: opaque, value: a}"),
+              HasSubstr("rules[0].aws.access_key_id: does not belong beside 'role_arn'"));
+  EXPECT_THAT(aws("access_key_id: {type: opaque, value: a}, secret_access_key: {type: opaque, value: b}, "
+                  "session_tags: {a: b}"),
+              HasSubstr("rules[0].aws.session_tags: does not belong beside 'access_key_id'"));
+  EXPECT_EQ(aws("access_key_id: {type: opaque, value: a}, secret_access_key: {type: opaque, value: b}, "
+                "role_arn: ''"),
+            "")
+      << "the SDKs' form of a rule with keys";
+  for (const std::string arn :
+       {"x", "arn:aws:iam::123456789012:user/a", "arn:aws:iam::12345678901:role/a",
+        "arn:aws:iam::123456789012:role/", "arn:aws:iam:eu-west-1:123456789012:role/a",
+        "arn:other:iam::123456789012:role/a", "arn:aws:s3::123456789012:role/a",
+        "arn:aws:iam::123456789012:role/a b", "arn:aws:iam::123456789012:role/a/"})
+    EXPECT_THAT(aws("role_arn: '" + arn + "'"), HasSubstr("rules[0].aws.role_arn: is not the ARN of a role"))
+        << arn;
+  EXPECT_THAT(aws(role + ", session_tags: {'aws:x': y}"), HasSubstr("are reserved"));
+  EXPECT_THAT(aws(role + ", session_tags: {'LangSmith:x': y}"), HasSubstr("are reserved"));
+  EXPECT_THAT(aws(role + ", session_tags: {a: x, A: y}"), HasSubstr("is there already"));
+  EXPECT_THAT(aws(role + ", session_tags: {a: ''}"), HasSubstr("is no value of a tag"));
+  EXPECT_THAT(aws(role + ", session_tags: {a: x/y}"), HasSubstr("is no value of a tag"));
+  EXPECT_THAT(aws(role + ", session_tags: {'a\"b': x}"), HasSubstr("is no key of a tag"));
+  EXPECT_THAT(aws(role + ", session_tags: {" + std::string(129, 'k') + ": x}"),
+              HasSubstr("is no key of a tag"));
+  std::string many;
+  for (int i = 0; i < 51; ++i) many += fmt::format("k{}: v, ", i);
+  EXPECT_THAT(aws(role + ", session_tags: {" + many + "}"), HasSubstr("51 tags: at most 50"));
+  for (const std::string scope : {"sandbox", "tag:", "tag:a b", ""})
+    EXPECT_THAT(aws(role + ", subject_scope: '" + scope + "'"),
+                HasSubstr("subject_scope: is not a scope (accepted: workspace, tag:ID)"))
+        << scope;
+
+  const auto gcp = [](const std::string& fields) {
+    return problems("rules:\n  - {name: r, type: gcp, gcp: {" + fields + "}}\n");
+  };
+  const std::string provider =
+      "workload_identity_provider: "
+      "//iam.googleapis.com/projects/1/locations/global/workloadIdentityPools/p/providers/q";
+  EXPECT_EQ(gcp(provider), "");
+  EXPECT_THAT(gcp(provider + "/r"), HasSubstr("is not a provider's full name"));
+  EXPECT_THAT(gcp("workload_identity_provider: https:" + provider.substr(28)),
+              HasSubstr("is not a provider's full name"));
+  EXPECT_THAT(gcp(provider + ", service_account_json: {type: opaque, value: x}"),
+              HasSubstr("does not belong beside"));
+  for (const std::string account : {"robot", "robot@", "@acme", "robot/../x@acme", "a b@acme", "a@b@c"})
+    EXPECT_THAT(gcp(provider + ", service_account_email: '" + account + "'"),
+                HasSubstr("is not a service account"))
+        << account;
+
+  const auto azure = [](const std::string& fields, const std::string& more = "") {
+    return problems("rules:\n  - {name: r, type: azure, azure: {" + fields + "}" + more + "}\n");
+  };
+  const std::string entra =
+      "tenant_id: 11111111-2222-3333-4444-555555555555, client_id: 11111111-2222-3333-4444-555555555555";
+  EXPECT_EQ(azure(entra), "");
+  EXPECT_EQ(azure(entra, ", match_hosts: [acme.blob.core.windows.net], match_paths: [/a/*]"), "");
+  EXPECT_THAT(azure(entra, ", match_hosts: [evil.example.com]"),
+              HasSubstr("is not one of this type's hosts"));
+  EXPECT_THAT(
+      azure(entra + ", resources: [https://vault.azure.net]", ", match_hosts: [acme.blob.core.windows.net]"),
+      HasSubstr("is not one of this type's hosts (accepted: *.vault.azure.net"));
+  EXPECT_THAT(azure(entra + ", resources: [https://graph.microsoft.com]"), HasSubstr("is not a resource"));
+  EXPECT_THAT(azure(entra + ", storage_account: acme"), HasSubstr("does not belong beside 'tenant_id'"));
+  EXPECT_THAT(azure("tenant_id: common, client_id: x"),
+              AllOf(HasSubstr("tenant_id: is not a GUID"), HasSubstr("client_id: is not a GUID")));
+  EXPECT_THAT(azure("tenant_id: 11111111-2222-3333-4444-555555555555"), HasSubstr("needs 'client_id'"));
 }
 
 TEST(Document, ProvidersThatCannotWorkAreRefusedByPlace) {

@@ -9,14 +9,22 @@ namespace postern::policy {
 namespace {
 
 constexpr std::array<std::string_view, 5> provider_types = {"aws", "gcp", "azure", "oauth2", "github_app"};
-constexpr std::array<std::string_view, 3> aws_fields = {"access_key_id", "secret_access_key",
-                                                        "session_token"};
-constexpr std::array<std::string_view, 3> aws_unsupported = {"role_arn", "session_tags", "subject_scope"};
-constexpr std::array<std::string_view, 2> gcp_fields = {"service_account_json", "scopes"};
-constexpr std::array<std::string_view, 3> gcp_unsupported = {"workload_identity_provider",
-                                                             "service_account_email", "subject_scope"};
-constexpr std::array<std::string_view, 3> azure_fields = {"storage_account", "account_key", "sas_token"};
-constexpr std::array<std::string_view, 3> azure_unsupported = {"tenant_id", "client_id", "resources"};
+// What stands for a secret, and what for a token that is signed by us.
+constexpr std::array<std::string_view, 3> aws_key_fields = {"access_key_id", "secret_access_key",
+                                                            "session_token"};
+constexpr std::array<std::string_view, 2> aws_role_fields = {"session_tags", "subject_scope"};
+constexpr std::array<std::string_view, 6> aws_fields = {
+    "access_key_id", "secret_access_key", "session_token", "role_arn", "session_tags", "subject_scope"};
+constexpr std::array<std::string_view, 1> gcp_key_fields = {"service_account_json"};
+constexpr std::array<std::string_view, 2> gcp_federation_fields = {"service_account_email", "subject_scope"};
+constexpr std::array<std::string_view, 5> gcp_fields = {
+    "service_account_json", "scopes", "workload_identity_provider", "service_account_email", "subject_scope"};
+constexpr std::string_view gcp_scope_of_all = "https://www.googleapis.com/auth/cloud-platform";
+constexpr std::array<std::string_view, 3> azure_key_fields = {"storage_account", "account_key", "sas_token"};
+constexpr std::array<std::string_view, 3> azure_federation_fields = {"client_id", "resources",
+                                                                     "subject_scope"};
+constexpr std::array<std::string_view, 7> azure_fields = {
+    "storage_account", "account_key", "sas_token", "tenant_id", "client_id", "resources", "subject_scope"};
 constexpr std::array<std::string_view, 6> oauth2_fields = {"token_url",     "grant",         "client_id",
                                                            "client_secret", "refresh_token", "scopes"};
 constexpr std::array<std::string_view, 5> github_app_fields = {"app_id", "installation_id", "private_key",
@@ -27,17 +35,13 @@ constexpr std::size_t text_bytes_max = 256;
 constexpr std::size_t secret_bytes_max = 64 * 1024;  // a service account's JSON has 2.5 KiB
 
 struct OwnHost {
-  std::string_view text;
   std::string_view host;
   bool subdomains;
 };
-constexpr std::array<OwnHost, 3> aws_hosts = {{{"*.amazonaws.com", "amazonaws.com", true},
-                                               {"*.amazonaws.com.cn", "amazonaws.com.cn", true},
-                                               {"*.api.aws", "api.aws", true}}};
-constexpr std::array<OwnHost, 2> gcp_hosts = {
-    {{"googleapis.com", "googleapis.com", false}, {"*.googleapis.com", "googleapis.com", true}}};
-constexpr std::array<OwnHost, 2> github_hosts = {
-    {{"api.github.com", "api.github.com", false}, {"github.com", "github.com", false}}};
+constexpr std::array<OwnHost, 3> aws_hosts = {
+    {{"amazonaws.com", true}, {"amazonaws.com.cn", true}, {"api.aws", true}}};
+constexpr std::array<OwnHost, 2> gcp_hosts = {{{"googleapis.com", false}, {"googleapis.com", true}}};
+constexpr std::array<OwnHost, 2> github_hosts = {{{"api.github.com", false}, {"github.com", false}}};
 constexpr std::array<std::string_view, 5> azure_services = {"blob", "queue", "file", "table", "dfs"};
 
 // Values that clients accept, and that are good for nothing. The bundles are set by the sandbox's trust.
@@ -60,15 +64,30 @@ bool is_word(std::string_view text) {
          std::ranges::none_of(text, [](char c) { return static_cast<unsigned char>(c) <= ' ' || c == 0x7f; });
 }
 
+/// The SDKs' documents have `role_arn: ""` beside keys.
+bool says(const Node& node, std::string_view key) {
+  const Node* found = node.find(key);
+  return found != nullptr && found->kind != Node::Kind::null &&
+         (found->kind != Node::Kind::string || !found->text.empty());
+}
+
 /// Azure's rule for names: 3 to 24 lower-case letters and digits.
 bool is_storage_account(std::string_view name) {
   return name.size() >= 3 && name.size() <= 24 &&
          std::ranges::all_of(name, [](char c) { return (c >= 'a' && c <= 'z') || (c >= '0' && c <= '9'); });
 }
 
-bool lies_within(const HostPattern& pattern, std::span<const OwnHost> hosts) {
-  return std::ranges::any_of(hosts, [&](const OwnHost& own) {
-    const std::string below = "." + std::string(own.host);
+std::string text_of(const HostPattern& pattern) { return (pattern.subdomains ? "*." : "") + pattern.host; }
+
+std::vector<HostPattern> patterns_of(std::span<const OwnHost> hosts) {
+  std::vector<HostPattern> out;
+  for (const OwnHost& own : hosts) out.push_back({std::string(own.host), own.subdomains});
+  return out;
+}
+
+bool lies_within(const HostPattern& pattern, std::span<const HostPattern> hosts) {
+  return std::ranges::any_of(hosts, [&](const HostPattern& own) {
+    const std::string below = "." + own.host;
     if (pattern.host == own.host) return pattern.subdomains == own.subdomains;
     return own.subdomains && pattern.host.ends_with(below);
   });
@@ -200,23 +219,53 @@ void ProviderReader::read_words(const Node& node, const std::string& where, std:
   });
 }
 
+/// True when none of the others is there: one way or the other, never half of both.
+bool ProviderReader::stands_alone(const Node& node, const std::string& where, std::string_view chosen,
+                                  Names others) {
+  bool alone = true;
+  for (const std::string_view other : others) {
+    if (!says(node, other)) continue;
+    fail(child(where, other), node.find(other)->at, fmt::format("does not belong beside '{}'", chosen));
+    alone = false;
+  }
+  return alone;
+}
+
 void ProviderReader::read_aws(const Node& node, const std::string& where, AwsAuth& out) {
-  check_fields(node, where, aws_fields, aws_unsupported);
+  check_fields(node, where, aws_fields);
+  if (says(node, "role_arn")) {
+    if (stands_alone(node, where, "role_arn", aws_key_fields)) read_role(node, where, out.role.emplace());
+    return;
+  }
+  stands_alone(node, where, "access_key_id", aws_role_fields);
   require_secret(node, where, "access_key_id", out.access_key_id);
   require_secret(node, where, "secret_access_key", out.secret_access_key);
   out.session_token = read_secret(node, where, "session_token");
 }
 
 void ProviderReader::read_gcp(const Node& node, const std::string& where, GcpAuth& out) {
-  check_fields(node, where, gcp_fields, gcp_unsupported);
-  require_secret(node, where, "service_account_json", out.service_account_json);
+  check_fields(node, where, gcp_fields);
   read_words(node, where, "scopes", out.scopes);
+  if (says(node, "workload_identity_provider")) {
+    if (!stands_alone(node, where, "workload_identity_provider", gcp_key_fields)) return;
+    read_gcp_federation(node, where, out.federation.emplace());
+    if (out.scopes.empty()) out.scopes.emplace_back(gcp_scope_of_all);
+    return;
+  }
+  stands_alone(node, where, "service_account_json", gcp_federation_fields);
+  require_secret(node, where, "service_account_json", out.service_account_json);
   if (out.scopes.empty() && find(node, "scopes") == nullptr)
     fail(where, node.at, "needs 'scopes', e.g. [https://www.googleapis.com/auth/cloud-platform]");
 }
 
 void ProviderReader::read_azure(const Node& node, const std::string& where, AzureAuth& out) {
-  check_fields(node, where, azure_fields, azure_unsupported);
+  check_fields(node, where, azure_fields);
+  if (says(node, "tenant_id")) {
+    if (stands_alone(node, where, "tenant_id", azure_key_fields))
+      read_azure_federation(node, where, out.federation.emplace());
+    return;
+  }
+  stands_alone(node, where, "storage_account", azure_federation_fields);
   read_text(node, where, "storage_account", out.storage_account);
   if (!out.storage_account.empty() && !is_storage_account(out.storage_account))
     fail(child(where, "storage_account"), node.find("storage_account")->at,
@@ -292,12 +341,15 @@ void ProviderReader::complete_provider(const Node& node, const std::string& wher
 }
 
 void ProviderReader::add_own_hosts(const Node& node, const std::string& where, Rule& out) {
-  std::span<const OwnHost> hosts;
-  if (std::holds_alternative<AwsAuth>(out.provider)) hosts = aws_hosts;
-  if (std::holds_alternative<GcpAuth>(out.provider)) hosts = gcp_hosts;
-  if (std::holds_alternative<GithubAppAuth>(out.provider)) hosts = github_hosts;
+  std::vector<HostPattern> hosts;
   const Node* said = find(node, "match_hosts");
-  if (const auto* azure = std::get_if<AzureAuth>(&out.provider)) {
+  if (std::holds_alternative<AwsAuth>(out.provider)) hosts = patterns_of(aws_hosts);
+  if (std::holds_alternative<GcpAuth>(out.provider)) hosts = patterns_of(gcp_hosts);
+  if (std::holds_alternative<GithubAppAuth>(out.provider)) hosts = patterns_of(github_hosts);
+  const auto* azure = std::get_if<AzureAuth>(&out.provider);
+  if (azure && azure->federation) {
+    hosts = azure_hosts_of(azure->federation->resources);
+  } else if (azure) {
     if (said != nullptr)
       return fail(child(where, "match_hosts"), said->at,
                   "belongs to no azure rule: its hosts are the account's");
@@ -310,15 +362,14 @@ void ProviderReader::add_own_hosts(const Node& node, const std::string& where, R
   }
   if (hosts.empty()) return;
   if (said == nullptr) {
-    for (const OwnHost& own : hosts)
-      out.match_hosts.push_back({std::string(own.text), {std::string(own.host), own.subdomains}});
+    for (const HostPattern& own : hosts) out.match_hosts.push_back({text_of(own), own});
     out.own_hosts = true;
     return;
   }
   for (std::size_t i = 0; i < out.match_hosts.size(); ++i) {
     if (lies_within(out.match_hosts[i].pattern, hosts)) continue;
-    std::vector<std::string_view> accepted;
-    for (const OwnHost& own : hosts) accepted.push_back(own.text);
+    std::vector<std::string> accepted;
+    for (const HostPattern& own : hosts) accepted.push_back(text_of(own));
     fail(fmt::format("{}.match_hosts[{}]", where, i), said->at,
          fmt::format("{} is not one of this type's hosts (accepted: {}, and what lies below)",
                      in_quotes(out.match_hosts[i].text), fmt::join(accepted, ", ")));

@@ -1,16 +1,16 @@
 #pragma once
 // Rules with a `type`: credentials of cloud providers and of OAuth (section 6 of the policy document).
 
-#include "policy/tree_reader.h"
+#include "policy/federation_reader.h"
 
 namespace postern::policy {
 
 /// Looks like a token of Google's, and is good for nothing.
 inline constexpr std::string_view gcp_placeholder_token = "ya29.postern-injected";
 
-class ProviderReader : protected TreeReader {
+class ProviderReader : protected FederationReader {
  protected:
-  using TreeReader::TreeReader;
+  using FederationReader::FederationReader;
 
   /// Reads `type` and the field that it names. The type, or empty for a rule of headers (and after a problem
   /// with the type).
@@ -24,6 +24,7 @@ class ProviderReader : protected TreeReader {
   void read_azure(const Node& node, const std::string& where, AzureAuth& out);
   void read_oauth2(const Node& node, const std::string& where, Oauth2Auth& out);
   void read_github_app(const Node& node, const std::string& where, GithubAppAuth& out);
+  bool stands_alone(const Node& node, const std::string& where, std::string_view chosen, Names others);
   std::optional<SecretValue> read_secret(const Node& node, const std::string& where, std::string_view key);
   void require_secret(const Node& node, const std::string& where, std::string_view key, SecretValue& out);
   void read_text(const Node& node, const std::string& where, std::string_view key, std::string& out);

@@ -15,11 +15,12 @@ void each_secret(AnyProvider& provider, Each each) {
     if (secret) each(name, *secret);
   };
   if (auto* aws = std::get_if<AwsAuth>(&provider)) {
+    if (aws->role) return;
     each("access_key_id", aws->access_key_id);
     each("secret_access_key", aws->secret_access_key);
     optional("session_token", aws->session_token);
   } else if (auto* gcp = std::get_if<GcpAuth>(&provider)) {
-    each("service_account_json", gcp->service_account_json);
+    if (!gcp->federation) each("service_account_json", gcp->service_account_json);
   } else if (auto* azure = std::get_if<AzureAuth>(&provider)) {
     optional("account_key", azure->account_key);
     optional("sas_token", azure->sas_token);

@@ -42,7 +42,7 @@ bool is_recursive(std::string_view query) {
   return false;
 }
 
-MetadataAnswer text(std::string body) { return {200, "application/text", std::move(body)}; }
+MetadataAnswer text(std::string_view body) { return {200, "application/text", std::string(body)}; }
 MetadataAnswer json(const Json& body) {
   return {200, json_type, body.dump(-1, ' ', true, Json::error_handler_t::replace)};
 }
@@ -54,9 +54,13 @@ bool take(std::string_view& path, std::string_view prefix) {
   return true;
 }
 
+/// A federated identity has no address; libraries want one, and ask below it.
+std::string_view email_of(const credential::GoogleIdentity& identity) {
+  return identity.client_email.empty() ? std::string_view("default") : identity.client_email;
+}
+
 Json account(const credential::GoogleIdentity& identity) {
-  return {
-      {"aliases", Json::array({"default"})}, {"email", identity.client_email}, {"scopes", identity.scopes}};
+  return {{"aliases", Json::array({"default"})}, {"email", email_of(identity)}, {"scopes", identity.scopes}};
 }
 
 /// Below service-accounts/NAME.
@@ -65,7 +69,7 @@ MetadataAnswer answer_account(const credential::GoogleIdentity& identity, std::s
   if (what.empty() || what == "/")
     return recursive ? json(account(identity)) : text("aliases\nemail\nscopes\ntoken\n");
   if (what == "/aliases") return text("default\n");
-  if (what == "/email") return text(identity.client_email);
+  if (what == "/email") return text(email_of(identity));
   if (what == "/scopes") return text(fmt::format("{}\n", fmt::join(identity.scopes, "\n")));
   if (what == "/token")
     return json({{"access_token", policy::gcp_placeholder_token},
@@ -78,17 +82,17 @@ MetadataAnswer answer_instance(const credential::GoogleIdentity& identity, std::
                                bool recursive) {
   if (path.empty() || path == "/") {
     if (!recursive) return text("service-accounts/\n");
-    return json(
-        {{"serviceAccounts", {{"default", account(identity)}, {identity.client_email, account(identity)}}}});
+    return json({{"serviceAccounts",
+                  {{"default", account(identity)}, {std::string(email_of(identity)), account(identity)}}}});
   }
   if (!take(path, "/service-accounts")) return {};
   if (path.empty() || path == "/") {
-    if (!recursive) return text(fmt::format("default/\n{}/\n", identity.client_email));
-    return json({{"default", account(identity)}, {identity.client_email, account(identity)}});
+    if (!recursive) return text(fmt::format("default/\n{}/\n", email_of(identity)));
+    return json({{"default", account(identity)}, {std::string(email_of(identity)), account(identity)}});
   }
   path.remove_prefix(1);
   const std::string_view name = path.substr(0, path.find('/'));
-  if (name != "default" && name != identity.client_email) return {};
+  if (name != "default" && name != email_of(identity)) return {};
   return answer_account(identity, path.substr(name.size()), recursive);
 }
 

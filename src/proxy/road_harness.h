@@ -26,6 +26,7 @@
 #include <vector>
 
 #include "credential/secret_store.h"
+#include "credential/workload_identity.h"
 #include "dns/name_table.h"
 #include "http2/test_kit.h"
 #include "policy/document.h"
@@ -256,9 +257,16 @@ class Peer {
 /// Made once: keys cost more than tests should.
 inline std::shared_ptr<const credential::CallbackSigner> callback_signer() {
   static const std::shared_ptr<const credential::CallbackSigner> signer =
-      std::make_shared<const credential::CallbackSigner>(credential::JwtKey::generate(),
-                                                         "https://postern.example.net");
+      std::make_shared<const credential::CallbackSigner>(
+          credential::JwtKey::generate(credential::JwtAlgorithm::eddsa), "https://postern.example.net");
   return signer;
+}
+
+inline std::shared_ptr<const credential::WorkloadIdentity> workload_identity() {
+  static const std::shared_ptr<const credential::WorkloadIdentity> identity =
+      std::make_shared<const credential::WorkloadIdentity>(
+          credential::JwtKey::generate(credential::JwtAlgorithm::rs256), "https://postern.example.net");
+  return identity;
 }
 
 inline Fd listen_on_loopback(std::uint16_t& port) {
@@ -310,6 +318,7 @@ struct RoadOptions {
   bool prompt_peers = false;                                 ///< See Peer::send_at_once.
   std::vector<std::pair<std::string, std::string>> secrets;  ///< Besides API_KEY.
   std::shared_ptr<credential::RefreshTokens> refresh_tokens;
+  std::shared_ptr<const credential::WorkloadIdentity> identity;
   std::vector<std::string> origin_hosts;  ///< Besides those of the default policy and its like.
   bool endpoint_tls = true;
   std::string endpoint_name = "creds.example.net";  ///< In its certificate.
@@ -333,7 +342,9 @@ class Road {
     credential::SecretStore secrets;
     (void)secrets.set("API_KEY", Secret(canary));
     for (const auto& [key, value] : options_.secrets) (void)secrets.set(key, Secret(std::string(value)));
-    auto injections = credential::resolve(**snapshot, secrets, options_.refresh_tokens);
+    auto injections = credential::resolve(
+        **snapshot, secrets,
+        {.kept = options_.refresh_tokens, .identity = options_.identity, .tag_values = {}});
     if (!injections) throw std::runtime_error("policy: " + injections.error().front().message);
     tenant_.egress = make_egress(std::move(*snapshot), std::move(*injections), callback_signer());
     tenant_.identity.name = std::make_shared<const std::string>("box");
@@ -348,7 +359,9 @@ class Road {
     for (const std::string& host : options_.origin_hosts) (*overrides)[host].push_back(here);
     std::uint16_t endpoint_port = 0;
     endpoint_listening_ = listen_on_loopback(endpoint_port);
-    for (const char* host : {"creds.example.net", "api.github.com", "oauth2.googleapis.com"})
+    for (const char* host :
+         {"creds.example.net", "api.github.com", "oauth2.googleapis.com", "sts.amazonaws.com",
+          "sts.googleapis.com", "iamcredentials.googleapis.com", "login.microsoftonline.com"})
       (*overrides)[host].push_back({IpAddress::v4(INADDR_LOOPBACK), endpoint_port});
     std::uint16_t closed_port = 0;
     listen_on_loopback(closed_port);  // closed again at once
@@ -406,6 +419,8 @@ class Road {
   /// Connections to creds.example.net, where callbacks are asked.
   Peer* endpoint() { return endpoints_.empty() ? nullptr : endpoints_.back().get(); }
   std::size_t endpoints() const { return endpoints_.size(); }
+  /// In the certificate of those that connect from now on.
+  void name_endpoint(std::string name) { options_.endpoint_name = std::move(name); }
   Worker& worker() { return *worker_; }
   ManualClock& clock() { return clock_; }
   std::uint16_t origin_port() const { return origin_port_; }

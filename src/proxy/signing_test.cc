@@ -305,6 +305,118 @@ TEST_F(Signing, ASessionsTokenIsSentAndSigned) {
   EXPECT_EQ(record()["credentials"], signed_by_aws);
 }
 
+const std::string as_a_role = R"(
+rules:
+  - name: cloud
+    type: aws
+    aws: {role_arn: "arn:aws:iam::123456789012:role/agents"}
+)";
+const json signed_by_role =
+    json::parse(R"([{"header":"Authorization","source":"aws:arn:aws:iam::123456789012:role/agents"}])");
+
+std::string sts_answer(std::string_view key = secret_key,
+                       std::string_view expiration = "2026-01-02T01:00:00Z") {
+  const std::string body = fmt::format(
+      "<AssumeRoleWithWebIdentityResponse xmlns=\"https://sts.amazonaws.com/doc/2011-06-15/\">"
+      "<AssumeRoleWithWebIdentityResult><Credentials><SessionToken>{}</SessionToken>"
+      "<SecretAccessKey>{}</SecretAccessKey><Expiration>{}</Expiration>"
+      "<AccessKeyId>AKIAREALREALREALREAL</AccessKeyId></Credentials></AssumeRoleWithWebIdentityResult>"
+      "</AssumeRoleWithWebIdentityResponse>",
+      session_token, key, expiration);
+  return fmt::format("HTTP/1.1 200 OK\r\nContent-Type: text/xml\r\nContent-Length: {}\r\n\r\n{}", body.size(),
+                     body);
+}
+
+class SigningAsARole : public Signing {
+ protected:
+  void start() {
+    RoadOptions made = options(as_a_role);
+    made.identity = workload_identity();
+    made.endpoint_name = "sts.amazonaws.com";
+    Signing::start(std::move(made));
+  }
+  void send() {
+    connect().send(fmt::format("GET /o HTTP/1.1\r\nHost: {}\r\n{}\r\n", bucket, placeholder_authorization()));
+  }
+  std::string asked() {
+    road_->settle();
+    return road_->endpoint() ? road_->endpoint()->take() : "";
+  }
+};
+
+TEST_F(SigningAsARole, AnHoursKeysAreAskedForOnceAndReplacedBeforeTheirEnd) {
+  start();
+  send();
+  EXPECT_THAT(asked(), HasSubstr("Action=AssumeRoleWithWebIdentity&"));
+  EXPECT_EQ(received(), "") << "nothing before there are keys";
+  road_->endpoint()->send(sts_answer());
+  const Received read = parse(received());
+  EXPECT_EQ(read.one("x-amz-security-token"), session_token);
+  EXPECT_TRUE(verify(read, "UNSIGNED-PAYLOAD").good);
+  answer();
+  send();
+  EXPECT_EQ(asked(), "") << "kept";
+  EXPECT_NE(received(), "");
+  answer();
+  road_->clock().advance(std::chrono::seconds(3545));  // within the margin before their end
+  asked();
+  received();
+  send();
+  EXPECT_THAT(asked(), HasSubstr("Action=AssumeRoleWithWebIdentity&"));
+  EXPECT_EQ(received(), "") << "no old keys";
+  for (const json& said : records()) {
+    if (said["reason"] == "allowed") {
+      EXPECT_EQ(said["credentials"], signed_by_role);
+    }
+  }
+}
+
+TEST_F(SigningAsARole, WithoutKeysNothingIsSent) {
+  const std::string denied =
+      "<ErrorResponse><Error><Type>Sender</Type><Code>InvalidIdentityToken</Code><Message>canary</Message></"
+      "Error></ErrorResponse>";
+  const std::vector<std::pair<std::string, std::string>> failures = {
+      {"refused",
+       fmt::format("HTTP/1.1 400 Bad Request\r\nContent-Length: {}\r\n\r\n{}", denied.size(), denied)},
+      {"redirect", "HTTP/1.1 302 Found\r\nLocation: https://evil.example/\r\nContent-Length: 0\r\n\r\n"},
+      {"no XML", "HTTP/1.1 200 OK\r\nContent-Length: 6\r\n\r\ncanary"},
+      {"no key", sts_answer("")},
+      {"ended", sts_answer(secret_key, "2026-01-01T23:59:59Z")},
+      {"no end", sts_answer(secret_key, "soon")},
+      {"too large", "HTTP/1.1 200 OK\r\n\r\n" + std::string(70 * 1024, ' ')},
+  };
+  for (const auto& [name, said] : failures) {
+    SCOPED_TRACE(name);
+    start();
+    send();
+    asked();
+    road_->endpoint()->send(said);
+    EXPECT_THAT(refusal(),
+                AllOf(HasSubstr("502 Bad Gateway"), HasSubstr("X-Postern-Reason: credential_unavailable"),
+                      Not(HasSubstr("canary"))));
+    EXPECT_EQ(road_->origins(), 0u);
+    const json one = record();
+    EXPECT_EQ(one["reason"], "credential_unavailable");
+    if (name == "refused") {
+      EXPECT_THAT(one.dump(), HasSubstr("answered 400 to the question for the role: InvalidIdentityToken"));
+    }
+  }
+}
+
+TEST_F(SigningAsARole, WhatIsSignedByAnotherIsNotAskedAbout) {
+  start();
+  connect().send(
+      fmt::format("GET "
+                  "/o?X-Amz-Algorithm=AWS4-HMAC-SHA256&X-Amz-Credential=AKIAOTHER%2F20260101%2Feu-west-1%"
+                  "2Fs3%2Faws4_request&"
+                  "X-Amz-Date=20260101T000000Z&X-Amz-Expires=900&X-Amz-SignedHeaders=host&X-Amz-Signature={} "
+                  "HTTP/1.1\r\nHost: {}\r\n\r\n",
+                  std::string(64, 'a'), bucket));
+  EXPECT_THAT(received(), HasSubstr("AKIAOTHER"));
+  EXPECT_EQ(road_->endpoints(), 0u);
+  answer();
+}
+
 TEST_F(Signing, ABodyOfWhichNothingIsSaidIsHashedFirst) {
   start();
   const std::string body = R"({"TableName":"t"})";
