@@ -58,7 +58,8 @@ Result<AssumedRole> read_sts_answer(int status, std::string_view body) {
       "/AssumeRoleWithWebIdentityResponse/AssumeRoleWithWebIdentityResult/Credentials/Expiration"};
   auto texts = read_xml_texts(body, paths);
   if (!texts) return unavailable("AWS's answer cannot be read");
-  const auto& [key_id, secret, token, expiration] = std::tie((*texts)[0], (*texts)[1], (*texts)[2], (*texts)[3]);
+  const auto& [key_id, secret, token, expiration] =
+      std::tie((*texts)[0], (*texts)[1], (*texts)[2], (*texts)[3]);
   if (!is_aws_key_id(key_id.view())) return unavailable("AWS's answer has no access key");
   if (secret.view().empty()) return unavailable("AWS's answer has no secret key");
   if (token.view().empty() || !make_header("X-Amz-Security-Token", "aws", token.view()))
@@ -79,8 +80,8 @@ AwsRoleSource::AwsRoleSource(policy::AwsRole role, std::shared_ptr<const Workloa
       label_("aws:" + role_.arn) {}
 
 Secret AwsRoleSource::question(const Subject& subject, WallTime now) const {
-  const Secret token = identity_token(*identity_, identity_subject(*subject.workspace, role_.subject), audience,
-                                      now, role_.session_tags);
+  const Secret token = identity_token(*identity_, identity_subject(*subject.workspace, role_.subject),
+                                      audience, now, role_.session_tags);
   WipedString body(512 + 3 * role_.arn.size() + token.unwrap().size());
   append_form("Action", "AssumeRoleWithWebIdentity", body.bytes());
   append_form("Version", "2011-06-15", body.bytes());
@@ -96,7 +97,8 @@ io::Task<Result<Grant>> AwsRoleSource::ask(Caller& caller, const Subject& subjec
   if (!identity_) co_return unavailable("there is nobody who signs the token that the role trusts");
   const WallTime now = caller.clock().wall();
   const Secret body = question(subject, now);
-  const HeaderField fields[] = {{"Content-Type", "application/x-www-form-urlencoded"}, {"Accept", "text/xml"}};
+  const HeaderField fields[] = {{"Content-Type", "application/x-www-form-urlencoded"},
+                                {"Accept", "text/xml"}};
   const Call call{.url = url_,
                   .fields = fields,
                   .body = body.unwrap(),

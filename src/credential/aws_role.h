@@ -15,7 +15,7 @@
 
 namespace postern::credential {
 
-inline constexpr std::size_t sts_answer_bytes_max = 64 * 1024;        // some 2 KiB in practice
+inline constexpr std::size_t sts_answer_bytes_max = 64 * 1024;     // some 2 KiB in practice
 inline constexpr std::chrono::seconds aws_session_lifetime{3600};  // the longest that every role allows
 
 struct AssumedRole {

@@ -176,8 +176,9 @@ Result<void> read_decoded_length(std::span<const HeaderField> fields, AwsIntent&
   if (!said) return std::unexpected(said.error());
   if (!*said) return {};
   std::uint64_t length = 0;
-  const char* const end = (*said)->data() + (*said)->size();
-  const auto read = std::from_chars((*said)->data(), end, length);
+  const std::string_view digits = **said;
+  const char* const end = digits.data() + digits.size();
+  const auto read = std::from_chars(digits.data(), end, length);
   if (read.ec != std::errc() || read.ptr != end) return refuse("x-amz-decoded-content-length is no number");
   intent.decoded_length = length;
   return {};

@@ -11,8 +11,9 @@ namespace {
 int take_number(std::string_view& text, std::size_t digits, char after) {
   int number = -1;
   if (text.size() <= digits || text[digits] != after || text[0] < '0' || text[0] > '9') return -1;
-  const auto read = std::from_chars(text.data(), text.data() + digits, number);
-  if (read.ptr != text.data() + digits) return -1;
+  const std::string_view said = text.substr(0, digits);
+  const auto read = std::from_chars(said.data(), said.data() + said.size(), number);
+  if (read.ptr != said.data() + said.size()) return -1;
   text.remove_prefix(digits + 1);
   return number;
 }

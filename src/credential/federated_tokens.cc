@@ -24,7 +24,8 @@ constexpr const char* nobody_signs = "there is nobody who signs the token that t
 // ---- Google
 // ---------------------------------------------------------------------------------------------------------
 
-GoogleFederationSource::GoogleFederationSource(policy::GcpFederation settings, std::vector<std::string> scopes,
+GoogleFederationSource::GoogleFederationSource(policy::GcpFederation settings,
+                                               std::vector<std::string> scopes,
                                                std::shared_ptr<const WorkloadIdentity> identity)
     : settings_(std::move(settings)),
       scopes_(std::move(scopes)),
@@ -34,12 +35,15 @@ GoogleFederationSource::GoogleFederationSource(policy::GcpFederation settings, s
   label_ = "gcp:" + (account.empty() ? settings_.provider : account);
   if (account.empty()) return;
   impersonation_url_ =
-      wire::parse_url(fmt::format(
-                          "https://iamcredentials.googleapis.com/v1/projects/-/serviceAccounts/{}:generateAccessToken",
-                          account))
+      wire::parse_url(
+          fmt::format(
+              "https://iamcredentials.googleapis.com/v1/projects/-/serviceAccounts/{}:generateAccessToken",
+              account))
           .value();
-  impersonation_body_ = nlohmann::ordered_json{
-      {"scope", scopes_}, {"lifetime", fmt::format("{}s", google_token_lifetime.count())}}.dump();
+  impersonation_body_ =
+      nlohmann::ordered_json{{"scope", scopes_},
+                             {"lifetime", fmt::format("{}s", google_token_lifetime.count())}}
+          .dump();
 }
 
 Secret GoogleFederationSource::exchange_question(const Subject& subject, WallTime now) const {
@@ -82,7 +86,8 @@ io::Task<Result<TokenAnswer>> GoogleFederationSource::impersonate(Caller& caller
     return found && found->kind == Kind::string ? std::string_view(found->text) : std::string_view();
   };
   const auto expires = parse_utc(text("expireTime"));
-  if (text("accessToken").empty() || !expires) co_return unavailable("Google's answer has no accessToken with its end");
+  if (text("accessToken").empty() || !expires)
+    co_return unavailable("Google's answer has no accessToken with its end");
   const auto left = std::chrono::floor<std::chrono::seconds>(*expires - caller.clock().wall());
   if (left <= std::chrono::seconds(0)) co_return unavailable("Google's accessToken has ended already");
   TokenAnswer out;
@@ -134,7 +139,8 @@ io::Task<Result<Grant>> AzureFederationSource::ask(Caller& caller, const Subject
   append_form("grant_type", "client_credentials", body.bytes());
   append_form("client_id", settings_.client_id, body.bytes());
   append_form("scope", fmt::format("{}/.default", family_of(subject.host.name)), body.bytes());
-  append_form("client_assertion_type", "urn:ietf:params:oauth:client-assertion-type:jwt-bearer", body.bytes());
+  append_form("client_assertion_type", "urn:ietf:params:oauth:client-assertion-type:jwt-bearer",
+              body.bytes());
   append_form("client_assertion", token.unwrap(), body.bytes());
   const TimePoint asked = caller.clock().now();
   auto answer = co_await ask_for_token(caller, url_, body.view(), {}, deadline, true);

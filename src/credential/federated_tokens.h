@@ -27,7 +27,8 @@ class GoogleFederationSource final : public Source {
 
  private:
   Secret exchange_question(const Subject& subject, WallTime now) const;
-  io::Task<Result<TokenAnswer>> impersonate(Caller& caller, const Secret& federated, TimePoint deadline) const;
+  io::Task<Result<TokenAnswer>> impersonate(Caller& caller, const Secret& federated,
+                                            TimePoint deadline) const;
 
   policy::GcpFederation settings_;
   std::vector<std::string> scopes_;

@@ -25,17 +25,20 @@ TEST(Expiry, IsReadAsCloudsWriteIt) {
   EXPECT_EQ(parse_utc("2026-11-29T12:00:00.123456Z"), noon);
   EXPECT_EQ(parse_utc("2024-02-29T23:59:60Z"), sys_days(2024y / 3 / 1));
   for (const char* other :
-       {"", "Z", "2026-11-29T12:00:00", "2026-11-29T12:00:00+01:00", "2026-11-29 12:00:00Z", "2026-02-29T12:00:00Z",
-        "2026-13-01T12:00:00Z", "2026-11-29T24:00:00Z", "2026-11-29T12:60:00Z", "2026-11-29T12:00:61Z",
-        "2026-11-29T12:00:00.Z", "2026-11-29T12:00:00.1x2Z", "2026-11-29T12:00:00ZZ", "-026-11-29T12:00:00Z",
-        "2026-11-29T12:00Z", "2026-11-29T12:00:00Z2026-11-29T12:00:00Z", "+026-11-29T12:00:00Z", "2026-11-2 T12:00:00Z"})
+       {"", "Z", "2026-11-29T12:00:00", "2026-11-29T12:00:00+01:00", "2026-11-29 12:00:00Z",
+        "2026-02-29T12:00:00Z", "2026-13-01T12:00:00Z", "2026-11-29T24:00:00Z", "2026-11-29T12:60:00Z",
+        "2026-11-29T12:00:61Z", "2026-11-29T12:00:00.Z", "2026-11-29T12:00:00.1x2Z", "2026-11-29T12:00:00ZZ",
+        "-026-11-29T12:00:00Z", "2026-11-29T12:00Z", "2026-11-29T12:00:00Z2026-11-29T12:00:00Z",
+        "+026-11-29T12:00:00Z", "2026-11-2 T12:00:00Z"})
     EXPECT_EQ(parse_utc(other), std::nullopt) << other;
 }
 
 TEST(XmlTexts, AreThoseOfTheNamedPlaces) {
   constexpr std::string_view paths[] = {"/A/B", "/A/C/D", "/A/E"};
-  const auto texts =
-      read_xml_texts("<?xml version='1.0'?><x:A xmlns:x='u'><B>1 &amp; <![CDATA[<2>]]></B><C><D>&#65;<F>no</F></D></C></x:A>", paths);
+  const auto texts = read_xml_texts(
+      "<?xml version='1.0'?><x:A xmlns:x='u'><B>1 &amp; "
+      "<![CDATA[<2>]]></B><C><D>&#65;<F>no</F></D></C></x:A>",
+      paths);
   ASSERT_TRUE(texts);
   EXPECT_EQ((*texts)[0].view(), "1 & <2>");
   EXPECT_EQ((*texts)[1].view(), "A");
@@ -49,8 +52,9 @@ TEST(XmlTexts, WhatIsDangerousOrAmbiguousIsRefused) {
   for (int i = 0; i < 17; ++i) deep += "</A>";
   for (const std::string& document :
        {std::string(), std::string("no"), std::string("<A>"), std::string("<A></B>"), std::string("<A/><A/>"),
-        std::string("<!DOCTYPE A [<!ENTITY e 'x'>]><A><B>&e;</B></A>"), std::string("<!DOCTYPE A SYSTEM 'file:///etc/passwd'><A/>"),
-        std::string("<A><B>1</B><B>2</B></A>"), std::string("<A><B>\x01</B></A>"), std::string("<A><B>&undefined;</B></A>"), deep})
+        std::string("<!DOCTYPE A [<!ENTITY e 'x'>]><A><B>&e;</B></A>"),
+        std::string("<!DOCTYPE A SYSTEM 'file:///etc/passwd'><A/>"), std::string("<A><B>1</B><B>2</B></A>"),
+        std::string("<A><B>\x01</B></A>"), std::string("<A><B>&undefined;</B></A>"), deep})
     EXPECT_FALSE(read_xml_texts(document, paths)) << document;
 }
 
@@ -63,7 +67,8 @@ std::string sts(std::string_view credentials) {
 
 TEST(StsAnswer, HasKeysWithTheirEnd) {
   constexpr std::string_view good =
-      "<AccessKeyId>ASIAX</AccessKeyId><SecretAccessKey>s/+=</SecretAccessKey><SessionToken>t/+=</SessionToken>"
+      "<AccessKeyId>ASIAX</AccessKeyId><SecretAccessKey>s/+=</SecretAccessKey><SessionToken>t/+=</"
+      "SessionToken>"
       "<Expiration>2026-11-29T12:00:00Z</Expiration>";
   const auto role = read_sts_answer(200, sts(good));
   ASSERT_TRUE(role) << role.error().detail;
@@ -80,25 +85,35 @@ TEST(StsAnswer, HasKeysWithTheirEnd) {
   };
   EXPECT_THAT(without("AccessKeyId"), HasSubstr("no access key"));
   EXPECT_THAT(without("SecretAccessKey"), HasSubstr("no secret key"));
-  EXPECT_THAT(without("SessionToken"), HasSubstr("no session token")) << "keys without one would be lasting ones";
+  EXPECT_THAT(without("SessionToken"), HasSubstr("no session token"))
+      << "keys without one would be lasting ones";
   EXPECT_THAT(without("Expiration"), HasSubstr("does not say when"));
   // What would write a header of its own, or another part of the signature's.
-  EXPECT_FALSE(read_sts_answer(200, sts("<AccessKeyId>A/x</AccessKeyId><SecretAccessKey>s</SecretAccessKey><SessionToken>t</SessionToken>"
-                                        "<Expiration>2026-11-29T12:00:00Z</Expiration>")));
-  EXPECT_FALSE(read_sts_answer(200, sts("<AccessKeyId>A</AccessKeyId><SecretAccessKey>s</SecretAccessKey><SessionToken>t&#13;&#10;X: 1</SessionToken>"
+  EXPECT_FALSE(read_sts_answer(
+      200,
+      sts("<AccessKeyId>A/x</AccessKeyId><SecretAccessKey>s</SecretAccessKey><SessionToken>t</SessionToken>"
+          "<Expiration>2026-11-29T12:00:00Z</Expiration>")));
+  EXPECT_FALSE(read_sts_answer(200, sts("<AccessKeyId>A</AccessKeyId><SecretAccessKey>s</"
+                                        "SecretAccessKey><SessionToken>t&#13;&#10;X: 1</SessionToken>"
                                         "<Expiration>2026-11-29T12:00:00Z</Expiration>")));
   EXPECT_FALSE(read_sts_answer(200, std::string(good)));
 }
 
 TEST(StsAnswer, AnErrorIsToldByItsCodeAlone) {
   const auto said = [](std::string_view code) {
-    return read_sts_answer(403, fmt::format("<ErrorResponse><Error><Code>{}</Code><Message>canary</Message></Error></ErrorResponse>", code))
+    return read_sts_answer(
+               403,
+               fmt::format(
+                   "<ErrorResponse><Error><Code>{}</Code><Message>canary</Message></Error></ErrorResponse>",
+                   code))
         .error()
         .detail;
   };
-  EXPECT_THAT(said("AccessDenied"), AllOf(HasSubstr("403"), HasSubstr(": AccessDenied"), Not(HasSubstr("canary"))));
+  EXPECT_THAT(said("AccessDenied"),
+              AllOf(HasSubstr("403"), HasSubstr(": AccessDenied"), Not(HasSubstr("canary"))));
   EXPECT_THAT(said("canary\nX"), Not(HasSubstr("canary")));
-  EXPECT_THAT(read_sts_answer(500, "canary").error().detail, AllOf(HasSubstr("500"), Not(HasSubstr("canary"))));
+  EXPECT_THAT(read_sts_answer(500, "canary").error().detail,
+              AllOf(HasSubstr("500"), Not(HasSubstr("canary"))));
 }
 
 TEST(IdentityToken, SaysWhoAndForWhom) {
@@ -111,13 +126,16 @@ TEST(IdentityToken, SaysWhoAndForWhom) {
   json claims = claims_of(token.unwrap());
   EXPECT_FALSE(claims["jti"].get<std::string>().empty());
   claims.erase("jti");
-  EXPECT_EQ(claims, json::parse(R"({"iss":"https://postern.example.net","sub":"workspace:home","aud":"sts.amazonaws.com",
+  EXPECT_EQ(
+      claims,
+      json::parse(R"({"iss":"https://postern.example.net","sub":"workspace:home","aud":"sts.amazonaws.com",
     "iat":1767312000,"nbf":1767311940,"exp":1767312300,
     "https://aws.amazon.com/tags":{"principal_tags":{"team":["r d"]},"transitive_tag_keys":[]}})"));
   const json header = json::parse(from_base64url(token.unwrap().substr(0, token.unwrap().find('.'))));
   EXPECT_EQ(header["alg"], "RS256");
   EXPECT_EQ(header["kid"], identity.key.key_id());
-  EXPECT_FALSE(claims_of(identity_token(identity, "s", "a", now).unwrap()).contains("https://aws.amazon.com/tags"));
+  EXPECT_FALSE(
+      claims_of(identity_token(identity, "s", "a", now).unwrap()).contains("https://aws.amazon.com/tags"));
   const json found = json::parse(openid_configuration(identity.issuer));
   EXPECT_EQ(found["issuer"], identity.issuer);
   EXPECT_EQ(found["jwks_uri"], identity.issuer + "/.well-known/jwks.json");

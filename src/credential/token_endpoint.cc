@@ -71,7 +71,7 @@ Result<TokenAnswer> read_token_answer(int status, std::string_view body) {
   auto tree = policy::read_tree(body, policy::Format::json);
   if (status < 200 || status > 299)
     return unavailable(fmt::format("the token endpoint answered {}{}", status,
-                              tree && tree->kind == Kind::mapping ? error_code(*tree) : ""));
+                                   tree && tree->kind == Kind::mapping ? error_code(*tree) : ""));
   if (!tree || tree->kind != Kind::mapping) return unavailable("the token endpoint's answer is not JSON");
   const policy::Node* token = tree->find("access_token");
   if (!token || token->kind != Kind::string || token->text.empty())

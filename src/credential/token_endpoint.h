@@ -1,6 +1,6 @@
 #pragma once
-// What those share who ask a token endpoint (RFC 6749 §3.2): the question as a form, the answer as a token, and
-// the header that carries it.
+// What those share who ask a token endpoint (RFC 6749 §3.2): the question as a form, the answer as a token,
+// and the header that carries it.
 
 #include <chrono>
 #include <optional>

@@ -36,8 +36,8 @@ std::string_view take_part(std::string_view& text, char separator) {
 std::string_view partition_of_role(std::string_view arn) {
   if (arn.size() > arn_bytes_max || take_part(arn, ':') != "arn") return {};
   const std::string_view partition = take_part(arn, ':');
-  const bool global = contains(aws_partitions, partition) && take_part(arn, ':') == "iam" &&
-                      take_part(arn, ':').empty();
+  const bool global =
+      contains(aws_partitions, partition) && take_part(arn, ':') == "iam" && take_part(arn, ':').empty();
   const std::string_view account = take_part(arn, ':');
   const bool good = global && account.size() == aws_account_digits && has_only(account, "") &&
                     std::ranges::all_of(account, is_digit) && take_part(arn, '/') == "role" && !arn.empty() &&
@@ -145,7 +145,8 @@ void FederationReader::read_session_tag(const Member& member, const std::string&
   const std::string& key = member.key;
   const std::string& value = member.value.text;
   const auto is_reserved = [&](std::string_view prefix) {
-    return key.size() >= prefix.size() && wire::same_name(std::string_view(key).substr(0, prefix.size()), prefix);
+    return key.size() >= prefix.size() &&
+           wire::same_name(std::string_view(key).substr(0, prefix.size()), prefix);
   };
   if (key.empty() || key.size() > tag_key_characters_max || !has_only(key, " _.:=+-@/"))
     fail(where, member.at,

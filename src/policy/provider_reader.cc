@@ -81,6 +81,7 @@ std::string text_of(const HostPattern& pattern) { return (pattern.subdomains ? "
 
 std::vector<HostPattern> patterns_of(std::span<const OwnHost> hosts) {
   std::vector<HostPattern> out;
+  out.reserve(hosts.size());
   for (const OwnHost& own : hosts) out.push_back({std::string(own.host), own.subdomains});
   return out;
 }

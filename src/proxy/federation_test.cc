@@ -1,5 +1,5 @@
-// Workload identities on the whole road: a token of ours is exchanged for a cloud's, which is put on requests.
-// Roles of AWS, whose requests are signed, are in signing_test.cc.
+// Workload identities on the whole road: a token of ours is exchanged for a cloud's, which is put on
+// requests. Roles of AWS, whose requests are signed, are in signing_test.cc.
 
 #include <fmt/format.h>
 #include <gmock/gmock.h>
@@ -22,7 +22,8 @@ constexpr const char* storage = "storage.googleapis.com";
 constexpr const char* vault = "acme.vault.azure.net";
 constexpr const char* other_vault = "umbrella.vault.azure.net";
 constexpr const char* blobs = "acme.blob.core.windows.net";
-const std::string pool = "//iam.googleapis.com/projects/1/locations/global/workloadIdentityPools/p/providers/q";
+const std::string pool =
+    "//iam.googleapis.com/projects/1/locations/global/workloadIdentityPools/p/providers/q";
 const std::string federated = fmt::format(R"(
 rules:
   - name: google
@@ -73,7 +74,8 @@ class Federation : public testing::Test {
   }
   Peer& send(const std::string& host) {
     Peer& sandbox = road_->connect(host, 443, host);
-    sandbox.send(fmt::format("GET / HTTP/1.1\r\nHost: {}\r\nAuthorization: Bearer placeholder\r\n\r\n", host));
+    sandbox.send(
+        fmt::format("GET / HTTP/1.1\r\nHost: {}\r\nAuthorization: Bearer placeholder\r\n\r\n", host));
     return sandbox;
   }
   std::string asked() {
@@ -87,8 +89,9 @@ class Federation : public testing::Test {
   void refuse_and_check(Peer& sandbox) {
     ASSERT_TRUE(road_->wait_until([&] { return !sandbox.received().empty(); }));
     road_->settle();
-    EXPECT_THAT(sandbox.take(), AllOf(HasSubstr("502 Bad Gateway"),
-                                      HasSubstr("X-Postern-Reason: credential_unavailable"), Not(HasSubstr("canary"))));
+    EXPECT_THAT(sandbox.take(),
+                AllOf(HasSubstr("502 Bad Gateway"), HasSubstr("X-Postern-Reason: credential_unavailable"),
+                      Not(HasSubstr("canary"))));
     EXPECT_EQ(road_->origins(), 0u);
     const auto lines = road_->records();
     ASSERT_EQ(lines.size(), 1u);
@@ -101,15 +104,18 @@ TEST_F(Federation, GoogleGivesATokenForOurs) {
   start(federated, "sts.googleapis.com");
   send(storage);
   const std::string question = asked();
-  EXPECT_THAT(question, AllOf(StartsWith("POST /v1/token HTTP/1.1\r\nHost: sts.googleapis.com\r\n"), Not(HasSubstr("Authorization"))));
+  EXPECT_THAT(question, AllOf(StartsWith("POST /v1/token HTTP/1.1\r\nHost: sts.googleapis.com\r\n"),
+                              Not(HasSubstr("Authorization"))));
   EXPECT_EQ(field_of(question, "subject_token_type"), "urn%3Aietf%3Aparams%3Aoauth%3Atoken-type%3Ajwt");
   EXPECT_EQ(field_of(question, "scope"), "https%3A%2F%2Fwww.googleapis.com%2Fauth%2Fdevstorage.read_only");
   const json claims = credential::claims_of(field_of(question, "subject_token"));
   EXPECT_EQ(claims["iss"], "https://postern.example.net");
   EXPECT_EQ(claims["sub"], "workspace:home");
   EXPECT_EQ(claims["aud"], "https:" + pool);
-  road_->endpoint()->send(answer(R"({"access_token":"ya29.canary","token_type":"Bearer","expires_in":3600})"));
-  EXPECT_THAT(received(), AllOf(HasSubstr("Authorization: Bearer ya29.canary\r\n"), Not(HasSubstr("placeholder"))));
+  road_->endpoint()->send(
+      answer(R"({"access_token":"ya29.canary","token_type":"Bearer","expires_in":3600})"));
+  EXPECT_THAT(received(),
+              AllOf(HasSubstr("Authorization: Bearer ya29.canary\r\n"), Not(HasSubstr("placeholder"))));
   road_->origin()->send(ok);
   road_->settle();
   send(storage);
@@ -126,13 +132,18 @@ TEST_F(Federation, AServiceAccountIsImpersonatedWithIt) {
   send(storage);
   EXPECT_EQ(field_of(asked(), "scope"), "https%3A%2F%2Fwww.googleapis.com%2Fauth%2Fcloud-platform");
   road_->name_endpoint("iamcredentials.googleapis.com");
-  road_->endpoint()->send(answer(R"({"access_token":"federated-canary","token_type":"Bearer","expires_in":3600})"));
+  road_->endpoint()->send(
+      answer(R"({"access_token":"federated-canary","token_type":"Bearer","expires_in":3600})"));
   const std::string question = asked();
-  EXPECT_THAT(question,
-              AllOf(StartsWith("POST /v1/projects/-/serviceAccounts/robot@acme.iam.gserviceaccount.com:generateAccessToken HTTP/1.1\r\n"
-                               "Host: iamcredentials.googleapis.com\r\n"),
-                    HasSubstr("Authorization: Bearer federated-canary\r\n"),
-                    HasSubstr(R"({"scope":["https://www.googleapis.com/auth/devstorage.read_only"],"lifetime":"3600s"})")));
+  EXPECT_THAT(
+      question,
+      AllOf(StartsWith(
+                "POST /v1/projects/-/serviceAccounts/robot@acme.iam.gserviceaccount.com:generateAccessToken "
+                "HTTP/1.1\r\n"
+                "Host: iamcredentials.googleapis.com\r\n"),
+            HasSubstr("Authorization: Bearer federated-canary\r\n"),
+            HasSubstr(
+                R"({"scope":["https://www.googleapis.com/auth/devstorage.read_only"],"lifetime":"3600s"})")));
   EXPECT_EQ(received(), "");
   road_->endpoint()->send(answer(R"({"accessToken":"ya29.canary","expireTime":"2026-01-02T00:10:00Z"})"));
   EXPECT_THAT(received(), HasSubstr("Authorization: Bearer ya29.canary\r\n"));
@@ -161,7 +172,8 @@ TEST_F(Federation, AnImpersonationThatFailsFailsClosed) {
     Peer& sandbox = send(storage);
     asked();
     road_->name_endpoint("iamcredentials.googleapis.com");
-    road_->endpoint()->send(answer(R"({"access_token":"federated-canary","token_type":"Bearer","expires_in":3600})"));
+    road_->endpoint()->send(
+        answer(R"({"access_token":"federated-canary","token_type":"Bearer","expires_in":3600})"));
     asked();
     road_->endpoint()->send(said);
     refuse_and_check(sandbox);
@@ -172,14 +184,17 @@ TEST_F(Federation, EntraGivesOneTokenForEachResource) {
   start(entra, "login.microsoftonline.com");
   send(vault);
   const std::string question = asked();
-  EXPECT_THAT(question, StartsWith("POST /11111111-2222-3333-4444-555555555555/oauth2/v2.0/token HTTP/1.1\r\n"));
+  EXPECT_THAT(question,
+              StartsWith("POST /11111111-2222-3333-4444-555555555555/oauth2/v2.0/token HTTP/1.1\r\n"));
   EXPECT_EQ(field_of(question, "client_id"), "66666666-7777-8888-9999-000000000000");
   EXPECT_EQ(field_of(question, "scope"), "https%3A%2F%2Fvault.azure.net%2F.default");
-  EXPECT_EQ(field_of(question, "client_assertion_type"), "urn%3Aietf%3Aparams%3Aoauth%3Aclient-assertion-type%3Ajwt-bearer");
+  EXPECT_EQ(field_of(question, "client_assertion_type"),
+            "urn%3Aietf%3Aparams%3Aoauth%3Aclient-assertion-type%3Ajwt-bearer");
   const json claims = credential::claims_of(field_of(question, "client_assertion"));
   EXPECT_EQ(claims["aud"], "api://AzureADTokenExchange");
   EXPECT_EQ(claims["sub"], "workspace:home");
-  road_->endpoint()->send(answer(R"({"access_token":"vault-canary","token_type":"Bearer","expires_in":3599})"));
+  road_->endpoint()->send(
+      answer(R"({"access_token":"vault-canary","token_type":"Bearer","expires_in":3599})"));
   EXPECT_THAT(received(), HasSubstr("Authorization: Bearer vault-canary\r\n"));
   road_->origin()->send(ok);
   road_->settle();
@@ -191,7 +206,8 @@ TEST_F(Federation, EntraGivesOneTokenForEachResource) {
   send(blobs);
   EXPECT_EQ(field_of(asked(), "scope"), "https%3A%2F%2Fstorage.azure.com%2F.default");
   EXPECT_EQ(received(), "") << "not the other's token";
-  road_->endpoint()->send(answer(R"({"access_token":"storage-canary","token_type":"Bearer","expires_in":3599})"));
+  road_->endpoint()->send(
+      answer(R"({"access_token":"storage-canary","token_type":"Bearer","expires_in":3599})"));
   EXPECT_THAT(received(), HasSubstr("Authorization: Bearer storage-canary\r\n"));
 }
 
@@ -199,12 +215,14 @@ TEST_F(Federation, EntraIsRefusedFailsClosed) {
   start(entra, "login.microsoftonline.com");
   Peer& sandbox = send(vault);
   asked();
-  road_->endpoint()->send(answer(R"({"error":"invalid_client","error_description":"canary"})", "401 Unauthorized"));
+  road_->endpoint()->send(
+      answer(R"({"error":"invalid_client","error_description":"canary"})", "401 Unauthorized"));
   refuse_and_check(sandbox);
 }
 
 TEST_F(Federation, WhereNobodySignsThereIsNoCredential) {
-  for (const auto& [policy, host] : {std::pair<std::string_view, const char*>(federated, storage), {entra, vault}}) {
+  for (const auto& [policy, host] :
+       {std::pair<std::string_view, const char*>(federated, storage), {entra, vault}}) {
     start(policy, "sts.googleapis.com", false);
     Peer& sandbox = send(host);
     refuse_and_check(sandbox);
