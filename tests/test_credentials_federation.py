@@ -86,27 +86,25 @@ print(google.auth.transport.requests.AuthorizedSession(credentials).get("https:/
 
 
 AZURE_CLIENT = f"""
-import time
-from azure.core.credentials import AccessToken
+from azure.identity import DefaultAzureCredential
 from azure.storage.blob import BlobServiceClient
-class Placeholder:
-    def get_token(self, *scopes, **_):
-        return AccessToken("placeholder", int(time.time()) + 3600)
-print(BlobServiceClient("https://{BLOBS}", credential=Placeholder()).get_container_client("c").download_blob("b").readall())
+credential = DefaultAzureCredential()
+print(BlobServiceClient("https://{BLOBS}", credential=credential).get_container_client("c").download_blob("b").readall())
+print(credential.get_token("https://storage.azure.com/.default").token)
 """
 
 
-def test_azures_client_works_by_federation(caller, clouds, authority):
+def test_azures_client_starts_with_nothing_and_works_by_federation(caller, clouds, authority):
     token = str(Canary())
     services, options = clouds(federated=token)
     blobs = Origin(authority=authority, names=[BLOBS], answer=lambda request: answer_with(
         "206 Partial Content", "hello", "Content-Range: bytes 0-4/5", "x-ms-blob-type: BlockBlob", 'ETag: "x"', "Last-Modified: Fri, 02 Jan 2026 00:00:00 GMT"))
     clouds.stack.callback(blobs.stop)
     caller.at(BLOBS, blobs.port)
-    sdk = python_packages(CACHE / "azure", "azure/data/tables", "azure-storage-blob", "azure-data-tables")
+    sdk = python_packages(CACHE / "azure-identity", "azure/identity", "azure-storage-blob", "azure-identity")
     rule = {"name": "entra", "type": "azure", "match_hosts": [BLOBS], "azure": {"tenant_id": TENANT, "client_id": CLIENT}, "env_vars": {"PYTHONPATH": str(sdk)}}
     run = caller.run(PYTHON, "-c", AZURE_CLIENT, policy={"rules": [rule]}, options=options, timeout=90)
-    assert run.stdout == "b'hello'\n", run.stderr + run.log_text + repr(services.refused)
+    assert run.stdout == "b'hello'\npostern-injected\n", run.stderr + run.log_text + repr(services.refused)
     assert {value for request in blobs.requests for value in request.fields["authorization"]} == {f"Bearer {token}"}
     assert services.scope == "https://storage.azure.com/.default" and token not in run.log_text + run.stdout + run.stderr
 

@@ -198,11 +198,16 @@ std::string printable(const wire::Url& url) {
 std::string credential_of(const policy::Provider& provider) {
   struct Say {
     std::string operator()(const std::monostate&) const { return {}; }
-    std::string operator()(const policy::AwsAuth&) const { return "aws: signed anew (SigV4)"; }
-    std::string operator()(const policy::GcpAuth&) const {
-      return "gcp: an access token of the service account, in Authorization";
+    std::string operator()(const policy::AwsAuth& aws) const {
+      return aws.role ? fmt::format("aws: signed anew (SigV4) as {}", aws.role->arn)
+                      : "aws: signed anew (SigV4)";
+    }
+    std::string operator()(const policy::GcpAuth& gcp) const {
+      return fmt::format("gcp: an access token of {}, in Authorization",
+                         gcp.federation ? "the workload identity" : "the service account");
     }
     std::string operator()(const policy::AzureAuth& azure) const {
+      if (azure.federation) return "azure: an access token of the workload identity, in Authorization";
       return azure.account_key ? "azure: signed anew (Shared Key)"
                                : "azure: the shared access signature, in the URL";
     }

@@ -220,6 +220,21 @@ rules:
   const auto json = nlohmann::json::parse(
       run_check({.target = "https://api.github.com/user", .policy_file = file, .json = true}).out);
   EXPECT_EQ(json["rule"]["type"], "github_app");
+  const std::string identities = policy(R"(
+rules:
+  - {name: amazon, type: aws, aws: {role_arn: "arn:aws:iam::123456789012:role/agents"}}
+  - {name: google, type: gcp, gcp: {workload_identity_provider: //iam.googleapis.com/projects/1/locations/global/workloadIdentityPools/p/providers/q}}
+  - {name: entra, type: azure, azure: {tenant_id: 11111111-2222-3333-4444-555555555555, client_id: 11111111-2222-3333-4444-555555555555}}
+)");
+  const auto federated = [&](const char* target) {
+    return run_check({.target = target, .policy_file = identities}).out;
+  };
+  EXPECT_THAT(federated("https://bucket.s3.amazonaws.com/x"),
+              HasSubstr("credential   aws: signed anew (SigV4) as arn:aws:iam::123456789012:role/agents\n"));
+  EXPECT_THAT(federated("https://storage.googleapis.com/x"),
+              HasSubstr("gcp: an access token of the workload identity"));
+  EXPECT_THAT(federated("https://acme.vault.azure.net/x"),
+              HasSubstr("azure: an access token of the workload identity"));
 }
 
 TEST_F(Check, WithoutAPolicyOnlyTheOptionsAllow) {

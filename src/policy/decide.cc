@@ -141,9 +141,11 @@ bool may_resolve(const Snapshot& snapshot, const Host& host) {
 }
 
 bool answers_as_metadata(const Snapshot& snapshot, const Host& host, std::uint16_t port, bool tls) {
-  if (snapshot.metadata_rule() == no_rule || tls || port != http_port) return false;
+  const MetadataRules& rules = snapshot.metadata_rules();
+  const bool google = rules.google != no_rule;
+  if ((!google && rules.azure == no_rule) || tls || port != http_port) return false;
   const bool ours = host.literal ? *host.literal == IpAddress::v4(metadata_address)
-                                 : host.name == "metadata.google.internal";
+                                 : google && host.name == "metadata.google.internal";
   return ours && !snapshot.denied().contains(host, port);
 }
 

@@ -45,9 +45,10 @@ DestinationVerdict judge_destination(const Snapshot& snapshot, const Destination
 /// anybody about it.
 bool may_resolve(const Snapshot& snapshot, const Host& host);
 
-/// Whether we answer this destination ourselves, as Google's metadata server (proxy/metadata_server.h): plain
-/// HTTP to 169.254.169.254 or metadata.google.internal while a rule of type gcp is in force, unless it is
-/// denied by name or address. Nothing is ever sent there.
+/// Whether we answer this destination ourselves, as a cloud's metadata server (proxy/metadata_server.h):
+/// plain HTTP to 169.254.169.254 while a rule of type gcp or a workload identity of Azure's is in force, and
+/// to metadata.google.internal with the former, unless it is denied by name or address. Nothing is ever sent
+/// there.
 bool answers_as_metadata(const Snapshot& snapshot, const Host& host, std::uint16_t port, bool tls);
 inline constexpr std::uint32_t metadata_address = 0xa9fea9fe;  // 169.254.169.254
 

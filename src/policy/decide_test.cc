@@ -887,6 +887,15 @@ TEST(Decide, MetadataIsAnsweredForARuleOfGoogleOnlyAndOnlyWhereItIs) {
   EXPECT_FALSE(answers(*with("", ", enabled: false"), "169.254.169.254"));
   EXPECT_FALSE(answers(*with("access_control: {deny_list: [169.254.169.254]}"), "169.254.169.254"));
   EXPECT_FALSE(answers(*with("access_control: {deny_list: [\"*\"]}"), "metadata.google.internal"));
+  const auto entra = snapshot(
+      "rules: [{name: e, type: azure, azure: {tenant_id: 11111111-2222-3333-4444-555555555555, client_id: "
+      "11111111-2222-3333-4444-555555555555}}]");
+  EXPECT_TRUE(answers(*entra, "169.254.169.254"));
+  EXPECT_FALSE(answers(*entra, "metadata.google.internal"));
+  EXPECT_FALSE(answers(*entra, "169.254.169.254", 443));
+  EXPECT_FALSE(answers(*snapshot("rules: [{name: e, type: azure, azure: {storage_account: acme, sas_token: "
+                                 "{type: opaque, value: x}}}]"),
+                       "169.254.169.254"));
   // It is no destination all the same.
   EXPECT_EQ(judge(*policy, "169.254.169.254", 80, Transport::http), Reason::private_address);
 }

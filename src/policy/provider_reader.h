@@ -7,6 +7,8 @@ namespace postern::policy {
 
 /// Looks like a token of Google's, and is good for nothing.
 inline constexpr std::string_view gcp_placeholder_token = "ya29.postern-injected";
+/// What Azure's libraries are given.
+inline constexpr std::string_view azure_placeholder_token = "postern-injected";
 
 class ProviderReader : protected FederationReader {
  protected:

@@ -114,10 +114,16 @@ class Compiler {
     for (std::size_t i = 0; i < document_.rules.size(); ++i) {
       if (!document_.rules[i].enabled) continue;
       snapshot_->rule_index_.add(document_.rules[i], static_cast<std::uint32_t>(i));
-      if (std::holds_alternative<GcpAuth>(document_.rules[i].provider))
-        snapshot_->metadata_rule_ = static_cast<std::uint32_t>(i);
+      find_metadata(document_.rules[i].provider, static_cast<std::uint32_t>(i));
     }
     snapshot_->rule_index_.finish(document_.rules);
+  }
+
+  void find_metadata(const Provider& provider, std::uint32_t index) {
+    MetadataRules& rules = snapshot_->metadata_rules_;
+    const auto* azure = std::get_if<AzureAuth>(&provider);
+    if (std::holds_alternative<GcpAuth>(provider)) rules.google = index;
+    if (azure && azure->federation && rules.azure == no_rule) rules.azure = index;
   }
 
   void merge_env_vars() {

@@ -40,6 +40,12 @@ struct CompileOptions {
   std::uint64_t version = 0;
 };
 
+/// On whose behalf we answer as a cloud's metadata server; no_rule: not at all.
+struct MetadataRules {
+  std::uint32_t google = no_rule;  ///< Of type gcp.
+  std::uint32_t azure = no_rule;   ///< The first workload identity of type azure.
+};
+
 class Snapshot {
  public:
   std::uint64_t version() const { return version_; }
@@ -61,8 +67,8 @@ class Snapshot {
   /// The first callback for a host, or no_rule.
   std::uint32_t callback_for(const Host& host) const;
   bool may_reach_address(const IpAddress& address) const;
-  /// The enabled rule of type gcp, on whose behalf we answer as Google's metadata server; or no_rule.
-  std::uint32_t metadata_rule() const { return metadata_rule_; }
+  /// The enabled rules on whose behalf we answer as a cloud's metadata server.
+  const MetadataRules& metadata_rules() const { return metadata_rules_; }
   PlaintextCredentials plaintext_credentials() const { return plaintext_credentials_; }
 
  private:
@@ -79,7 +85,7 @@ class Snapshot {
   Destinations denied_{Destinations::Side::deny};
   RuleIndex rule_index_;
   HostTable<std::uint32_t> callback_index_;  ///< The first callback with that pattern.
-  std::uint32_t metadata_rule_ = no_rule;
+  MetadataRules metadata_rules_;
   std::vector<Cidr> allow_private_;
   PlaintextCredentials plaintext_credentials_ = PlaintextCredentials::refuse;
 };

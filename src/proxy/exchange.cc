@@ -116,7 +116,7 @@ class Exchange final : SandboxSide::AbortWatcher {
 
   io::Task<void> carry() {
     if (auto judged = judge(); !judged) co_return co_await refuse(std::move(judged.error()));
-    if (as_metadata_) co_return co_await answer_as_metadata();
+    if (metadata_rule_ != policy::no_rule) co_return co_await answer_as_metadata();
     sandbox_.watch_abort(this);
     if (source_ && !grant_) {
       if (auto obtained = co_await obtain_grant(); !obtained) {
@@ -224,9 +224,9 @@ class Exchange final : SandboxSide::AbortWatcher {
   credential::GrantRef grant_;                  ///< What was answered.
   bool withheld_ = false;                       ///< The URL carries a signature of its own.
   std::span<const credential::InjectedHeader> withheld_credentials_;
-  bool as_metadata_ = false;                 ///< Answered by ourselves.
-  std::unique_ptr<HeldRequest> held_;        ///< When the source wants to see the request.
-  std::unique_ptr<SigningRequest> signing_;  ///< When the credential is a signature.
+  std::uint32_t metadata_rule_ = policy::no_rule;  ///< On whose behalf we answer ourselves.
+  std::unique_ptr<HeldRequest> held_;              ///< When the source wants to see the request.
+  std::unique_ptr<SigningRequest> signing_;        ///< When the credential is a signature.
   io::PooledVector<HeaderField> fields_;
   std::unique_ptr<OriginSide> origin_;
   bool origin_reused_ = false;
@@ -295,8 +295,8 @@ Result<void> Exchange::judge() {
   const wire::CanonicalPath path = wire::canonical_path(request.target, path_scratch_);
   recording_->path = path.path.substr(0, limits::recorded_path_bytes_max);
   if (policy::answers_as_metadata(*egress_->snapshot, *host_, flow_.port, flow_.tls)) {
-    as_metadata_ = true;
-    recording_->rule = egress_->snapshot->rules()[egress_->snapshot->metadata_rule()].name;
+    metadata_rule_ = metadata_rule_for(egress_->snapshot->metadata_rules(), path.path);
+    recording_->rule = egress_->snapshot->rules()[metadata_rule_].name;
     target_.reserve(path.path.size() + path.query.size());
     target_.assign(path.path).append(path.query);
     return admit();
@@ -950,17 +950,20 @@ void Exchange::settle() {
 /// Nothing is reached: the answer is a line of a table.
 io::Task<void> Exchange::answer_as_metadata() {
   const std::size_t question = std::min(target_.find('?'), target_.size());
-  MetadataAnswer said;
   const std::string_view target = target_;
-  if (const auto* google = egress_->injections.google())
-    said = answer_metadata(*google, method_, target.substr(0, question), target.substr(question),
-                           judged_fields());
+  const MetadataQuestion asked{method_, target.substr(0, question), target.substr(question), judged_fields()};
+  const bool of_google = metadata_rule_ == egress_->snapshot->metadata_rules().google;
+  MetadataAnswer said;
+  if (const auto* google = of_google ? egress_->injections.google() : nullptr)
+    said = answer_google_metadata(*google, asked);
+  else if (!of_google)
+    said = answer_azure_metadata(asked, worker_.clock.wall());
   recording_->status = said.status;
   const HeaderField fields[] = {
       {"Content-Type", said.type}, {"Metadata-Flavor", "Google"}, {"Server", "Metadata Server for VM"}};
   const OutgoingAnswer answer{.status = said.status,
                               .reason_phrase = reason_phrase(said.status),
-                              .fields = fields,
+                              .fields = std::span(fields).first(of_google ? std::size(fields) : 1),
                               .framing = BodyFraming::length,
                               .content_length = said.body.size(),
                               .close = request().framing != BodyFraming::none || worker_.parting()};

@@ -23,11 +23,11 @@ bool has_field(std::span<const HeaderField> fields, std::string_view name) {
 }
 
 /// Once, and with that value: a page in a browser, or a server that is made to fetch a URL, cannot say it.
-bool says_google(std::span<const HeaderField> fields) {
+bool says(std::span<const HeaderField> fields, std::string_view name, std::string_view value) {
   bool said = false;
   for (const HeaderField& field : fields) {
-    if (!wire::same_name(field.name, "metadata-flavor")) continue;
-    if (said || !wire::same_name(field.value, "google")) return false;
+    if (!wire::same_name(field.name, name)) continue;
+    if (said || !wire::same_name(field.value, value)) return false;
     said = true;
   }
   return said;
@@ -47,6 +47,13 @@ MetadataAnswer json(const Json& body) {
   return {200, json_type, body.dump(-1, ' ', true, Json::error_handler_t::replace)};
 }
 MetadataAnswer refused(int status, std::string_view why) { return {status, "text/plain", std::string(why)}; }
+
+/// What came through a proxy was not meant for it, as the clouds' own have it.
+std::optional<MetadataAnswer> refuse_others(const MetadataQuestion& question) {
+  if (question.method != "GET" && question.method != "HEAD") return refused(405, "only GET and HEAD\n");
+  if (has_field(question.fields, "x-forwarded-for")) return refused(403, "X-Forwarded-For is not accepted\n");
+  return std::nullopt;
+}
 
 bool take(std::string_view& path, std::string_view prefix) {
   if (!path.starts_with(prefix)) return false;
@@ -98,16 +105,20 @@ MetadataAnswer answer_instance(const credential::GoogleIdentity& identity, std::
 
 }  // namespace
 
-MetadataAnswer answer_metadata(const credential::GoogleIdentity& identity, std::string_view method,
-                               std::string_view path, std::string_view query,
-                               std::span<const HeaderField> fields) {
-  if (method != "GET" && method != "HEAD") return refused(405, "only GET and HEAD\n");
-  // As Google's own: what came through a proxy was not meant for it.
-  if (has_field(fields, "x-forwarded-for")) return refused(403, "X-Forwarded-For is not accepted\n");
+std::uint32_t metadata_rule_for(const policy::MetadataRules& rules, std::string_view path) {
+  const bool azure = rules.google == policy::no_rule || path.starts_with("/metadata/");
+  return azure && rules.azure != policy::no_rule ? rules.azure : rules.google;
+}
+
+MetadataAnswer answer_google_metadata(const credential::GoogleIdentity& identity,
+                                      const MetadataQuestion& question) {
+  if (auto refusal = refuse_others(question)) return std::move(*refusal);
+  std::string_view path = question.path;
   if (path == "/")
     return text("computeMetadata/\n");  // Libraries look for the field in the answer, and send none.
-  if (!says_google(fields)) return refused(403, "Missing required header: Metadata-Flavor: Google\n");
-  const bool recursive = is_recursive(query);
+  if (!says(question.fields, "metadata-flavor", "google"))
+    return refused(403, "Missing required header: Metadata-Flavor: Google\n");
+  const bool recursive = is_recursive(question.query);
   if (path == "/computeMetadata" || path == "/computeMetadata/") return text("v1/\n");
   if (!take(path, "/computeMetadata/v1")) return {};
   if (path.empty() || path == "/") return text("instance/\nproject/\nuniverse/\n");
@@ -121,6 +132,20 @@ MetadataAnswer answer_metadata(const credential::GoogleIdentity& identity, std::
   if (take(path, "/instance") && (path.empty() || path.starts_with('/')))
     return answer_instance(identity, path, recursive);
   return {};
+}
+
+MetadataAnswer answer_azure_metadata(const MetadataQuestion& question, WallTime now) {
+  if (auto refusal = refuse_others(question)) return std::move(*refusal);
+  if (!says(question.fields, "metadata", "true"))
+    return {400, json_type,
+            R"({"error":"invalid_request","error_description":"Required metadata header not specified"})"};
+  if (question.path != "/metadata/identity/oauth2/token") return {};
+  const auto ends = std::chrono::floor<std::chrono::seconds>(now) + std::chrono::seconds(token_seconds);
+  // As Azure has it: numbers in quotes.
+  return json({{"access_token", policy::azure_placeholder_token},
+               {"expires_in", fmt::format("{}", token_seconds)},
+               {"expires_on", fmt::format("{}", ends.time_since_epoch().count())},
+               {"token_type", "Bearer"}});
 }
 
 }  // namespace postern::proxy

@@ -19,7 +19,7 @@ const credential::GoogleIdentity identity{"acme-prod",
 
 MetadataAnswer get(std::string_view path, std::string_view query = {}, std::string_view method = "GET") {
   const HeaderField fields[] = {{"metadata-flavor", "Google"}};
-  return answer_metadata(identity, method, path, query, fields);
+  return answer_google_metadata(identity, {method, path, query, fields});
 }
 
 TEST(MetadataServer, AnswersWhatClientLibrariesAsk) {
@@ -62,17 +62,18 @@ TEST(MetadataServer, EverythingElseIsNotThere) {
         "/latest/api/token", "/metadata/identity/oauth2/token", "/0.1/meta-data/", "x", ""}) {
     EXPECT_EQ(get(path).status, 404) << path;
   }
-  EXPECT_EQ(answer_metadata({"", "a@b", {}}, "GET", "/computeMetadata/v1/project/project-id", "",
-                            std::array<HeaderField, 1>{{{"Metadata-Flavor", "Google"}}})
-                .status,
-            404)
+  const HeaderField fields[] = {{"Metadata-Flavor", "Google"}};
+  EXPECT_EQ(
+      answer_google_metadata({"", "a@b", {}}, {"GET", "/computeMetadata/v1/project/project-id", "", fields})
+          .status,
+      404)
       << "a project that is not known";
 }
 
 TEST(MetadataServer, WantsItsFieldAndNoProxy) {
   const auto status = [](std::vector<HeaderField> fields,
                          std::string_view path = "/computeMetadata/v1/project/project-id") {
-    return answer_metadata(identity, "GET", path, "", fields).status;
+    return answer_google_metadata(identity, {"GET", path, "", fields}).status;
   };
   EXPECT_EQ(status({{"METADATA-FLAVOR", "google"}}), 200);
   EXPECT_EQ(status({}), 403);
@@ -84,6 +85,50 @@ TEST(MetadataServer, WantsItsFieldAndNoProxy) {
   EXPECT_EQ(status({}, "/"), 200) << "whether there is one is asked without it";
   for (const char* method : {"POST", "PUT", "DELETE", "OPTIONS"})
     EXPECT_EQ(get("/computeMetadata/v1/project/project-id", "", method).status, 405) << method;
+}
+
+TEST(MetadataServer, AFederatedIdentityHasNoAddressAndIsTheDefault) {
+  const HeaderField fields[] = {{"Metadata-Flavor", "Google"}};
+  const credential::GoogleIdentity federated{"", "", {"a"}};
+  const auto ask = [&](std::string_view path, std::string_view query = "") {
+    return answer_google_metadata(federated, {"GET", path, query, fields});
+  };
+  const std::string accounts = "/computeMetadata/v1/instance/service-accounts/";
+  EXPECT_EQ(ask(accounts + "default/email").body, "default");
+  EXPECT_EQ(nlohmann::json::parse(ask(accounts, "?recursive=true").body).size(), 1u);
+  EXPECT_EQ(ask(accounts + "/token").status, 404);
+}
+
+MetadataAnswer azure(std::string_view path, std::vector<HeaderField> fields = {{"Metadata", "true"}},
+                     std::string_view method = "GET") {
+  return answer_azure_metadata(
+      {method, path, "?api-version=2018-02-01&resource=https%3A%2F%2Fvault.azure.net", fields},
+      std::chrono::sys_seconds(std::chrono::seconds(1'700'000'000)));
+}
+
+TEST(MetadataServer, AzuresLibrariesGetAPlaceholder) {
+  const std::string_view token = "/metadata/identity/oauth2/token";
+  EXPECT_EQ(
+      nlohmann::json::parse(azure(token).body),
+      nlohmann::json::parse(
+          R"({"access_token":"postern-injected","expires_in":"3599","expires_on":"1700003599","token_type":"Bearer"})"));
+  EXPECT_EQ(azure(token, {}).status, 400) << "libraries ask whether there is one by this";
+  EXPECT_EQ(azure(token, {{"Metadata", "false"}}).status, 400);
+  EXPECT_EQ(azure(token, {{"Metadata", "true"}, {"metadata", "true"}}).status, 400);
+  EXPECT_EQ(azure(token, {{"Metadata", "true"}, {"X-Forwarded-For", "1.2.3.4"}}).status, 403);
+  EXPECT_EQ(azure(token, {{"Metadata", "true"}}, "POST").status, 405);
+  for (const char* path :
+       {"/metadata/instance", "/metadata/identity/oauth2/tokens", "/metadata/attested/document", "/",
+        "/metadata/identity/oauth2/token/", "/latest/meta-data/", "/computeMetadata/v1/"})
+    EXPECT_EQ(azure(path).status, 404) << path;
+}
+
+TEST(MetadataServer, EachCloudIsAnsweredOnBehalfOfItsRule) {
+  EXPECT_EQ(metadata_rule_for({.google = 1, .azure = 2}, "/metadata/identity/oauth2/token"), 2u);
+  EXPECT_EQ(metadata_rule_for({.google = 1, .azure = 2}, "/computeMetadata/v1/"), 1u);
+  EXPECT_EQ(metadata_rule_for({.google = 1, .azure = policy::no_rule}, "/metadata/identity/oauth2/token"),
+            1u);
+  EXPECT_EQ(metadata_rule_for({.google = policy::no_rule, .azure = 2}, "/"), 2u);
 }
 
 std::string google_policy(std::string_view more = "") {
@@ -172,6 +217,25 @@ TEST(MetadataOnTheRoad, IsRefusedWithoutARuleAndWhereItIsDenied) {
     }
     EXPECT_EQ(road.origins(), 0u);
   }
+}
+
+TEST(MetadataOnTheRoad, AnswersAzuresQuestionsAndNoneOfGooglesWhereOnlyAzureHasARule) {
+  road::Road road({.policy = R"(
+rules:
+  - {name: entra, type: azure, azure: {tenant_id: 11111111-2222-3333-4444-555555555555, client_id: 11111111-2222-3333-4444-555555555555}}
+)"});
+  const std::string answer =
+      talk(road, "169.254.169.254",
+           ask("169.254.169.254", "/metadata/identity/oauth2/token?resource=x", "Metadata: true\r\n"));
+  EXPECT_THAT(answer,
+              AllOf(HasSubstr("200 OK"), HasSubstr("postern-injected"), Not(HasSubstr("Metadata-Flavor"))));
+  EXPECT_THAT(
+      talk(road, "169.254.169.254", ask("169.254.169.254", "/computeMetadata/v1/", "Metadata: true\r\n")),
+      HasSubstr("404 Not Found"));
+  ASSERT_TRUE(road.leave());
+  EXPECT_THAT(road.records().front(),
+              AllOf(HasSubstr(R"("rule":"entra")"), HasSubstr(R"("credentials":[])")));
+  EXPECT_EQ(road.origins() + road.endpoints(), 0u);
 }
 
 TEST(GoogleTokenUri, NobodyButGoogleIsGivenAnAssertion) {
