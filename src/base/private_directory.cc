@@ -23,9 +23,7 @@ std::unexpected<Error> unusable(std::string detail) {
 }
 
 /// Ours, of the expected kind, and closed to everybody else.
-Result<void> check_private(const Fd& fd, mode_t kind, const std::string& path) {
-  struct stat status{};
-  if (fstat(fd.get(), &status) != 0) return system_failure("reading the status of '" + path + "'");
+Result<void> check_private(const struct stat& status, mode_t kind, const std::string& path) {
   if ((status.st_mode & S_IFMT) != kind)
     return unusable("'" + path + "' is not of the kind of file that it should be");
   if (status.st_uid != geteuid()) return unusable("'" + path + "' belongs to another user");
@@ -37,7 +35,15 @@ Result<void> check_private(const Fd& fd, mode_t kind, const std::string& path) {
   return {};
 }
 
-Result<Fd> open_directory(std::string path) {
+Result<void> check_private(const Fd& fd, mode_t kind, const std::string& path) {
+  struct stat status{};
+  if (fstat(fd.get(), &status) != 0) return system_failure("reading the status of '" + path + "'");
+  return check_private(status, kind, path);
+}
+
+}  // namespace
+
+Result<Fd> open_private_directory(std::string path) {
   while (path.size() > 1 && path.back() == '/') path.pop_back();  // O_NOFOLLOW would follow "link/"
   std::error_code error;
   const auto parent = std::filesystem::path(path).parent_path();
@@ -54,6 +60,8 @@ Result<Fd> open_directory(std::string path) {
     return std::unexpected(checked.error());
   return directory;
 }
+
+namespace {
 
 /// Held until the descriptor is closed, by death too.
 Result<Fd> lock(const Fd& directory, const std::string& path) {
@@ -77,8 +85,19 @@ Result<void> write_all(const Fd& file, std::string_view bytes, const std::string
 
 }  // namespace
 
+Result<bool> has_private_file(const Fd& directory, const std::string& path, const std::string& name) {
+  struct stat status{};
+  if (fstatat(directory.get(), name.c_str(), &status, AT_SYMLINK_NOFOLLOW) != 0) {
+    if (errno == ENOENT) return false;
+    return system_failure("reading the status of '" + path + "/" + name + "'");
+  }
+  if (auto checked = check_private(status, S_IFREG, path + "/" + name); !checked)
+    return std::unexpected(checked.error());
+  return true;
+}
+
 Result<PrivateDirectory> PrivateDirectory::open(const std::string& path) {
-  auto directory = open_directory(path);
+  auto directory = open_private_directory(path);
   if (!directory) return std::unexpected(directory.error());
   auto locked = lock(*directory, path);
   if (!locked) return std::unexpected(locked.error());

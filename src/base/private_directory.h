@@ -9,6 +9,14 @@
 
 namespace postern {
 
+/// The directory alone: made (mode 0700) when it is absent. For files whose users take turns by themselves.
+/// Errors as PrivateDirectory::open().
+Result<Fd> open_private_directory(std::string path);
+
+/// Whether `directory` has a file of that name. Errors: invalid_configuration for one of another owner, one
+/// open to others, and what is no file or a symbolic link. `path`: how errors call the directory.
+Result<bool> has_private_file(const Fd& directory, const std::string& path, const std::string& name);
+
 class PrivateDirectory {
  public:
   static constexpr std::size_t file_bytes_max = 64 * 1024;  // keys are about 1 KiB
