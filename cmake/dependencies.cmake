@@ -8,7 +8,7 @@ find_package(CLI11 REQUIRED)
 find_package(yaml-cpp REQUIRED)
 find_package(GTest REQUIRED)
 foreach(pair cares=libcares re2=re2 idn2=libidn2 psl=libpsl mnl=libmnl seccomp=libseccomp capng=libcap-ng nghttp2=libnghttp2
-        expat=expat sodium=libsodium)
+        expat=expat sodium=libsodium sqlite=sqlite3)
   string(REPLACE "=" ";" pair ${pair})
   list(GET pair 0 name)
   list(GET pair 1 module)

@@ -23,6 +23,7 @@ LAYERS = {
     "http2": GROUND | {"io", "wire"},
     "policy": GROUND | {"wire"},
     "credential": GROUND | {"io", "wire", "policy"},
+    "store": GROUND | {"io", "wire", "policy", "credential"},
     "audit": GROUND | {"io"},
     "intake": GROUND | {"io", "wire", "tls"},
     "origin": GROUND | {"io", "wire", "tls", "http2"},
@@ -34,7 +35,7 @@ LAYERS = {
 }
 
 # Third-party headers that stay in .cc files: a header that shows one makes everybody depend on it.
-HIDDEN = re.compile(r"#include <(sodium|openssl|nghttp2|ares|idn2|libpsl|yaml-cpp|re2|nftables|libmnl|seccomp|cap-ng|CLI)[/.]")
+HIDDEN = re.compile(r"#include <(sodium|sqlite3|openssl|nghttp2|ares|idn2|libpsl|yaml-cpp|re2|nftables|libmnl|seccomp|cap-ng|CLI)[/.]")
 
 
 def sources(*suffixes, folders=("src", "fuzz", "bench")):
