@@ -2,7 +2,7 @@
 // What the parts of a SqliteStore share: the connections, the master key, and the count of changes.
 //
 // One connection writes and one reads, each behind a lock. A write waits for the disk, and whoever only reads
-// does not wait for that (WAL); a read takes some 20 µs, so that more connections for it would wait for the
+// does not wait for that (WAL); a read takes 5 to 15 µs, so that more connections for it would wait for the
 // processor instead.
 
 #include <mutex>
