@@ -29,6 +29,7 @@ LAYERS = {
     "origin": GROUND | {"io", "wire", "tls", "http2"},
     "dns": GROUND | {"io", "wire"},
     "sandbox": GROUND | {"io", "wire", "tls"},
+    "box": GROUND | {"io"},
     "proxy": GROUND | {"io", "wire", "tls", "http2", "policy", "credential", "audit", "intake", "origin", "dns"},
     "cli": GROUND
     | {"io", "wire", "tls", "http2", "policy", "credential", "audit", "intake", "origin", "dns", "sandbox", "proxy"},
