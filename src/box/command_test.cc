@@ -4,6 +4,7 @@
 
 #include <csignal>
 #include <fcntl.h>
+#include <filesystem>
 #include <fmt/format.h>
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
@@ -98,7 +99,7 @@ class Box : public testing::Test {
 TEST_F(Box, ACommandHasItsOutputItsErrorsAndItsStatus) {
   Command command(loop_, link_, shell("echo out; echo err >&2; pwd; echo $LANG; exit 7"));
   EXPECT_EQ(command.state(), Command::State::starting);
-  EXPECT_EQ(all(command), fmt::format("out\n{}\nC.UTF-8\n", ::get_current_dir_name()));
+  EXPECT_EQ(all(command), fmt::format("out\n{}\nC.UTF-8\n", std::filesystem::current_path().string()));
   EXPECT_EQ(all(command, StreamId::standard_error), "err\n") << "kept for whoever comes later";
   EXPECT_EQ(command.state(), Command::State::exited);
   EXPECT_EQ(command.status(), 7);
@@ -255,8 +256,9 @@ TEST_F(Box, AllThatItWroteBeforeItsEndIsThereHoweverSlowTheReader) {
 }
 
 TEST_F(Box, ATerminalIsOneWithItsSizeAndItsControlCharacters) {
-  CommandOptions options =
-      shell("test -t 0 -a -t 1 -a -t 2 && stty size; read word; stty size; echo \"<$word>\"; while :; do sleep 0.05; done");
+  CommandOptions options = shell(
+      "test -t 0 -a -t 1 -a -t 2 && stty size; read word; stty size; echo \"<$word>\"; while :; do sleep "
+      "0.05; done");
   options.request.terminal = true;
   options.request.rows = 10;
   options.request.columns = 20;

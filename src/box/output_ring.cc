@@ -2,6 +2,8 @@
 
 #include <algorithm>
 
+#include "base/utf8.h"
+
 namespace postern::box {
 
 void OutputRing::append(std::string_view bytes) {
@@ -30,26 +32,14 @@ std::string OutputRing::copy(std::uint64_t offset, std::size_t max) const {
 
 namespace {
 
-/// The length of the character that begins here, 0 when it is none, or -1 when it may still become one (RFC
-/// 3629 §4).
-int character_length(std::string_view bytes) {
-  const auto at = [&](std::size_t i) { return static_cast<unsigned char>(bytes[i]); };
-  const unsigned char first = at(0);
-  if (first < 0x80) return 1;
-  const int length = first >= 0xc2 && first <= 0xdf   ? 2
-                     : (first & 0xf0) == 0xe0         ? 3
-                     : first >= 0xf0 && first <= 0xf4 ? 4
-                                                      : 0;
-  for (int i = 1; i < length; ++i) {
-    if (static_cast<std::size_t>(i) == bytes.size()) return -1;
-    unsigned char low = 0x80, high = 0xbf;
-    if (i == 1 && first == 0xe0) low = 0xa0;   // longer than need be
-    if (i == 1 && first == 0xed) high = 0x9f;  // surrogates
-    if (i == 1 && first == 0xf0) low = 0x90;
-    if (i == 1 && first == 0xf4) high = 0x8f;  // beyond U+10FFFF
-    if (at(static_cast<std::size_t>(i)) < low || at(static_cast<std::size_t>(i)) > high) return 0;
-  }
-  return length;
+constexpr std::size_t utf8_bytes_max = 4;
+
+/// Whether it is the beginning of a character of which more has to come.
+bool may_become_utf8(std::string_view bytes) {
+  // Of what may follow a first byte these two are in every range.
+  for (const char* const rest : {"\x80\x80\x80", "\xbf\xbf\xbf"})
+    if (utf8_length(std::string(bytes) + rest) > bytes.size()) return true;
+  return false;
 }
 
 }  // namespace
@@ -59,9 +49,9 @@ std::string utf8_chunk(std::string_view bytes, bool ended, std::size_t max, std:
   used = 0;
   while (used < bytes.size()) {
     const std::string_view rest = bytes.substr(used);
-    const int length = character_length(rest);
-    if (length < 0 && !ended) break;
-    const std::size_t size = length > 0 ? static_cast<std::size_t>(length) : 1;
+    const std::size_t length = utf8_length(rest);
+    if (length == 0 && !ended && rest.size() < utf8_bytes_max && may_become_utf8(rest)) break;
+    const std::size_t size = std::max<std::size_t>(length, 1);
     if (out.size() + size > max) break;
     if (length > 0)
       out.append(rest.substr(0, size));
