@@ -4,6 +4,7 @@
 //   postern-agent SOCKET     frames of protocol.h on this descriptor; its end is the end of the box's
 //   commands
 
+#include <charconv>
 #include <errno.h>
 #include <fcntl.h>
 #include <memory>
@@ -457,7 +458,9 @@ void keep_from_commands() {
 
 int main(int count, char** arguments) {
   if (count != 2) return 2;
-  const int socket = atoi(arguments[1]);
+  int socket = -1;
+  const std::string_view number = arguments[1];
+  std::from_chars(number.data(), number.data() + number.size(), socket);
   // Commands run as the same user: none may look into this process, or take its socket.
   prctl(PR_SET_DUMPABLE, 0);
   signal(SIGPIPE, SIG_IGN);
