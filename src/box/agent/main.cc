@@ -24,6 +24,7 @@
 #include <utility>
 #include <vector>
 
+#include "box/agent/files.h"
 #include "box/agent/protocol.h"
 
 namespace postern::box {
@@ -109,6 +110,11 @@ std::vector<char*> pointers_to(std::vector<std::string>& words) {
   return out;
 }
 
+void close_from(unsigned first) {
+  if (syscall(SYS_close_range, first, ~0U, 0U) == 0) return;
+  for (int number = static_cast<int>(first); number < 65536; ++number) close(number);  // Before Linux 5.9.
+}
+
 [[noreturn]] void become(Start& start) {
   setsid();
   const int failure = start.failure.get();
@@ -124,6 +130,10 @@ std::vector<char*> pointers_to(std::vector<std::string>& words) {
   sigemptyset(&none);
   sigprocmask(SIG_SETMASK, &none, nullptr);
   if (!start.request.directory.empty() && chdir(start.request.directory.c_str()) != 0) fail_start(failure);
+  if (start.request.of_agent) {
+    close_from(3);  // The pipes of other commands, too, which would not end else.
+    _exit(run_file_command(start.request.arguments));
+  }
   const std::vector<char*> arguments = pointers_to(start.request.arguments);
   std::vector<char*> variables = pointers_to(start.request.environment);
   environ = variables.data();

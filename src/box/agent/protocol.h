@@ -53,6 +53,7 @@ struct RunRequest {
   std::vector<std::string> arguments;    ///< At least the program; looked up in PATH of `environment`.
   std::vector<std::string> environment;  ///< NAME=VALUE: all of it.
   std::string directory;                 ///< Empty: the agent's.
+  bool of_agent = false;                 ///< One of the agent's own (box/agent/files.h), and no program.
   bool terminal = false;
   bool has_input = false;  ///< Else the standard input is /dev/null. A terminal always has.
   std::uint16_t rows = 24, columns = 80;
@@ -93,7 +94,8 @@ inline bool take(std::string_view& from, std::vector<std::string>& words) {
 
 inline std::string encode(const RunRequest& request) {
   std::string out;
-  wire_detail::put((request.terminal ? 1u : 0u) | (request.has_input ? 2u : 0u), out);
+  wire_detail::put(
+      (request.terminal ? 1u : 0u) | (request.has_input ? 2u : 0u) | (request.of_agent ? 4u : 0u), out);
   wire_detail::put(std::uint32_t{request.rows} << 16 | request.columns, out);
   wire_detail::put(request.directory, out);
   for (const auto* words : {&request.arguments, &request.environment}) {
@@ -107,12 +109,13 @@ inline std::string encode(const RunRequest& request) {
 inline std::optional<RunRequest> decode_run(std::string_view bytes) {
   RunRequest request;
   std::uint32_t flags = 0, size = 0;
-  if (!wire_detail::take(bytes, flags) || flags > 3 || !wire_detail::take(bytes, size) ||
+  if (!wire_detail::take(bytes, flags) || flags > 7 || !wire_detail::take(bytes, size) ||
       !wire_detail::take(bytes, request.directory) || !wire_detail::take(bytes, request.arguments) ||
       !wire_detail::take(bytes, request.environment) || !bytes.empty() || request.arguments.empty())
     return std::nullopt;
   request.terminal = (flags & 1) != 0;
   request.has_input = (flags & 2) != 0;
+  request.of_agent = (flags & 4) != 0;
   request.rows = static_cast<std::uint16_t>(size >> 16);
   request.columns = static_cast<std::uint16_t>(size);
   return request;
