@@ -29,7 +29,7 @@ LAYERS = {
     "origin": GROUND | {"io", "wire", "tls", "http2"},
     "dns": GROUND | {"io", "wire"},
     "sandbox": GROUND | {"io", "wire", "tls"},
-    "box": GROUND | {"io"},
+    "box": GROUND | {"io", "wire", "tls", "sandbox"},
     "proxy": GROUND | {"io", "wire", "tls", "http2", "policy", "credential", "audit", "intake", "origin", "dns"},
     "cli": GROUND
     | {"io", "wire", "tls", "http2", "policy", "credential", "audit", "intake", "origin", "dns", "sandbox", "proxy"},

@@ -17,7 +17,7 @@ using testing::EndsWith;
 using testing::HasSubstr;
 using testing::StartsWith;
 
-TEST_F(Box, ACommandHasItsOutputItsErrorsAndItsStatus) {
+TEST_F(WithAgent, ACommandHasItsOutputItsErrorsAndItsStatus) {
   Command command(loop_, link_, shell("echo out; echo err >&2; pwd; echo $LANG; exit 7"));
   EXPECT_EQ(command.state(), Command::State::starting);
   EXPECT_EQ(all(command), fmt::format("out\n{}\nC.UTF-8\n", std::filesystem::current_path().string()));
@@ -27,7 +27,7 @@ TEST_F(Box, ACommandHasItsOutputItsErrorsAndItsStatus) {
   EXPECT_GT(command.process(), 0);
 }
 
-TEST_F(Box, ItsDirectoryAndEnvironmentAreThoseOfTheRequestAndNoOther) {
+TEST_F(WithAgent, ItsDirectoryAndEnvironmentAreThoseOfTheRequestAndNoOther) {
   ::setenv("POSTERN_TEST_SECRET", "canary", 1);
   CommandOptions options = shell("pwd; env; ls /proc/self/fd | wc -l");
   options.request.directory = "/usr";
@@ -37,7 +37,7 @@ TEST_F(Box, ItsDirectoryAndEnvironmentAreThoseOfTheRequestAndNoOther) {
       << "descriptors 0, 1, 2 and the one that ls reads by";
 }
 
-TEST_F(Box, WhatCannotRunIsRefusedWithItsReason) {
+TEST_F(WithAgent, WhatCannotRunIsRefusedWithItsReason) {
   const auto refusal = [&](CommandOptions options) {
     Command command(loop_, link_, std::move(options));
     EXPECT_TRUE(wait([&] { return command.over(); }));
@@ -60,7 +60,7 @@ TEST_F(Box, WhatCannotRunIsRefusedWithItsReason) {
   EXPECT_EQ(all(good), "fine\n");
 }
 
-TEST_F(Box, InputArrivesWithItsEndAndTheRestIsDropped) {
+TEST_F(WithAgent, InputArrivesWithItsEndAndTheRestIsDropped) {
   Command command(loop_, link_, shell("read line; echo \"got $line\"; cat", true));
   EXPECT_TRUE(command.input("one\ntwo\n"));
   EXPECT_TRUE(command.input("three"));
@@ -76,7 +76,7 @@ TEST_F(Box, InputArrivesWithItsEndAndTheRestIsDropped) {
   EXPECT_EQ(all(without), "end\n");
 }
 
-TEST_F(Box, AReaderWhoIsSlowGetsAllOfALargeInput) {
+TEST_F(WithAgent, AReaderWhoIsSlowGetsAllOfALargeInput) {
   Command command(loop_, link_, shell("sleep 0.2; wc -c", true));
   std::size_t sent = 0;
   while (sent < 4 * 1024 * 1024) {
@@ -88,7 +88,7 @@ TEST_F(Box, AReaderWhoIsSlowGetsAllOfALargeInput) {
   EXPECT_EQ(all(command), fmt::format("{}\n", sent));
 }
 
-TEST_F(Box, ItIsHeldUpWhileItsOnlyViewerDoesNotRead) {
+TEST_F(WithAgent, ItIsHeldUpWhileItsOnlyViewerDoesNotRead) {
   Command command(loop_, link_, shell("yes | head -c 20000000; echo written >&2"));
   Watcher viewer;
   command.attach(viewer, 0, 0);
@@ -107,7 +107,7 @@ TEST_F(Box, ItIsHeldUpWhileItsOnlyViewerDoesNotRead) {
   command.detach(viewer);
 }
 
-TEST_F(Box, WithoutAViewerItRunsToItsEndAndTheLastIsKept) {
+TEST_F(WithAgent, WithoutAViewerItRunsToItsEndAndTheLastIsKept) {
   Command command(loop_, link_, shell("yes | head -c 20000000; echo end"));
   EXPECT_TRUE(wait([&] { return command.over(); }));
   Watcher viewer;
@@ -122,7 +122,7 @@ TEST_F(Box, WithoutAViewerItRunsToItsEndAndTheLastIsKept) {
   command.detach(viewer);
 }
 
-TEST_F(Box, AViewerWhoHasGoneToSleepHoldsUpNobody) {
+TEST_F(WithAgent, AViewerWhoHasGoneToSleepHoldsUpNobody) {
   Command command(loop_, link_, shell("yes | head -c 5000000"));
   Watcher asleep;
   command.attach(asleep, 0, 0);
@@ -132,7 +132,7 @@ TEST_F(Box, AViewerWhoHasGoneToSleepHoldsUpNobody) {
   command.detach(asleep);
 }
 
-TEST_F(Box, ItIsKilledWithAllThatItStarted) {
+TEST_F(WithAgent, ItIsKilledWithAllThatItStarted) {
   Command command(loop_, link_, shell("sleep 1000 & echo $!; wait"));
   Watcher viewer;
   command.attach(viewer, 0, 0);
@@ -148,7 +148,7 @@ TEST_F(Box, ItIsKilledWithAllThatItStarted) {
   command.detach(viewer);
 }
 
-TEST_F(Box, ItEndsWithItsProcessAndWhatItLeftRunningIsLeftAlone) {
+TEST_F(WithAgent, ItEndsWithItsProcessAndWhatItLeftRunningIsLeftAlone) {
   Command command(loop_, link_,
                   shell("(sleep 0.6; echo late; echo alive > /tmp/postern-box-$$; sleep 0.1) & echo $$"));
   const TimePoint begun = clock_.now();
@@ -162,7 +162,7 @@ TEST_F(Box, ItEndsWithItsProcessAndWhatItLeftRunningIsLeftAlone) {
       << "a background flood does not keep it";
 }
 
-TEST_F(Box, AllThatItWroteBeforeItsEndIsThereHoweverSlowTheReader) {
+TEST_F(WithAgent, AllThatItWroteBeforeItsEndIsThereHoweverSlowTheReader) {
   Command command(loop_, link_, shell("yes | head -c 3000000; exit 3"));
   Watcher viewer;
   command.attach(viewer, 0, 0);
@@ -176,7 +176,7 @@ TEST_F(Box, AllThatItWroteBeforeItsEndIsThereHoweverSlowTheReader) {
   command.detach(viewer);
 }
 
-TEST_F(Box, ATerminalIsOneWithItsSizeAndItsControlCharacters) {
+TEST_F(WithAgent, ATerminalIsOneWithItsSizeAndItsControlCharacters) {
   CommandOptions options = shell(
       "test -t 0 -a -t 1 -a -t 2 && stty size; read word; stty size; echo \"<$word>\"; while :; do sleep "
       "0.05; done");
@@ -203,7 +203,7 @@ TEST_F(Box, ATerminalIsOneWithItsSizeAndItsControlCharacters) {
   command.detach(viewer);
 }
 
-TEST_F(Box, ATimeLimitAndNobodyWatchingEndIt) {
+TEST_F(WithAgent, ATimeLimitAndNobodyWatchingEndIt) {
   CommandOptions options = shell("sleep 1000");
   options.timeout = std::chrono::seconds(1);
   Command limited(loop_, link_, options);
@@ -228,7 +228,7 @@ TEST_F(Box, ATimeLimitAndNobodyWatchingEndIt) {
   EXPECT_EQ(bound.status(), 128 + SIGKILL);
 }
 
-TEST_F(Box, AskingTwiceForTheSameNameStartsOne) {
+TEST_F(WithAgent, AskingTwiceForTheSameNameStartsOne) {
   Commands commands(loop_, link_);
   CommandOptions options = shell("echo once");
   options.keep = std::chrono::seconds(1);
@@ -240,7 +240,7 @@ TEST_F(Box, AskingTwiceForTheSameNameStartsOne) {
   EXPECT_TRUE(wait([&] { return commands.find("a") == nullptr; }, std::chrono::seconds(5))) << "not for ever";
 }
 
-TEST_F(Box, ManyAtOnceAreServedAndTooManyRefused) {
+TEST_F(WithAgent, ManyAtOnceAreServedAndTooManyRefused) {
   std::vector<std::unique_ptr<Command>> commands;
   for (std::uint32_t i = 0; i < commands_max + 10; ++i)
     commands.push_back(std::make_unique<Command>(loop_, link_, shell("echo " + std::to_string(i), false)));
@@ -250,7 +250,7 @@ TEST_F(Box, ManyAtOnceAreServedAndTooManyRefused) {
   EXPECT_EQ(commands[commands_max + 5]->state(), Command::State::refused);
 }
 
-TEST_F(Box, WhenTheAgentDiesEverythingIsLost) {
+TEST_F(WithAgent, WhenTheAgentDiesEverythingIsLost) {
   Command command(loop_, link_, shell("echo before; sleep 1000"));
   Watcher viewer;
   command.attach(viewer, 0, 0);
@@ -264,7 +264,7 @@ TEST_F(Box, WhenTheAgentDiesEverythingIsLost) {
   command.detach(viewer);
 }
 
-TEST_F(Box, TheAgentEndsWithUsAndTakesItsCommandsWithIt) {
+TEST_F(WithAgent, TheAgentEndsWithUsAndTakesItsCommandsWithIt) {
   std::string child;
   {
     Pair pair;
@@ -284,7 +284,7 @@ TEST_F(Box, TheAgentEndsWithUsAndTakesItsCommandsWithIt) {
   EXPECT_TRUE(wait([&] { return ::access(("/proc/" + child + "/fd").c_str(), R_OK) != 0; }));
 }
 
-TEST_F(Box, NobodyInTheBoxCanLookIntoTheAgent) {
+TEST_F(WithAgent, NobodyInTheBoxCanLookIntoTheAgent) {
   // As root everybody can; the rule is for a box, whose processes are nobody special.
   if (::geteuid() == 0) {
     CommandOptions options = shell(

@@ -53,7 +53,8 @@ bool is_tag(std::string_view text) {
 RunRequest stat_request(std::string path) { return of_agent({"stat", std::move(path)}); }
 
 RunRequest read_request(std::string path, std::uint64_t offset, std::optional<std::uint64_t> length) {
-  return of_agent({"read", std::move(path), std::to_string(offset), length ? std::to_string(*length) : "end"});
+  return of_agent(
+      {"read", std::move(path), std::to_string(offset), length ? std::to_string(*length) : "end"});
 }
 
 RunRequest write_request(std::string path) {
@@ -76,12 +77,14 @@ std::optional<std::vector<FileEntry>> parse_entries(std::string_view answer) {
     FileEntry& entry = out.emplace_back();
     std::string_view path, kind, tag;
     std::int64_t modified = 0;
-    if (!take_field(answer, path) || path.empty() || !take_field(answer, kind) || !parse_kind(kind, entry.kind) ||
-        !take_number(answer, entry.bytes) || !take_number(answer, modified) || !take_field(answer, tag) || !is_tag(tag))
+    if (!take_field(answer, path) || path.empty() || !take_field(answer, kind) ||
+        !parse_kind(kind, entry.kind) || !take_number(answer, entry.bytes) ||
+        !take_number(answer, modified) || !take_field(answer, tag) || !is_tag(tag))
       return std::nullopt;
     entry.path = path;
     entry.tag = tag;
-    entry.modified = WallTime(std::chrono::duration_cast<WallTime::duration>(std::chrono::nanoseconds(modified)));
+    entry.modified =
+        WallTime(std::chrono::duration_cast<WallTime::duration>(std::chrono::nanoseconds(modified)));
   }
   return out;
 }
@@ -102,7 +105,8 @@ std::optional<std::vector<FoundLine>> parse_lines(std::string_view answer) {
 
 int parse_trouble(std::string_view standard_error) {
   int number = 0;
-  const auto read = std::from_chars(standard_error.data(), standard_error.data() + standard_error.size(), number);
+  const auto read =
+      std::from_chars(standard_error.data(), standard_error.data() + standard_error.size(), number);
   const bool good = read.ec == std::errc() && read.ptr == standard_error.data() + standard_error.size();
   return good && number > 0 && number < 4096 ? number : EIO;
 }

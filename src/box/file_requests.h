@@ -1,6 +1,6 @@
 #pragma once
-// Files of a box: what its agent is asked (box/agent/files.h), and what it answers. Nothing here touches a file
-// system: paths mean what they mean inside the box, and the answers are the box's word.
+// Files of a box: what its agent is asked (box/agent/files.h), and what it answers. Nothing here touches a
+// file system: paths mean what they mean inside the box, and the answers are the box's word.
 
 #include <cstdint>
 #include <optional>
@@ -19,7 +19,8 @@ struct FileEntry {
   Kind kind = Kind::other;
   std::uint64_t bytes = 0;
   WallTime modified;
-  std::string tag;  ///< Another one whenever the content may be another one: a strong validator (RFC 9110 §8.8.1).
+  std::string
+      tag;  ///< Another one whenever the content may be another one: a strong validator (RFC 9110 §8.8.1).
 };
 
 struct FoundLine {

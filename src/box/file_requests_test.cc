@@ -15,7 +15,7 @@ namespace {
 namespace fs = std::filesystem;
 using testing::ElementsAre;
 
-class Files : public Box {
+class Files : public WithAgent {
  protected:
   Files() {
     std::string pattern = (fs::temp_directory_path() / "postern-box-XXXXXX").string();
@@ -62,10 +62,12 @@ class Files : public Box {
     const auto entries = parse_entries(ask(glob_request(pattern, top_, limit)).out);
     EXPECT_TRUE(entries);
     std::vector<std::string> names;
-    for (const FileEntry& entry : entries.value_or(std::vector<FileEntry>())) names.push_back(entry.path.substr(top_.size() + 1));
+    for (const FileEntry& entry : entries.value_or(std::vector<FileEntry>()))
+      names.push_back(entry.path.substr(top_.size() + 1));
     return names;
   }
-  std::vector<std::string> grep(const std::string& text, const std::string& pattern = "", std::uint64_t limit = 100) {
+  std::vector<std::string> grep(const std::string& text, const std::string& pattern = "",
+                                std::uint64_t limit = 100) {
     const auto lines = parse_lines(ask(grep_request(text, top_, pattern, limit)).out);
     EXPECT_TRUE(lines);
     std::vector<std::string> out;
@@ -146,7 +148,9 @@ TEST_F(Files, HalfAFileIsNone) {
 }
 
 TEST_F(Files, PatternsFindWhatTheySay) {
-  for (const char* name : {"a.txt", "b.md", "sub/c.txt", "sub/deep/d.txt", "sub/.hidden", "other/e.txt", "new\nline"}) make(name, "");
+  for (const char* name :
+       {"a.txt", "b.md", "sub/c.txt", "sub/deep/d.txt", "sub/.hidden", "other/e.txt", "new\nline"})
+    make(name, "");
   EXPECT_THAT(glob("*"), ElementsAre("a.txt", "b.md", "new\nline", "other", "sub"));
   EXPECT_THAT(glob("*.txt"), ElementsAre("a.txt"));
   EXPECT_THAT(glob("**/*.txt"), ElementsAre("a.txt", "other/e.txt", "sub/c.txt", "sub/deep/d.txt"));
@@ -185,9 +189,12 @@ TEST_F(Files, LinesAreFoundWithTheirNumbers) {
   make("sub/c.txt", "needles\r\n");
   make("binary", std::string("\0needle\n", 8));
   make("long", std::string(10'000, 'x') + "needle\n");
-  EXPECT_THAT(grep("needle"), ElementsAre("a.txt:2:two needle", "a.txt:4:needle", "long:1:" + std::string(4096, 'x'), "sub/b.md:1:a needle in b",
-                                          "sub/c.txt:1:needles\r"));
-  EXPECT_THAT(grep("needle", "*.txt"), ElementsAre("a.txt:2:two needle", "a.txt:4:needle", "sub/c.txt:1:needles\r")) << "a name at any depth";
+  EXPECT_THAT(grep("needle"),
+              ElementsAre("a.txt:2:two needle", "a.txt:4:needle", "long:1:" + std::string(4096, 'x'),
+                          "sub/b.md:1:a needle in b", "sub/c.txt:1:needles\r"));
+  EXPECT_THAT(grep("needle", "*.txt"),
+              ElementsAre("a.txt:2:two needle", "a.txt:4:needle", "sub/c.txt:1:needles\r"))
+      << "a name at any depth";
   EXPECT_THAT(grep("needle", "sub/*.txt"), ElementsAre("sub/c.txt:1:needles\r"));
   EXPECT_THAT(grep("needle", "*/*.md"), ElementsAre("sub/b.md:1:a needle in b"));
   EXPECT_THAT(grep("n.edle"), ElementsAre()) << "literally";
@@ -200,9 +207,13 @@ TEST_F(Files, LinesAreFoundWithTheirNumbers) {
 TEST_F(Files, WhatIsNoRequestIsRefused) {
   RunRequest request;
   request.of_agent = true;
-  for (const std::vector<std::string>& words :
-       {std::vector<std::string>{"rm", "/"}, {"read", "/etc/passwd"}, {"read", "/etc/passwd", "-1", "end"}, {"read", "/etc/passwd", "0", "x"},
-        {"glob", "*", "/", ""}, {"grep", "", "/", "", "1"}, {"stat"}}) {
+  for (const std::vector<std::string>& words : {std::vector<std::string>{"rm", "/"},
+                                                {"read", "/etc/passwd"},
+                                                {"read", "/etc/passwd", "-1", "end"},
+                                                {"read", "/etc/passwd", "0", "x"},
+                                                {"glob", "*", "/", ""},
+                                                {"grep", "", "/", "", "1"},
+                                                {"stat"}}) {
     request.arguments = words;
     const Answer answer = ask(request);
     EXPECT_EQ(answer.status, 2) << words.front();
@@ -216,11 +227,14 @@ TEST(FileAnswers, OnlyWhatAnAgentSaysIsRead) {
   EXPECT_TRUE(parse_entries(entry("/a\0f\0"sv) + entry("3\0-5\0aa-1\0"sv)));
   EXPECT_TRUE(parse_entries(""));
   for (const std::string_view answer :
-       {"x"sv, "/a\0f\0003\0005\0aa"sv, "/a\0x\0003\0005\0aa\0"sv, "\0f\0003\0005\0aa\0"sv, "/a\0f\0-3\0005\0aa\0"sv, "/a\0f\0003\0x\0aa\0"sv,
-        "/a\0f\0003\0005\0a\"a\0"sv, "/a\0f\0003\0005\0\0"sv, "/a\0f\000399999999999999999999\0005\0aa\0"sv})
+       {"x"sv, "/a\0f\0003\0005\0aa"sv, "/a\0x\0003\0005\0aa\0"sv, "\0f\0003\0005\0aa\0"sv,
+        "/a\0f\0-3\0005\0aa\0"sv, "/a\0f\0003\0x\0aa\0"sv, "/a\0f\0003\0005\0a\"a\0"sv,
+        "/a\0f\0003\0005\0\0"sv, "/a\0f\000399999999999999999999\0005\0aa\0"sv})
     EXPECT_FALSE(parse_entries(answer)) << answer;
   EXPECT_TRUE(parse_lines("/a\0001\0text\0"sv));
-  for (const std::string_view answer : {"/a\0000\0text\0"sv, "/a\0001\0text"sv, "\0001\0text\0"sv, "/a\0x\0text\0"sv}) EXPECT_FALSE(parse_lines(answer));
+  for (const std::string_view answer :
+       {"/a\0000\0text\0"sv, "/a\0001\0text"sv, "\0001\0text\0"sv, "/a\0x\0text\0"sv})
+    EXPECT_FALSE(parse_lines(answer));
   EXPECT_EQ(parse_trouble("2"), ENOENT);
   for (const char* other : {"", "x", "-1", "0", "99999", "2 "}) EXPECT_EQ(parse_trouble(other), EIO);
 }

@@ -48,12 +48,12 @@ struct Watcher final : Command::Viewer {
   void changed() override { ++changes; }
 };
 
-class Box : public testing::Test {
+class WithAgent : public testing::Test {
  protected:
-  Box() : loop_(clock_), agent_(start_agent(pair_.theirs)), link_(loop_, std::move(pair_.ours)) {
+  WithAgent() : loop_(clock_), agent_(start_agent(pair_.theirs)), link_(loop_, std::move(pair_.ours)) {
     pair_.theirs.reset();
   }
-  ~Box() override {
+  ~WithAgent() override {
     ::kill(agent_, SIGKILL);
     ::waitpid(agent_, nullptr, 0);
   }

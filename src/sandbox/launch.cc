@@ -374,7 +374,8 @@ Result<pid_t> spawn(const std::string& bubblewrap, const LaunchSpec& spec, const
                                  arguments.gate,
                                  arguments.errors,
                                  std::to_string(ignored_signals()),
-                                 has_terminal() ? "share" : "own"};
+                                 has_terminal() && !spec.talks ? "share" : "own",
+                                 spec.talks ? "keep" : "close"};
   words.insert(words.end(), spec.command.begin(), spec.command.end());
   std::vector<char*> pointers;
   pointers.reserve(words.size() + 1);
@@ -472,6 +473,7 @@ Result<Sandbox> Sandbox::start_once(const std::string& bubblewrap, const LaunchS
 
   Sandbox sandbox;
   sandbox.gate_ = std::move(gate->first);
+  sandbox.talks_ = spec.talks;
   sandbox.status_ = std::move(status->read_end);
   sandbox.messages_ = std::move(messages->read_end);
   {
@@ -519,6 +521,8 @@ Sandbox& Sandbox::operator=(Sandbox&& other) noexcept {
   monitor_pidfd_ = std::move(other.monitor_pidfd_);
   init_pidfd_ = std::move(other.init_pidfd_);
   gate_ = std::move(other.gate_);
+  talks_ = other.talks_;
+  released_ = other.released_;
   status_ = std::move(other.status_);
   messages_ = std::move(other.messages_);
   status_text_ = std::move(other.status_text_);
@@ -533,7 +537,8 @@ Sandbox::~Sandbox() {
 
 Result<void> Sandbox::release() {
   if (send(gate_.get(), "x", 1, MSG_NOSIGNAL) != 1) return fail_errno("let the program run");
-  gate_.reset();
+  released_ = true;
+  if (!talks_) gate_.reset();
   return {};
 }
 
@@ -576,7 +581,7 @@ pid_t Sandbox::command_pid() const {
 }
 
 bool Sandbox::signal(int number) {
-  if (monitor_ <= 0 || gate_) return false;
+  if (monitor_ <= 0 || !released_) return false;
   const pid_t command = command_pid();
   if (command <= 0) return false;
   // The id could pass to another process between the look and the signal; a descriptor cannot.

@@ -40,6 +40,9 @@ struct LaunchSpec {
   std::string hostname = "postern";
   /// Resource limits to give back to the program where Postern changed its own (core size, open files).
   std::vector<std::pair<int, rlimit>> limits;
+  /// The program's descriptor 3 is a stream socket, whose other end is Sandbox::take_socket(). Then it is no
+  /// child of the terminal: it has a process group of its own.
+  bool talks = false;
   /// What else can be done while bubblewrap is at work, some ten milliseconds. May be called again.
   std::function<void()> meanwhile;
 };
@@ -58,6 +61,9 @@ class Sandbox {
 
   /// Lets the program run. Everything that must be there before it has to be there now.
   Result<void> release();
+
+  /// With LaunchSpec::talks, after release(). Once.
+  Fd take_socket() { return std::move(gate_); }
 
   /// Readable (epoll) once the sandbox has ended and wait() will not block. Owned by the Sandbox.
   int exit_fd() const { return monitor_pidfd_.get(); }
@@ -85,9 +91,11 @@ class Sandbox {
   pid_t init_ = -1;     // bubblewrap inside, process 1 of the sandbox
   Fd monitor_pidfd_;
   Fd init_pidfd_;  // No other process can take the id while we hold this and check it.
-  Fd gate_;        // To the launcher: a byte lets the program run.
-  Fd status_;      // bubblewrap's JSON lines
-  Fd messages_;    // What bubblewrap complains of
+  Fd gate_;        // To the launcher: a byte lets the program run. Then to the program, if it talks.
+  bool talks_ = false;
+  bool released_ = false;
+  Fd status_;    // bubblewrap's JSON lines
+  Fd messages_;  // What bubblewrap complains of
   std::string status_text_;
 };
 

@@ -65,7 +65,8 @@ class Output {
   }
   void field(long long number) {
     char text[24];
-    field(std::string_view(text, static_cast<std::size_t>(std::to_chars(text, text + sizeof text, number).ptr - text)));
+    field(std::string_view(
+        text, static_cast<std::size_t>(std::to_chars(text, text + sizeof text, number).ptr - text)));
   }
   void flush() {
     if (!write_all(1, gathered_)) _exit(file_trouble);  // Nobody reads it any more.
@@ -84,16 +85,20 @@ bool parse_number(std::string_view text, unsigned long long& number) {
 long long nanoseconds(const timespec& time) { return time.tv_sec * 1'000'000'000LL + time.tv_nsec; }
 
 void put_entry(Output& out, std::string_view path, const struct stat& info) {
-  const char kind = S_ISREG(info.st_mode) ? 'f' : S_ISDIR(info.st_mode) ? 'd' : S_ISLNK(info.st_mode) ? 'l' : 'o';
+  const char kind = S_ISREG(info.st_mode)   ? 'f'
+                    : S_ISDIR(info.st_mode) ? 'd'
+                    : S_ISLNK(info.st_mode) ? 'l'
+                                            : 'o';
   out.field(path);
   out.field(std::string_view(&kind, 1));
   out.field(static_cast<long long>(info.st_size));
   out.field(nanoseconds(info.st_mtim));
   char tag[80];
-  const int size = snprintf(tag, sizeof tag, "%llx-%llx-%llx-%llx", static_cast<unsigned long long>(info.st_ino),
-                            static_cast<unsigned long long>(info.st_size),
-                            static_cast<unsigned long long>(nanoseconds(info.st_mtim)),
-                            static_cast<unsigned long long>(nanoseconds(info.st_ctim)));
+  const int size =
+      snprintf(tag, sizeof tag, "%llx-%llx-%llx-%llx", static_cast<unsigned long long>(info.st_ino),
+               static_cast<unsigned long long>(info.st_size),
+               static_cast<unsigned long long>(nanoseconds(info.st_mtim)),
+               static_cast<unsigned long long>(nanoseconds(info.st_ctim)));
   out.field(std::string_view(tag, static_cast<std::size_t>(size)));
 }
 
@@ -109,7 +114,8 @@ int stat_file(const std::string& path) {
 
 int read_file(const std::string& path, const std::string& offset_text, const std::string& length_text) {
   unsigned long long offset = 0, length = ULLONG_MAX;
-  if (!parse_number(offset_text, offset) || (length_text != "end" && !parse_number(length_text, length))) return 2;
+  if (!parse_number(offset_text, offset) || (length_text != "end" && !parse_number(length_text, length)))
+    return 2;
   // A pipe or a device would hold it up, or give what is no content.
   const File file(open(path.c_str(), O_RDONLY | O_CLOEXEC | O_NONBLOCK));
   struct stat info{};
@@ -186,8 +192,8 @@ std::vector<std::string> split(std::string_view pattern) {
   }
 }
 
-/// Which parts of a pattern may come next, after the folders so far: bit i for parts[i], bit parts.size() for the end.
-/// A set, so that each folder is looked at once however many ** there are.
+/// Which parts of a pattern may come next, after the folders so far: bit i for parts[i], bit parts.size() for
+/// the end. A set, so that each folder is looked at once however many ** there are.
 class Matcher {
  public:
   using Places = std::vector<bool>;
@@ -211,7 +217,9 @@ class Matcher {
   }
   bool matched(const Places& places) const { return places.back(); }
   /// Something below may match.
-  static bool goes_on(const Places& places) { return std::find(places.begin(), places.end() - 1, true) != places.end() - 1; }
+  static bool goes_on(const Places& places) {
+    return std::find(places.begin(), places.end() - 1, true) != places.end() - 1;
+  }
 
  private:
   void enter(Places& places, std::size_t i) const {
@@ -238,7 +246,8 @@ std::vector<Named> entries_of(int folder) {
   while (const dirent* const entry = readdir(stream)) {
     if (strcmp(entry->d_name, ".") == 0 || strcmp(entry->d_name, "..") == 0) continue;
     Named named{entry->d_name, {}};
-    if (fstatat(folder, entry->d_name, &named.info, AT_SYMLINK_NOFOLLOW) == 0) out.push_back(std::move(named));
+    if (fstatat(folder, entry->d_name, &named.info, AT_SYMLINK_NOFOLLOW) == 0)
+      out.push_back(std::move(named));
   }
   closedir(stream);
   std::sort(out.begin(), out.end(), [](const Named& a, const Named& b) { return a.name < b.name; });
@@ -249,9 +258,11 @@ std::string below(const std::string& folder, const std::string& name) {
   return folder.ends_with('/') ? folder + name : folder + "/" + name;
 }
 
-/// `each(folder, entry, path, places)` for everything below; false ends it. What cannot be opened is left out.
+/// `each(folder, entry, path, places)` for everything below; false ends it. What cannot be opened is left
+/// out.
 template <class Each>
-bool walk(int folder, const std::string& path, const Matcher& matcher, const Matcher::Places& places, std::size_t depth, Each& each) {
+bool walk(int folder, const std::string& path, const Matcher& matcher, const Matcher::Places& places,
+          std::size_t depth, Each& each) {
   for (const Named& entry : entries_of(folder)) {
     const Matcher::Places next = matcher.after(places, entry.name.c_str());
     const std::string here = below(path, entry.name);
@@ -284,8 +295,8 @@ int glob_files(const std::string& pattern, const std::string& path, const std::s
 }
 
 /// False: enough.
-bool search_file(int folder, const Named& entry, const std::string& path, const std::string& text, unsigned long long& found,
-                 unsigned long long limit, Output& out) {
+bool search_file(int folder, const Named& entry, const std::string& path, const std::string& text,
+                 unsigned long long& found, unsigned long long limit, Output& out) {
   const File file(openat(folder, entry.name.c_str(), O_RDONLY | O_NOFOLLOW | O_CLOEXEC | O_NONBLOCK));
   if (!file) return true;
   std::vector<char> piece(copy_bytes);
@@ -309,7 +320,8 @@ bool search_file(int folder, const Named& entry, const std::string& path, const 
     std::string_view rest(piece.data(), static_cast<std::size_t>(size));
     if (first && rest.substr(0, looked_at_for_nul).find('\0') != std::string_view::npos) return true;
     first = false;
-    for (std::size_t newline = rest.find('\n'); newline != std::string_view::npos; newline = rest.find('\n')) {
+    for (std::size_t newline = rest.find('\n'); newline != std::string_view::npos;
+         newline = rest.find('\n')) {
       line.append(rest.substr(0, newline));
       rest.remove_prefix(newline + 1);
       if (!end_line()) return false;
@@ -320,7 +332,8 @@ bool search_file(int folder, const Named& entry, const std::string& path, const 
   return line.empty() || end_line();
 }
 
-int grep_files(const std::string& text, const std::string& path, const std::string& glob, const std::string& limit_text) {
+int grep_files(const std::string& text, const std::string& path, const std::string& glob,
+               const std::string& limit_text) {
   unsigned long long limit = 0;
   if (!parse_number(limit_text, limit) || text.empty()) return 2;
   Output out;

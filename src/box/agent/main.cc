@@ -474,6 +474,8 @@ int main(int count, char** arguments) {
   // Commands run as the same user: none may look into this process, or take its socket.
   prctl(PR_SET_DUMPABLE, 0);
   signal(SIGPIPE, SIG_IGN);
+  const int nothing = open("/dev/null", O_RDWR);
+  for (int standard = 0; standard < 3; ++standard) dup2(nothing, standard);
   if (fcntl(socket, F_GETFD) < 0) return 2;
   postern::box::keep_from_commands();
   postern::box::Agent(socket).run();

@@ -5,10 +5,12 @@
 // had without us, closes every descriptor but 0, 1 and 2, and executes it. Static and tiny: it runs in
 // whatever root the sandbox has, and it is embedded in the postern binary.
 //
-//   postern-launch GATE IGNORED share|own COMMAND [ARGUMENT...]
+//   postern-launch GATE ERRORS IGNORED share|own close|keep COMMAND [ARGUMENT...]
 //     GATE     a socket to Postern: a byte out says that the sandbox is complete, a byte in lets the program
-//     run IGNORED  decimal bit set of the signals that stay ignored (nohup), bit 0 for signal 1 own      a
-//     process group of its own, so that kill(0) in the sandbox cannot reach a process outside
+//     run ERRORS   what becomes the program's standard error IGNORED  decimal bit set of the signals that
+//     stay ignored (nohup), bit 0 for signal 1 own      a process group of its own, so that kill(0) in the
+//     sandbox cannot reach a process outside keep     the program has GATE as its descriptor 3, and goes on
+//     talking to Postern
 
 #include <errno.h>
 #include <signal.h>
@@ -33,9 +35,9 @@ void reset_signals(unsigned long long ignored) {
   sigprocmask(SIG_SETMASK, &none, nullptr);
 }
 
-void close_descriptors() {
-  if (syscall(SYS_close_range, 3U, ~0U, 0U) == 0) return;
-  for (int fd = 3; fd < 65536; ++fd) close(fd);  // Before Linux 5.9.
+void close_descriptors(unsigned first) {
+  if (syscall(SYS_close_range, first, ~0U, 0U) == 0) return;
+  for (int fd = static_cast<int>(first); fd < 65536; ++fd) close(fd);  // Before Linux 5.9.
 }
 
 /// End of file is no permission: without Postern nothing runs.
@@ -52,13 +54,15 @@ bool pass_gate(int gate) {
 }  // namespace
 
 int main(int count, char** arguments) {
-  if (count < 6 || !pass_gate(atoi(arguments[1])) || dup2(atoi(arguments[2]), 2) != 2)
+  if (count < 7 || !pass_gate(atoi(arguments[1])) || dup2(atoi(arguments[2]), 2) != 2)
     return exit_cannot_execute;
-  close_descriptors();
+  const bool keep = strcmp(arguments[5], "keep") == 0;
+  if (keep && dup2(atoi(arguments[1]), 3) != 3) return exit_cannot_execute;
+  close_descriptors(keep ? 4 : 3);
   if (strcmp(arguments[4], "own") == 0) setpgid(0, 0);
   reset_signals(strtoull(arguments[3], nullptr, 10));
-  execvp(arguments[5], arguments + 5);
+  execvp(arguments[6], arguments + 6);
   int error = errno;
-  fprintf(stderr, "postern: cannot run '%s': %s\n", arguments[5], strerror(error));
+  fprintf(stderr, "postern: cannot run '%s': %s\n", arguments[6], strerror(error));
   return error == ENOENT || error == ENOTDIR ? exit_not_found : exit_cannot_execute;
 }
