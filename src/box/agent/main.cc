@@ -475,6 +475,7 @@ int main(int count, char** arguments) {
   prctl(PR_SET_DUMPABLE, 0);
   signal(SIGPIPE, SIG_IGN);
   const int nothing = open("/dev/null", O_RDWR);
+  if (nothing < 0) return 2;
   for (int standard = 0; standard < 3; ++standard) dup2(nothing, standard);
   if (fcntl(socket, F_GETFD) < 0) return 2;
   postern::box::keep_from_commands();
