@@ -25,6 +25,7 @@ LAYERS = {
     "credential": GROUND | {"io", "wire", "policy"},
     "store": GROUND | {"io", "wire", "policy", "credential"},
     "audit": GROUND | {"io"},
+    "control": GROUND | {"io", "wire", "policy", "credential"},
     "intake": GROUND | {"io", "wire", "tls"},
     "origin": GROUND | {"io", "wire", "tls", "http2"},
     "dns": GROUND | {"io", "wire"},
