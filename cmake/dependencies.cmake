@@ -6,6 +6,7 @@ find_package(fmt REQUIRED)
 find_package(nlohmann_json REQUIRED)
 find_package(CLI11 REQUIRED)
 find_package(yaml-cpp REQUIRED)
+find_package(Boost 1.74 REQUIRED)  # headers only
 find_package(GTest REQUIRED)
 foreach(pair cares=libcares re2=re2 idn2=libidn2 psl=libpsl mnl=libmnl seccomp=libseccomp capng=libcap-ng nghttp2=libnghttp2
         expat=expat sodium=libsodium sqlite=sqlite3)

@@ -81,8 +81,9 @@ TEST(Errors, ProblemsOfARealDocumentNeverRepeatASecret) {
                                              policy::Format::json);
   ASSERT_FALSE(parsed);
   const Response response = validation_response(parsed.error());
-  ASSERT_GE(body_of(response)["detail"].size(), 4U);
-  for (const auto& item : body_of(response)["detail"]) EXPECT_EQ(item["loc"][1], "proxy_config");
+  const json body = body_of(response);
+  ASSERT_GE(body["detail"].size(), 4U);
+  for (const auto& item : body["detail"]) EXPECT_EQ(item["loc"][1], "proxy_config");
   for (const char* canary : {"canary-1", "canary-2", "canary-3", "canary-4"})
     EXPECT_THAT(response.body, Not(HasSubstr(canary)));
 }

@@ -5,6 +5,8 @@
 #include <fmt/format.h>
 #include <set>
 
+#include "control/call.h"
+
 namespace postern::control {
 
 namespace {
@@ -110,6 +112,19 @@ std::variant<Router::Match, ApiError> Router::find(std::string_view method, std:
   if (search.allowed.empty()) return not_found("There is nothing here.");
   if (search.allowed.contains("GET")) search.allowed.insert("HEAD");
   return method_not_allowed(fmt::format("{}", fmt::join(search.allowed, ", ")));
+}
+
+void Router::serve(const std::shared_ptr<Call>& call) const {
+  Request& request = call->request();
+  auto found = find(request.method, request.path());
+  if (const ApiError* error = std::get_if<ApiError>(&found)) return call->answer(*error);
+  Match& match = std::get<Match>(found);
+  call->note_route(match.pattern);
+  auto query = parse_query(request.target);
+  if (!query) return call->answer(bad_request(fmt::format("The query holds {}.", query.error())));
+  request.parameters = std::move(match.parameters);
+  request.query = std::move(*query);
+  (*match.handler)(call);
 }
 
 }  // namespace postern::control

@@ -48,6 +48,9 @@ class Router {
   /// encoded; 404; 405 with Allow.
   std::variant<Match, ApiError> find(std::string_view method, std::string_view path) const;
 
+  /// Finds, fills in the parameters and the query of the request, and calls the handler, or answers.
+  void serve(const std::shared_ptr<Call>& call) const;
+
  private:
   struct Target {
     Handler handler;
