@@ -8,6 +8,9 @@
 // Bodies are pushed and pulled piece by piece, whole answers and messages are taken as values. In every case
 // the worker is only there while there is something to do, never while a peer is slow. So a few workers serve
 // thousands of waiting requests and idle WebSockets, and no slow caller can take them away from others.
+//
+// A std::exception that code of a handler lets out is an internal error of that call: 500, or an answer that
+// is cut where it had begun, or close code 1011.
 
 #include <cstdint>
 #include <memory>

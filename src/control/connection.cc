@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <chrono>
+#include <exception>
 #include <fmt/chrono.h>
 #include <fmt/format.h>
 #include <utility>
@@ -70,6 +71,26 @@ std::optional<ApiError> judge_websocket(const Request& request) {
   if (!one_key || key->size() != 24 || !key->ends_with("=="))
     return bad_request("Sec-WebSocket-Key is not 16 bytes in base64.");
   return std::nullopt;
+}
+
+// Exceptions of handlers end what they were about, and nothing else.
+
+bool hand_to(BodySink& sink, std::string_view piece, bool last) {
+  try {
+    if (!piece.empty()) sink.take(piece);
+    if (last) sink.end();
+    return true;
+  } catch (const std::exception&) {
+    return false;
+  }
+}
+
+BodySource::Piece ask(BodySource& source, std::span<char> into) {
+  try {
+    return source.next(into);
+  } catch (const std::exception&) {
+    return {0, BodySource::Then::broken};
+  }
 }
 
 }  // namespace
@@ -422,12 +443,12 @@ void Connection::hand_on(std::string piece) {
   const bool last = current.arrived;
   server_->workers.post([self = shared_from_this(), serial = serial_, sink = current.sink,
                          piece = std::move(piece), last]() mutable {
-    if (!piece.empty()) sink->take(piece);
-    if (last) sink->end();
+    const bool taken = hand_to(*sink, piece, last);
     sink.reset();
-    self->post(serial, [last](Connection& connection) {
+    self->post(serial, [last, taken](Connection& connection) {
       Current& then = *connection.now_;
       then.sink_busy = false;
+      if (!taken) return connection.fail_body(internal_error());
       if (last) {
         then.intake = Intake::over;
         connection.drop(std::move(then.sink));
@@ -577,7 +598,7 @@ void Connection::pull() {
   if (std::exchange(current.pulling, true)) return;
   server_->workers.post([self = shared_from_this(), serial = serial_, source = current.source]() mutable {
     std::string piece(body_piece_bytes, '\0');
-    const BodySource::Piece said = source->next(piece);
+    const BodySource::Piece said = ask(*source, piece);
     piece.resize(std::min(said.size, piece.size()));
     source.reset();
     self->post(serial, [piece = std::move(piece), said](Connection& connection) mutable {

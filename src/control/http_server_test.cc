@@ -502,6 +502,14 @@ TEST(HttpServer, AHandlerThatFailsOrForgetsIsAnInternalError) {
     EXPECT_THAT(answer.body + answer.head, Not(HasSubstr("canary")));
     EXPECT_THAT(answer.head, Not(HasSubstr("Set-Cookie")));
   }
+  peer.post("/throw/body", "abc");
+  EXPECT_EQ(peer.answer().status, 500);
+  Peer sending(running.at());
+  sending.post("/throw/sink", "abc");
+  EXPECT_EQ(sending.answer().status, 500);
+  Peer reading(running.at());
+  reading.get("/throw/source");
+  EXPECT_THAT(reading.read_all(), Not(HasSubstr("0\r\n\r\n")));
   peer.get("/twice");
   EXPECT_EQ(peer.answer().body, "first");
   peer.get("/hello");
@@ -853,6 +861,13 @@ TEST(WebSocket, TheServerClosesWithACodeAndAReason) {
   EXPECT_EQ(socket.peer().read_all(), "");
   EXPECT_TRUE(running.app.events.wait_for("closed 4000 as you wish"));
   EXPECT_EQ(running.app.session->send_text("late"), WebSocketSession::Sent::closed);
+}
+
+TEST(WebSocket, AHandlerThatFailsClosesIt) {
+  Running running;
+  Socket socket(running.at());
+  socket.text("!throw");
+  EXPECT_EQ(socket.read_close(), 1011);
 }
 
 TEST(WebSocket, AnEndWithoutACloseSaysSo) {

@@ -252,6 +252,27 @@ struct App {
            }
            events.add("waiting");
          }},
+        {"GET", "/throw/source",
+         [](C call) {
+           struct Broken final : BodySource {
+             Piece next(std::span<char>) override { throw std::runtime_error("canary"); }
+           };
+           Response response;
+           response.source = std::make_unique<Broken>();
+           call->answer(std::move(response));
+         }},
+        {"POST", "/throw/sink",
+         [](C call) {
+           struct Broken final : BodySink {
+             void take(std::string_view) override { throw std::runtime_error("canary"); }
+             void end() override {}
+           };
+           call->stream_body(MiB, std::make_shared<Broken>());
+         }},
+        {"POST", "/throw/body",
+         [](C call) {
+           call->read_body(MiB, [call](const std::string&) { throw std::runtime_error("canary"); });
+         }},
         {"GET", "/throw", [](C) { throw std::runtime_error("canary"); }},
         {"GET", "/forget", [](C) {}},
         {"GET", "/split",
@@ -280,6 +301,7 @@ inline void Echo::on_open(const std::shared_ptr<WebSocketSession>& session) {
 }
 
 inline void Echo::on_message(std::string_view data, Kind kind) {
+  if (data == "!throw") throw std::runtime_error("canary");
   if (data == "!close") return session_->close(4000, "as you wish");
   if (data == "!pause") {
     session_->pause();

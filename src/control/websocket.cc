@@ -1,6 +1,7 @@
 #include "control/websocket.h"
 
 #include <chrono>
+#include <exception>
 #include <utility>
 
 namespace postern::control {
@@ -236,7 +237,7 @@ void OpenWebSocket::next_call() {
 void OpenWebSocket::call_handler(std::move_only_function<void(OpenWebSocket&)> call,
                                  std::move_only_function<void(OpenWebSocket&)> after) {
   calling_ = true;
-  // Also when `call` throws: the destructor of what stands behind it is what goes on.
+  // Also when the job is never run: the destructor of what stands behind it is what goes on.
   struct Then {
     std::shared_ptr<OpenWebSocket> self;
     std::move_only_function<void(OpenWebSocket&)> after;
@@ -254,8 +255,14 @@ void OpenWebSocket::call_handler(std::move_only_function<void(OpenWebSocket&)> c
       });
     }
   };
-  server_->workers.post([then = Then(shared_from_this(), std::move(after)),
-                         call = std::move(call)]() mutable { call(*then.self); });
+  server_->workers.post(
+      [then = Then(shared_from_this(), std::move(after)), call = std::move(call)]() mutable {
+        try {
+          call(*then.self);
+        } catch (const std::exception&) {
+          then.self->close(1011, "internal error");
+        }
+      });
 }
 
 }  // namespace postern::control
