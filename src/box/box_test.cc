@@ -77,9 +77,11 @@ TEST_F(RealBox, ItsCommandsAreInTheSandboxOneAfterTheOther) {
 }
 
 TEST_F(RealBox, NobodyInsideLooksIntoTheAgentOrHasItsSocket) {
-  const Ended looked = run(shell("for p in /proc/[0-9]*; do case $(cat $p/comm) in postern-agent|agent) "
-                                 "echo found; ls $p/fd; cat $p/environ; cat $p/mem;; esac; done 2>&1; ls -l /proc/self/fd"));
-  EXPECT_THAT(looked.out, AllOf(HasSubstr("found\n"), HasSubstr("Permission denied"), Not(HasSubstr("socket:"))));
+  const Ended looked =
+      run(shell("for p in /proc/[0-9]*; do case $(cat $p/comm) in postern-agent|agent) "
+                "echo found; ls $p/fd; cat $p/environ; cat $p/mem;; esac; done 2>&1; ls -l /proc/self/fd"));
+  EXPECT_THAT(looked.out,
+              AllOf(HasSubstr("found\n"), HasSubstr("Permission denied"), Not(HasSubstr("socket:"))));
 }
 
 TEST_F(RealBox, ATerminalAndFilesAreThereAsWell) {
