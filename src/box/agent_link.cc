@@ -66,13 +66,7 @@ void AgentLink::taken(std::uint32_t command, StreamId stream, std::uint32_t byte
 void AgentLink::send(FrameType type, std::uint32_t command, std::uint32_t value, StreamId stream,
                      std::string_view bytes) {
   if (!alive_) return;
-  FrameHeader header;
-  header.size = static_cast<std::uint32_t>(bytes.size());
-  header.command = command;
-  header.value = value;
-  header.type = type;
-  header.stream = stream;
-  unsent_.append(bytes_of(header)).append(bytes);
+  append_frame(type, command, value, stream, bytes, unsent_);
   loop_.defer(*this);
 }
 
@@ -113,22 +107,10 @@ bool AgentLink::receive() {
     if (size == 0) return false;
     loop_.count_slice(static_cast<std::size_t>(size));
     received_.append(piece, static_cast<std::size_t>(size));
-    if (!take_frames()) return false;
+    const bool good = take_frames(
+        received_, [this](const FrameHeader& header, std::string_view frame) { return take(header, frame); });
+    if (!good) return false;
   }
-}
-
-bool AgentLink::take_frames() {
-  std::size_t done = 0;
-  while (received_.size() - done >= sizeof(FrameHeader)) {
-    FrameHeader header;
-    memcpy(&header, received_.data() + done, sizeof header);
-    if (header.size > frame_bytes_max) return false;
-    if (received_.size() - done - sizeof header < header.size) break;
-    if (!take(header, std::string_view(received_).substr(done + sizeof header, header.size))) return false;
-    done += sizeof header + header.size;
-  }
-  received_.erase(0, done);
-  return true;
 }
 
 bool AgentLink::take(const FrameHeader& header, std::string_view bytes) {

@@ -69,7 +69,6 @@ class AgentLink : private io::Pollable, private io::Deferred {
   void on_turn_end() override;
   /// False: the link is to end.
   bool receive();
-  bool take_frames();
   bool take(const FrameHeader& header, std::string_view bytes);
   bool take_output(const FrameHeader& header, Running& running, std::string_view bytes);
   void send(FrameType type, std::uint32_t command, std::uint32_t value = 0, StreamId stream = {},

@@ -309,13 +309,8 @@ class FalseAgent : public testing::Test {
   }
   void say(FrameType type, std::uint32_t value = 0, std::string_view bytes = {}, std::uint8_t stream = 1,
            std::uint32_t command = 1) {
-    FrameHeader header;
-    header.size = static_cast<std::uint32_t>(bytes.size());
-    header.command = command;
-    header.value = value;
-    header.type = type;
-    header.stream = static_cast<StreamId>(stream);
-    const std::string frame = std::string(bytes_of(header)).append(bytes);
+    std::string frame;
+    append_frame(type, command, value, static_cast<StreamId>(stream), bytes, frame);
     std::size_t sent = 0;
     while (sent < frame.size() && link_.alive()) {
       const ssize_t size = ::send(pair_.theirs.get(), frame.data() + sent, frame.size() - sent, MSG_NOSIGNAL);

@@ -74,10 +74,10 @@ Result<AssumedRole> read_sts_answer(int status, std::string_view body) {
 }
 
 AwsRoleSource::AwsRoleSource(policy::AwsRole role, std::shared_ptr<const WorkloadIdentity> identity)
-    : role_(std::move(role)),
+    : KeptSource("aws:" + role.arn),
+      role_(std::move(role)),
       identity_(std::move(identity)),
-      url_(wire::parse_url(fmt::format("https://{}/", sts_host(role_.partition))).value()),
-      label_("aws:" + role_.arn) {}
+      url_(wire::parse_url(fmt::format("https://{}/", sts_host(role_.partition))).value()) {}
 
 Secret AwsRoleSource::question(const Subject& subject, WallTime now) const {
   const Secret token = identity_token(*identity_, identity_subject(*subject.workspace, role_.subject),

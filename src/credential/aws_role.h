@@ -25,13 +25,10 @@ struct AssumedRole {
 /// Errors: credential_unavailable, in words that quote nothing of the answer but the error's code.
 Result<AssumedRole> read_sts_answer(int status, std::string_view body);
 
-class AwsRoleSource final : public Source {
+class AwsRoleSource final : public KeptSource {
  public:
   /// `identity`: nullptr where nobody signs; then there are no credentials.
   AwsRoleSource(policy::AwsRole role, std::shared_ptr<const WorkloadIdentity> identity);
-  const std::string& label() const override { return label_; }
-  bool cached() const override { return true; }
-  bool per_destination() const override { return false; }
   io::Task<Result<Grant>> ask(Caller& caller, const Subject& subject, const ShownRequest* request,
                               TimePoint deadline) const override;
 
@@ -41,7 +38,6 @@ class AwsRoleSource final : public Source {
   policy::AwsRole role_;
   std::shared_ptr<const WorkloadIdentity> identity_;
   wire::Url url_;
-  std::string label_;
 };
 
 }  // namespace postern::credential

@@ -27,12 +27,13 @@ constexpr const char* nobody_signs = "there is nobody who signs the token that t
 GoogleFederationSource::GoogleFederationSource(policy::GcpFederation settings,
                                                std::vector<std::string> scopes,
                                                std::shared_ptr<const WorkloadIdentity> identity)
-    : settings_(std::move(settings)),
+    : KeptSource("gcp:" + (settings.service_account_email.empty() ? settings.provider
+                                                                  : settings.service_account_email)),
+      settings_(std::move(settings)),
       scopes_(std::move(scopes)),
       identity_(std::move(identity)),
       exchange_url_(wire::parse_url("https://sts.googleapis.com/v1/token").value()) {
   const std::string& account = settings_.service_account_email;
-  label_ = "gcp:" + (account.empty() ? settings_.provider : account);
   if (account.empty()) return;
   impersonation_url_ =
       wire::parse_url(
@@ -116,12 +117,12 @@ io::Task<Result<Grant>> GoogleFederationSource::ask(Caller& caller, const Subjec
 
 AzureFederationSource::AzureFederationSource(policy::AzureFederation settings,
                                              std::shared_ptr<const WorkloadIdentity> identity)
-    : settings_(std::move(settings)),
+    : KeptSource("azure:" + settings.client_id),
+      settings_(std::move(settings)),
       identity_(std::move(identity)),
       url_(wire::parse_url(
                fmt::format("https://login.microsoftonline.com/{}/oauth2/v2.0/token", settings_.tenant_id))
-               .value()),
-      label_("azure:" + settings_.client_id) {}
+               .value()) {}
 
 std::string_view AzureFederationSource::family_of(std::string_view host) const {
   const auto resource = policy::azure_resource_of(host);

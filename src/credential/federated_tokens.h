@@ -14,14 +14,11 @@
 
 namespace postern::credential {
 
-class GoogleFederationSource final : public Source {
+class GoogleFederationSource final : public KeptSource {
  public:
   /// `identity`: nullptr where nobody signs; then there is no token.
   GoogleFederationSource(policy::GcpFederation settings, std::vector<std::string> scopes,
                          std::shared_ptr<const WorkloadIdentity> identity);
-  const std::string& label() const override { return label_; }
-  bool cached() const override { return true; }
-  bool per_destination() const override { return false; }
   io::Task<Result<Grant>> ask(Caller& caller, const Subject& subject, const ShownRequest* request,
                               TimePoint deadline) const override;
 
@@ -36,15 +33,12 @@ class GoogleFederationSource final : public Source {
   wire::Url exchange_url_;
   std::optional<wire::Url> impersonation_url_;
   std::string impersonation_body_;
-  std::string label_;
 };
 
-class AzureFederationSource final : public Source {
+class AzureFederationSource final : public KeptSource {
  public:
   /// `identity`: as above.
   AzureFederationSource(policy::AzureFederation settings, std::shared_ptr<const WorkloadIdentity> identity);
-  const std::string& label() const override { return label_; }
-  bool cached() const override { return true; }
   bool per_destination() const override { return true; }
   /// One token for all hosts of a resource.
   std::string_view family_of(std::string_view host) const override;
@@ -55,7 +49,6 @@ class AzureFederationSource final : public Source {
   policy::AzureFederation settings_;
   std::shared_ptr<const WorkloadIdentity> identity_;
   wire::Url url_;
-  std::string label_;
 };
 
 }  // namespace postern::credential

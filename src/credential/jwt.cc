@@ -9,11 +9,11 @@
 #include <openssl/err.h>
 #include <openssl/evp.h>
 #include <openssl/pem.h>
-#include <openssl/rand.h>
 #include <vector>
 
 #include "credential/base64.h"
 #include "credential/digest.h"
+#include "credential/random.h"
 #include "credential/wiped_string.h"
 
 namespace postern::credential {
@@ -206,7 +206,7 @@ JwtClaims& JwtClaims::json(std::string_view name_in, std::string_view value) {
 
 std::string random_token_id() {
   std::array<unsigned char, 16> bytes;
-  must(RAND_bytes(bytes.data(), bytes.size()) == 1);
+  fill_at_random(std::as_writable_bytes(std::span(bytes)));
   return base64url(text_of(bytes));
 }
 

@@ -78,4 +78,16 @@ class Source {
                                       TimePoint deadline) const = 0;
 };
 
+/// One whose answer is kept, and serves all that its rule covers unless it says otherwise.
+class KeptSource : public Source {
+ public:
+  const std::string& label() const final { return label_; }
+  bool cached() const final { return true; }
+  bool per_destination() const override { return false; }
+
+ protected:
+  explicit KeptSource(std::string label) : label_(std::move(label)) {}
+  const std::string label_;
+};
+
 }  // namespace postern::credential

@@ -23,10 +23,10 @@ constexpr std::chrono::seconds clock_skew{60};
 // ---------------------------------------------------------------------------------------------------------
 
 GoogleSource::GoogleSource(GoogleServiceAccount account, wire::Url token_url, std::vector<std::string> scopes)
-    : account_(std::move(account)),
+    : KeptSource("gcp:" + account.client_email),
+      account_(std::move(account)),
       token_url_(std::move(token_url)),
-      scopes_(std::move(scopes)),
-      label_("gcp:" + account_.client_email) {}
+      scopes_(std::move(scopes)) {}
 
 io::Task<Result<Grant>> GoogleSource::ask(Caller& caller, const Subject&, const ShownRequest*,
                                           TimePoint deadline) const {
@@ -44,13 +44,13 @@ io::Task<Result<Grant>> GoogleSource::ask(Caller& caller, const Subject&, const 
 
 Oauth2Source::Oauth2Source(const policy::Oauth2Auth& settings, Secret client_secret, Secret refresh_token,
                            std::shared_ptr<RefreshTokens> kept)
-    : token_url_(settings.token_url),
+    : KeptSource("oauth2:" + settings.token_url.host.name),
+      token_url_(settings.token_url),
       grant_(settings.grant),
       client_id_(settings.client_id),
       client_secret_(std::move(client_secret)),
       scopes_(settings.scopes),
       kept_(std::move(kept)),
-      label_("oauth2:" + settings.token_url.host.name),
       refresh_token_(std::move(refresh_token)) {
   if (grant_ != policy::Oauth2Auth::Grant::refresh_token || !kept_) return;
   // Of the configured one: another one given by the user is another line of descent.
@@ -111,10 +111,10 @@ io::Task<Result<Grant>> Oauth2Source::ask(Caller& caller, const Subject&, const 
 // ----------------------------------------------------------------------------------------------------
 
 GithubAppSource::GithubAppSource(const policy::GithubAppAuth& settings, JwtKey key)
-    : key_(std::move(key)),
+    : KeptSource("github_app:" + settings.app_id),
+      key_(std::move(key)),
       app_id_(settings.app_id),
-      url_(wire::parse_url(fmt::format("{}{}/access_tokens", token_url, settings.installation_id)).value()),
-      label_("github_app:" + settings.app_id) {
+      url_(wire::parse_url(fmt::format("{}{}/access_tokens", token_url, settings.installation_id)).value()) {
   nlohmann::ordered_json body = nlohmann::ordered_json::object();
   if (!settings.repositories.empty()) body["repositories"] = settings.repositories;
   for (const auto& [name, value] : settings.permissions) body["permissions"][name] = value;

@@ -16,12 +16,9 @@
 
 namespace postern::credential {
 
-class GoogleSource final : public Source {
+class GoogleSource final : public KeptSource {
  public:
   GoogleSource(GoogleServiceAccount account, wire::Url token_url, std::vector<std::string> scopes);
-  const std::string& label() const override { return label_; }
-  bool cached() const override { return true; }
-  bool per_destination() const override { return false; }
   io::Task<Result<Grant>> ask(Caller& caller, const Subject& subject, const ShownRequest* request,
                               TimePoint deadline) const override;
 
@@ -29,7 +26,6 @@ class GoogleSource final : public Source {
   GoogleServiceAccount account_;
   wire::Url token_url_;
   std::vector<std::string> scopes_;
-  std::string label_;
 };
 
 /// Where a refresh token that the server changed is kept (RFC 6749 §6: the old one may be good for nothing).
@@ -41,15 +37,12 @@ class RefreshTokens {
   virtual Result<void> keep(const std::string& key, const Secret& token) = 0;
 };
 
-class Oauth2Source final : public Source {
+class Oauth2Source final : public KeptSource {
  public:
   /// `refresh_token` as configured; a newer one in `kept` wins. `kept` may be nullptr, then it is only kept
   /// in memory.
   Oauth2Source(const policy::Oauth2Auth& settings, Secret client_secret, Secret refresh_token,
                std::shared_ptr<RefreshTokens> kept);
-  const std::string& label() const override { return label_; }
-  bool cached() const override { return true; }
-  bool per_destination() const override { return false; }
   io::Task<Result<Grant>> ask(Caller& caller, const Subject& subject, const ShownRequest* request,
                               TimePoint deadline) const override;
 
@@ -63,19 +56,16 @@ class Oauth2Source final : public Source {
   Secret client_secret_;
   std::vector<std::string> scopes_;
   std::shared_ptr<RefreshTokens> kept_;
-  std::string key_;  ///< In `kept`.
-  std::string label_;
+  std::string key_;           ///< In `kept`.
   mutable std::mutex mutex_;  ///< Of the token: loops take turns in asking.
   mutable Secret refresh_token_;
 };
 
-class GithubAppSource final : public Source {
+class GithubAppSource final : public KeptSource {
  public:
   static constexpr std::string_view token_url = "https://api.github.com/app/installations/";
 
   GithubAppSource(const policy::GithubAppAuth& settings, JwtKey key);
-  const std::string& label() const override { return label_; }
-  bool cached() const override { return true; }
   /// The API wants Bearer, and git over HTTPS Basic.
   bool per_destination() const override { return true; }
   io::Task<Result<Grant>> ask(Caller& caller, const Subject& subject, const ShownRequest* request,
@@ -86,7 +76,6 @@ class GithubAppSource final : public Source {
   std::string app_id_;
   wire::Url url_;
   std::string body_;
-  std::string label_;
 };
 
 }  // namespace postern::credential

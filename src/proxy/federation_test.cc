@@ -6,7 +6,7 @@
 #include <nlohmann/json.hpp>
 
 #include "credential/jwt_test_kit.h"
-#include "proxy/road_harness.h"
+#include "proxy/credential_road_test_kit.h"
 
 namespace postern::proxy::road {
 namespace {
@@ -50,10 +50,6 @@ rules:
       client_id: 66666666-7777-8888-9999-000000000000
 )";
 
-std::string answer(std::string_view body, std::string_view status = "200 OK") {
-  return fmt::format("HTTP/1.1 {}\r\nContent-Type: application/json\r\nContent-Length: {}\r\n\r\n{}", status,
-                     body.size(), body);
-}
 std::string field_of(const std::string& form, std::string_view name) {
   const auto at = form.find(fmt::format("{}=", name));
   if (at == std::string::npos) return "";
@@ -61,7 +57,7 @@ std::string field_of(const std::string& form, std::string_view name) {
   return form.substr(start, std::min(form.find('&', start), form.size()) - start);
 }
 
-class Federation : public testing::Test {
+class Federation : public CredentialRoad {
  protected:
   void start(std::string_view policy, std::string endpoint, bool with_identity = true) {
     RoadOptions options;
@@ -78,26 +74,6 @@ class Federation : public testing::Test {
         fmt::format("GET / HTTP/1.1\r\nHost: {}\r\nAuthorization: Bearer placeholder\r\n\r\n", host));
     return sandbox;
   }
-  std::string asked() {
-    road_->settle();
-    return road_->endpoint() ? road_->endpoint()->take() : "";
-  }
-  std::string received() {
-    road_->settle();
-    return road_->origin() ? road_->origin()->take() : "";
-  }
-  void refuse_and_check(Peer& sandbox) {
-    ASSERT_TRUE(road_->wait_until([&] { return !sandbox.received().empty(); }));
-    road_->settle();
-    EXPECT_THAT(sandbox.take(),
-                AllOf(HasSubstr("502 Bad Gateway"), HasSubstr("X-Postern-Reason: credential_unavailable"),
-                      Not(HasSubstr("canary"))));
-    EXPECT_EQ(road_->origins(), 0u);
-    const auto lines = road_->records();
-    ASSERT_EQ(lines.size(), 1u);
-    EXPECT_THAT(lines[0], AllOf(HasSubstr(R"("reason":"credential_unavailable")"), Not(HasSubstr("canary"))));
-  }
-  std::unique_ptr<Road> road_;
 };
 
 TEST_F(Federation, GoogleGivesATokenForOurs) {
@@ -113,14 +89,14 @@ TEST_F(Federation, GoogleGivesATokenForOurs) {
   EXPECT_EQ(claims["sub"], "workspace:home");
   EXPECT_EQ(claims["aud"], "https:" + pool);
   road_->endpoint()->send(
-      answer(R"({"access_token":"ya29.canary","token_type":"Bearer","expires_in":3600})"));
-  EXPECT_THAT(received(),
+      json_answer(R"({"access_token":"ya29.canary","token_type":"Bearer","expires_in":3600})"));
+  EXPECT_THAT(origin_received(),
               AllOf(HasSubstr("Authorization: Bearer ya29.canary\r\n"), Not(HasSubstr("placeholder"))));
   road_->origin()->send(ok);
   road_->settle();
   send(storage);
   EXPECT_EQ(asked(), "") << "kept";
-  EXPECT_THAT(received(), HasSubstr("ya29.canary"));
+  EXPECT_THAT(origin_received(), HasSubstr("ya29.canary"));
   road_->origin()->send(ok);
   road_->settle();
   ASSERT_TRUE(road_->leave());
@@ -133,7 +109,7 @@ TEST_F(Federation, AServiceAccountIsImpersonatedWithIt) {
   EXPECT_EQ(field_of(asked(), "scope"), "https%3A%2F%2Fwww.googleapis.com%2Fauth%2Fcloud-platform");
   road_->name_endpoint("iamcredentials.googleapis.com");
   road_->endpoint()->send(
-      answer(R"({"access_token":"federated-canary","token_type":"Bearer","expires_in":3600})"));
+      json_answer(R"({"access_token":"federated-canary","token_type":"Bearer","expires_in":3600})"));
   const std::string question = asked();
   EXPECT_THAT(
       question,
@@ -144,9 +120,10 @@ TEST_F(Federation, AServiceAccountIsImpersonatedWithIt) {
             HasSubstr("Authorization: Bearer federated-canary\r\n"),
             HasSubstr(
                 R"({"scope":["https://www.googleapis.com/auth/devstorage.read_only"],"lifetime":"3600s"})")));
-  EXPECT_EQ(received(), "");
-  road_->endpoint()->send(answer(R"({"accessToken":"ya29.canary","expireTime":"2026-01-02T00:10:00Z"})"));
-  EXPECT_THAT(received(), HasSubstr("Authorization: Bearer ya29.canary\r\n"));
+  EXPECT_EQ(origin_received(), "");
+  road_->endpoint()->send(
+      json_answer(R"({"accessToken":"ya29.canary","expireTime":"2026-01-02T00:10:00Z"})"));
+  EXPECT_THAT(origin_received(), HasSubstr("Authorization: Bearer ya29.canary\r\n"));
   road_->origin()->send(ok);
   road_->settle();
   road_->clock().advance(std::chrono::seconds(545));  // its end less the margin
@@ -158,13 +135,14 @@ TEST_F(Federation, AServiceAccountIsImpersonatedWithIt) {
 
 TEST_F(Federation, AnImpersonationThatFailsFailsClosed) {
   const std::vector<std::string> failures = {
-      answer(R"({"error":{"code":403,"message":"canary","status":"PERMISSION_DENIED"}})", "403 Forbidden"),
-      answer(R"({"accessToken":"canary"})"),
-      answer(R"({"accessToken":"canary","expireTime":"never"})"),
-      answer(R"({"accessToken":"canary","expireTime":"2026-01-01T00:00:00Z"})"),
-      answer(R"({"expireTime":"2026-01-02T00:10:00Z"})"),
-      answer(R"({"accessToken":"canary\r\nX: 1","expireTime":"2026-01-02T00:10:00Z"})"),
-      answer("canary"),
+      json_answer(R"({"error":{"code":403,"message":"canary","status":"PERMISSION_DENIED"}})",
+                  "403 Forbidden"),
+      json_answer(R"({"accessToken":"canary"})"),
+      json_answer(R"({"accessToken":"canary","expireTime":"never"})"),
+      json_answer(R"({"accessToken":"canary","expireTime":"2026-01-01T00:00:00Z"})"),
+      json_answer(R"({"expireTime":"2026-01-02T00:10:00Z"})"),
+      json_answer(R"({"accessToken":"canary\r\nX: 1","expireTime":"2026-01-02T00:10:00Z"})"),
+      json_answer("canary"),
   };
   for (const std::string& said : failures) {
     SCOPED_TRACE(said);
@@ -173,10 +151,10 @@ TEST_F(Federation, AnImpersonationThatFailsFailsClosed) {
     asked();
     road_->name_endpoint("iamcredentials.googleapis.com");
     road_->endpoint()->send(
-        answer(R"({"access_token":"federated-canary","token_type":"Bearer","expires_in":3600})"));
+        json_answer(R"({"access_token":"federated-canary","token_type":"Bearer","expires_in":3600})"));
     asked();
     road_->endpoint()->send(said);
-    refuse_and_check(sandbox);
+    expect_refusal(sandbox);
   }
 }
 
@@ -194,21 +172,21 @@ TEST_F(Federation, EntraGivesOneTokenForEachResource) {
   EXPECT_EQ(claims["aud"], "api://AzureADTokenExchange");
   EXPECT_EQ(claims["sub"], "workspace:home");
   road_->endpoint()->send(
-      answer(R"({"access_token":"vault-canary","token_type":"Bearer","expires_in":3599})"));
-  EXPECT_THAT(received(), HasSubstr("Authorization: Bearer vault-canary\r\n"));
+      json_answer(R"({"access_token":"vault-canary","token_type":"Bearer","expires_in":3599})"));
+  EXPECT_THAT(origin_received(), HasSubstr("Authorization: Bearer vault-canary\r\n"));
   road_->origin()->send(ok);
   road_->settle();
   send(other_vault);
   EXPECT_EQ(asked(), "") << "the same resource";
-  EXPECT_THAT(received(), HasSubstr("vault-canary"));
+  EXPECT_THAT(origin_received(), HasSubstr("vault-canary"));
   road_->origin()->send(ok);
   road_->settle();
   send(blobs);
   EXPECT_EQ(field_of(asked(), "scope"), "https%3A%2F%2Fstorage.azure.com%2F.default");
-  EXPECT_EQ(received(), "") << "not the other's token";
+  EXPECT_EQ(origin_received(), "") << "not the other's token";
   road_->endpoint()->send(
-      answer(R"({"access_token":"storage-canary","token_type":"Bearer","expires_in":3599})"));
-  EXPECT_THAT(received(), HasSubstr("Authorization: Bearer storage-canary\r\n"));
+      json_answer(R"({"access_token":"storage-canary","token_type":"Bearer","expires_in":3599})"));
+  EXPECT_THAT(origin_received(), HasSubstr("Authorization: Bearer storage-canary\r\n"));
 }
 
 TEST_F(Federation, EntraIsRefusedFailsClosed) {
@@ -216,8 +194,8 @@ TEST_F(Federation, EntraIsRefusedFailsClosed) {
   Peer& sandbox = send(vault);
   asked();
   road_->endpoint()->send(
-      answer(R"({"error":"invalid_client","error_description":"canary"})", "401 Unauthorized"));
-  refuse_and_check(sandbox);
+      json_answer(R"({"error":"invalid_client","error_description":"canary"})", "401 Unauthorized"));
+  expect_refusal(sandbox);
 }
 
 TEST_F(Federation, WhereNobodySignsThereIsNoCredential) {
@@ -225,7 +203,7 @@ TEST_F(Federation, WhereNobodySignsThereIsNoCredential) {
        {std::pair<std::string_view, const char*>(federated, storage), {entra, vault}}) {
     start(policy, "sts.googleapis.com", false);
     Peer& sandbox = send(host);
-    refuse_and_check(sandbox);
+    expect_refusal(sandbox);
     EXPECT_EQ(road_->endpoints(), 0u);
   }
 }

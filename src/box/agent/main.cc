@@ -218,17 +218,10 @@ class Agent {
     if (size == 0) return false;
     if (size < 0) return errno == EAGAIN || errno == EINTR;
     received_.append(piece, static_cast<std::size_t>(size));
-    std::size_t done = 0;
-    while (received_.size() - done >= sizeof(FrameHeader)) {
-      FrameHeader header;
-      memcpy(&header, received_.data() + done, sizeof header);
-      if (header.size > frame_bytes_max) return false;
-      if (received_.size() - done - sizeof header < header.size) break;
-      take(header, std::string_view(received_).substr(done + sizeof header, header.size));
-      done += sizeof header + header.size;
-    }
-    received_.erase(0, done);
-    return true;
+    return take_frames(received_, [this](const FrameHeader& header, std::string_view bytes) {
+      take(header, bytes);
+      return true;
+    });
   }
 
   void take(const FrameHeader& header, std::string_view bytes) {
@@ -265,13 +258,7 @@ class Agent {
 
   void send(FrameType type, std::uint32_t command, std::uint32_t value, StreamId stream = {},
             std::string_view bytes = {}) {
-    FrameHeader header;
-    header.size = static_cast<std::uint32_t>(bytes.size());
-    header.command = command;
-    header.value = value;
-    header.type = type;
-    header.stream = stream;
-    unsent_.append(bytes_of(header)).append(bytes);
+    append_frame(type, command, value, stream, bytes, unsent_);
   }
 
   bool flush() {

@@ -125,4 +125,32 @@ inline std::string_view bytes_of(const FrameHeader& header) {
   return {reinterpret_cast<const char*>(&header), sizeof header};
 }
 
+inline void append_frame(FrameType type, std::uint32_t command, std::uint32_t value, StreamId stream,
+                         std::string_view bytes, std::string& out) {
+  FrameHeader header;
+  header.size = static_cast<std::uint32_t>(bytes.size());
+  header.command = command;
+  header.value = value;
+  header.type = type;
+  header.stream = stream;
+  out.append(bytes_of(header)).append(bytes);
+}
+
+/// `each(header, bytes)` for every frame that is complete, and takes them off. False: what came is no frame,
+/// or `each` said so.
+template <class Each>
+bool take_frames(std::string& received, Each each) {
+  std::size_t done = 0;
+  while (received.size() - done >= sizeof(FrameHeader)) {
+    FrameHeader header;
+    std::memcpy(&header, received.data() + done, sizeof header);
+    if (header.size > frame_bytes_max) return false;
+    if (received.size() - done - sizeof header < header.size) break;
+    if (!each(header, std::string_view(received).substr(done + sizeof header, header.size))) return false;
+    done += sizeof header + header.size;
+  }
+  received.erase(0, done);
+  return true;
+}
+
 }  // namespace postern::box
