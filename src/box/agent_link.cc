@@ -7,8 +7,8 @@
 
 namespace postern::box {
 
-AgentLink::AgentLink(io::Loop& loop, Fd socket) : loop_(loop), socket_(std::move(socket)) {
-  alive_ = loop_.add(socket_.get(), *this);
+AgentLink::AgentLink(io::Loop& loop, Fd socket, io::Party party) : loop_(loop), socket_(std::move(socket)) {
+  alive_ = loop_.add(socket_.get(), *this, EPOLLIN | EPOLLOUT | EPOLLRDHUP | EPOLLET, party);
 }
 
 AgentLink::~AgentLink() {
@@ -163,8 +163,16 @@ void AgentLink::lose() {
   alive_ = false;
   loop_.forget(socket_.get(), *this);
   socket_.reset();
-  for (const auto& [number, running] : std::exchange(running_, {}))
-    if (running.events) running.events->lost();
+  // One by one: whoever is told may let go of others.
+  while (!running_.empty()) {
+    const auto last = running_.extract(running_.begin());
+    if (last.mapped().events) last.mapped().events->lost();
+  }
+  if (auto told = std::exchange(when_lost_, nullptr)) told();
+}
+
+void AgentLink::close() {
+  if (alive_) lose();
 }
 
 }  // namespace postern::box

@@ -3,9 +3,10 @@
 // output with back-pressure, and says how they ended. What the agent says is not believed beyond its box: a
 // frame that is none, a window that is overrun or a command that nobody started ends the link.
 //
-// Belongs to one loop. Events may do anything to the link but destroy it.
+// Belongs to one loop. Events, and who waits for the end of the link, may do anything to it but destroy it.
 
 #include <cstdint>
+#include <functional>
 #include <string>
 #include <string_view>
 #include <unordered_map>
@@ -37,11 +38,16 @@ class AgentLink : private io::Pollable, private io::Deferred {
     ~Events() = default;
   };
 
-  /// Takes the nonblocking end of a stream socket pair, whose other end the agent has.
-  AgentLink(io::Loop& loop, Fd socket);
+  /// Takes the nonblocking end of a stream socket pair, whose other end the agent has. Served in the turns of
+  /// `party`.
+  AgentLink(io::Loop& loop, Fd socket, io::Party party = io::nobody);
   ~AgentLink();
 
   bool alive() const { return alive_; }
+  /// Called once, when the link is lost after all: never from the constructor.
+  void when_lost(std::move_only_function<void()> then) { when_lost_ = std::move(then); }
+  /// As if the agent had gone: every command is lost. Not from Events.
+  void close();
 
   /// The command's number in this link, or 0 when the link is lost, the request is too large or there are
   /// commands_max of them. `events` outlives the command, or is taken back by forget().
@@ -84,6 +90,7 @@ class AgentLink : private io::Pollable, private io::Deferred {
   std::unordered_map<std::uint32_t, Running> running_;
   std::uint32_t last_number_ = 0;
   bool alive_ = true;
+  std::move_only_function<void()> when_lost_;
 };
 
 }  // namespace postern::box

@@ -121,8 +121,20 @@ void Command::input_taken(std::uint32_t) { tell(); }
 
 void Command::lost() { end(State::lost); }
 
+bool Command::at_end(const Viewer& viewer, StreamId stream) const {
+  const std::size_t i = index(stream);
+  return ended_[i] && viewer.offset_[i] >= rings_[i].end();
+}
+
+std::size_t Command::kept_bytes() const {
+  std::size_t bytes = 0;
+  for (const OutputRing& ring : rings_) bytes += static_cast<std::size_t>(ring.end() - ring.begin());
+  return bytes;
+}
+
 void Command::end(State state) {
   state_ = state;
+  ended_at_ = loop_.now();
   ended_[0] = ended_[1] = true;
   timeout_at_ = idle_at_ = TimePoint::max();
   if (options_.keep.count() >= 0) kept_until_ = loop_.now() + options_.keep;
@@ -170,6 +182,7 @@ void Command::on_timer() {
 Command* Commands::get_or_start(const std::string& name, CommandOptions options) {
   if (Command* const found = find(name)) return found;
   drop_expired();
+  make_room();
   if (commands_.size() >= commands_kept_max) return nullptr;
   auto& place = commands_[name];
   place = std::make_unique<Command>(loop_, link_, std::move(options));
@@ -182,6 +195,23 @@ Command* Commands::find(const std::string& name) {
   if (!found->second->expired()) return found->second.get();
   commands_.erase(found);
   return nullptr;
+}
+
+void Commands::make_room() {
+  std::size_t bytes = 0;
+  std::vector<std::pair<TimePoint, std::string>> ended;
+  for (const auto& [name, command] : commands_) {
+    if (!command->over() || command->watched()) continue;
+    bytes += command->kept_bytes();
+    ended.emplace_back(command->ended_at(), name);
+  }
+  std::ranges::sort(ended);
+  for (const auto& [at, name] : ended) {
+    if (commands_.size() < commands_kept_max && bytes <= ended_bytes_max) return;
+    const auto found = commands_.find(name);
+    bytes -= found->second->kept_bytes();
+    commands_.erase(found);
+  }
 }
 
 void Commands::drop_expired() {

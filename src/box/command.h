@@ -23,8 +23,9 @@
 
 namespace postern::box {
 
-inline constexpr std::size_t ring_bytes = 1024 * 1024;  // of each stream
-inline constexpr std::size_t commands_kept_max = 1024;  // of one box, with those that have ended
+inline constexpr std::size_t ring_bytes = 1024 * 1024;            // of each stream
+inline constexpr std::size_t commands_kept_max = 1024;            // of one box, with those that have ended
+inline constexpr std::size_t ended_bytes_max = 64 * 1024 * 1024;  // of output of those that have ended
 
 struct CommandOptions {
   RunRequest request;
@@ -68,8 +69,15 @@ class Command final : private AgentLink::Events, private io::Timer {
   int error_number() const { return error_number_; }
   bool timed_out() const { return timed_out_; }
   bool over() const { return state_ >= State::exited; }
+  /// With over().
+  TimePoint ended_at() const { return ended_at_; }
+  bool watched() const { return !viewers_.empty(); }
+  /// Bytes of output that are kept.
+  std::size_t kept_bytes() const;
   /// What is left of it need not be kept any longer.
-  bool expired() const { return over() && options_.keep.count() >= 0 && loop_.now() >= kept_until_; }
+  bool expired() const {
+    return over() && !watched() && options_.keep.count() >= 0 && loop_.now() >= kept_until_;
+  }
 
   /// The viewer reads from these places on, or from the earliest that are kept.
   void attach(Viewer& viewer, std::uint64_t output_offset, std::uint64_t error_offset);
@@ -80,6 +88,12 @@ class Command final : private AgentLink::Events, private io::Timer {
   std::optional<Chunk> pull_text(Viewer& viewer, StreamId stream, std::size_t max);
   /// All that will come has been pulled.
   bool at_end(const Viewer& viewer) const;
+  /// The same of one stream, whether the command is over or not.
+  bool at_end(const Viewer& viewer, StreamId stream) const;
+  /// Where the viewer reads on.
+  std::uint64_t place_of(const Viewer& viewer, StreamId stream) const {
+    return viewer.offset_[index(stream)];
+  }
 
   /// False: nothing was taken; changed() comes when there is room. Dropped without an error where nobody
   /// reads.
@@ -120,6 +134,7 @@ class Command final : private AgentLink::Events, private io::Timer {
   TimePoint timeout_at_ = TimePoint::max();
   TimePoint idle_at_ = TimePoint::max();
   TimePoint kept_until_ = TimePoint::max();
+  TimePoint ended_at_ = TimePoint::max();
 };
 
 /// The commands of one box, by the names that clients give them.
@@ -127,13 +142,15 @@ class Commands {
  public:
   Commands(io::Loop& loop, AgentLink& link) : loop_(loop), link_(link) {}
 
-  /// The one of that name, started if there is none: asking twice starts one. nullptr: there are too many.
+  /// The one of that name, started if there is none: asking twice starts one. Those that ended first and that
+  /// nobody watches make room. nullptr: there are too many all the same.
   Command* get_or_start(const std::string& name, CommandOptions options);
   /// nullptr: there is none, or it is not kept any more.
   Command* find(const std::string& name);
 
  private:
   void drop_expired();
+  void make_room();
 
   io::Loop& loop_;
   AgentLink& link_;

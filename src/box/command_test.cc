@@ -240,6 +240,72 @@ TEST_F(WithAgent, AskingTwiceForTheSameNameStartsOne) {
   EXPECT_TRUE(wait([&] { return commands.find("a") == nullptr; }, std::chrono::seconds(5))) << "not for ever";
 }
 
+TEST_F(WithAgent, WhatIsWatchedIsKeptHoweverLongAgoItEnded) {
+  Commands commands(loop_, link_);
+  CommandOptions options = shell("echo once");
+  options.keep = std::chrono::seconds(0);
+  Command* const command = commands.get_or_start("a", options);
+  Watcher viewer;
+  command->attach(viewer, 0, 0);
+  ASSERT_TRUE(wait([&] { return command->over(); }));
+  EXPECT_EQ(commands.find("a"), command);
+  command->detach(viewer);
+  EXPECT_EQ(commands.find("a"), nullptr);
+}
+
+TEST_F(WithAgent, WhatEndedFirstMakesRoom) {
+  Commands commands(loop_, link_);
+  Watcher viewer;
+  for (std::size_t i = 0; i <= commands_kept_max; ++i) {
+    Command* const command = commands.get_or_start(std::to_string(i), shell("true"));
+    ASSERT_NE(command, nullptr);
+    if (i == 0) command->attach(viewer, 0, 0);
+    ASSERT_TRUE(wait([&] { return command->over(); }));
+  }
+  EXPECT_NE(commands.find("0"), nullptr) << "somebody watches it";
+  EXPECT_EQ(commands.find("1"), nullptr);
+  EXPECT_NE(commands.find("2"), nullptr);
+  commands.find("0")->detach(viewer);
+}
+
+TEST_F(WithAgent, OutputOfThePastHasALimitOfItsOwn) {
+  Commands commands(loop_, link_);
+  const std::size_t fit = ended_bytes_max / ring_bytes;
+  for (std::size_t i = 0; i <= fit + 1; ++i) {
+    Command* const command = commands.get_or_start(std::to_string(i), shell("head -c 2000000 /dev/zero"));
+    ASSERT_TRUE(wait([&] { return command->over(); }));
+  }
+  EXPECT_EQ(commands.find("0"), nullptr);
+  EXPECT_NE(commands.find(std::to_string(fit)), nullptr);
+}
+
+TEST_F(WithAgent, WhoeverHearsOfTheEndMayLetGoOfOthers) {
+  struct Last final : AgentLink::Events {
+    AgentLink* link = nullptr;
+    std::vector<std::uint32_t> others;
+    int losses = 0;
+    void started(std::int32_t) override {}
+    void output(StreamId, std::string_view) override {}
+    void output_ended(StreamId) override {}
+    void exited(int) override {}
+    void refused(int) override {}
+    void input_taken(std::uint32_t) override {}
+    void lost() override {
+      ++losses;
+      for (const std::uint32_t other : others) link->forget(other);
+    }
+  } events;
+  events.link = &link_;
+  for (int i = 0; i < 5; ++i) events.others.push_back(link_.run(shell("sleep 1000").request, events));
+  int told = 0;
+  link_.when_lost([&] { ++told; });
+  link_.close();
+  link_.close();
+  EXPECT_EQ(events.losses, 1);
+  EXPECT_EQ(told, 1);
+  EXPECT_FALSE(link_.alive());
+}
+
 TEST_F(WithAgent, ManyAtOnceAreServedAndTooManyRefused) {
   std::vector<std::unique_ptr<Command>> commands;
   for (std::uint32_t i = 0; i < commands_max + 10; ++i)

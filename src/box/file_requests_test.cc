@@ -147,6 +147,19 @@ TEST_F(Files, HalfAFileIsNone) {
   EXPECT_EQ(content("a"), "as it was");
 }
 
+TEST_F(Files, AnUploadThatIsGivenUpLeavesNothingBehind) {
+  {
+    CommandOptions options;
+    options.request = write_request(path("a"));
+    Command command(loop_, link_, std::move(options));
+    EXPECT_TRUE(command.input("half of"));
+    EXPECT_TRUE(wait([&] { return glob("*").size() == 1; })) << "the file beside it";
+    command.signal(SIGTERM);
+    EXPECT_TRUE(wait([&] { return command.over(); }));
+  }
+  EXPECT_EQ(glob("*"), std::vector<std::string>());
+}
+
 TEST_F(Files, PatternsFindWhatTheySay) {
   for (const char* name :
        {"a.txt", "b.md", "sub/c.txt", "sub/deep/d.txt", "sub/.hidden", "other/e.txt", "new\nline"})

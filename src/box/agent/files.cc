@@ -7,6 +7,7 @@
 #include <fcntl.h>
 #include <fnmatch.h>
 #include <limits.h>
+#include <signal.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -142,6 +143,14 @@ bool make_folders(const std::string& path) {
   return true;
 }
 
+char* unfinished = nullptr;  // for a handler of signals
+
+/// The upload broke off.
+void give_up_unfinished(int) {
+  if (unfinished != nullptr) unlink(unfinished);
+  _exit(file_trouble);
+}
+
 /// Into a file beside it, which takes its name when everything is there.
 int write_file(const std::string& path) {
   struct stat old{};
@@ -156,6 +165,8 @@ int write_file(const std::string& path) {
   std::string name = target + ".postern-XXXXXX";
   const File file(mkostemp(name.data(), O_CLOEXEC));
   if (!file) return trouble(errno);
+  unfinished = name.data();
+  signal(SIGTERM, give_up_unfinished);
   const auto give_up = [&] {
     const int number = errno;
     unlink(name.c_str());
@@ -173,6 +184,7 @@ int write_file(const std::string& path) {
   umask(mask);
   if (fchmod(file.get(), replaces ? old.st_mode & 07777 : 0666 & ~mask) != 0) return give_up();
   if (rename(name.c_str(), target.c_str()) != 0) return give_up();
+  signal(SIGTERM, SIG_DFL);
   return stat_file(path);
 }
 

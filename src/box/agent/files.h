@@ -4,7 +4,9 @@
 //
 //   stat PATH                      one entry
 //   read PATH OFFSET LENGTH        bytes of a regular file; LENGTH may be "end"
-//   write PATH                     the standard input becomes the file, whole or not at all; folders are made
+//   write PATH                     the standard input becomes the file, whole or not at all; folders are
+//   made.
+//                                  SIGTERM leaves nothing behind
 //   glob PATTERN PATH LIMIT        entries below PATH, in the order of their names; ** is any depth
 //   grep TEXT PATH GLOB LIMIT      lines that hold TEXT in files whose name or path matches GLOB ("": all)
 //
