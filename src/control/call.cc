@@ -31,6 +31,10 @@ void Call::stream_body(std::uint64_t max, std::shared_ptr<BodySink> sink) {
   });
 }
 
+void Call::take_more() {
+  connection_->post(serial_, [](Connection& connection) { connection.take_more(); });
+}
+
 void Call::wake() {
   connection_->post(serial_, [](Connection& connection) { connection.wake(); });
 }

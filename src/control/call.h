@@ -33,8 +33,12 @@ class WebSocketSession;
 /// and what was made of it is to be thrown away.
 class BodySink {
  public:
+  enum class Then : std::uint8_t {
+    more,  ///< The next piece, or end().
+    wait,  ///< The same after Call::take_more(): whatever the piece goes to has no room for another.
+  };
   virtual ~BodySink() = default;
-  virtual void take(std::string_view piece) = 0;
+  virtual Then take(std::string_view piece) = 0;
   /// It was all there. Usually answers the call.
   virtual void end() = 0;
 };
@@ -107,6 +111,9 @@ class Call {
   /// Piece by piece; the same answers.
   void stream_body(std::uint64_t max, std::shared_ptr<BodySink> sink);
 
+  /// The body of the request, whose sink said `wait`, goes on. One that comes early is not lost. Nothing else
+  /// limits how long a sink waits.
+  void take_more();
   /// The body of the answer, whose source said `wait`, goes on. A wake-up that comes early is not lost.
   void wake();
 

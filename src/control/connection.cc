@@ -75,13 +75,14 @@ std::optional<ApiError> judge_websocket(const Request& request) {
 
 // Exceptions of handlers end what they were about, and nothing else.
 
-bool hand_to(BodySink& sink, std::string_view piece, bool last) {
+/// nullopt: it threw. With `wait` end() has not been called.
+std::optional<BodySink::Then> hand_to(BodySink& sink, std::string_view piece, bool last) {
   try {
-    if (!piece.empty()) sink.take(piece);
+    if (!piece.empty() && sink.take(piece) == BodySink::Then::wait) return BodySink::Then::wait;
     if (last) sink.end();
-    return true;
+    return BodySink::Then::more;
   } catch (const std::exception&) {
-    return false;
+    return std::nullopt;
   }
 }
 
@@ -439,27 +440,40 @@ void Connection::take_body() {
 void Connection::hand_on(std::string piece) {
   Current& current = *now_;
   current.sink_busy = true;
+  current.sink_woken = false;
   read_until(TimePoint::max());  // The wait is ours.
   const bool last = current.arrived;
   server_->workers.post([self = shared_from_this(), serial = serial_, sink = current.sink,
                          piece = std::move(piece), last]() mutable {
-    const bool taken = hand_to(*sink, piece, last);
+    const auto said = hand_to(*sink, piece, last);
     sink.reset();
-    self->post(serial, [last, taken](Connection& connection) {
-      Current& then = *connection.now_;
-      then.sink_busy = false;
-      if (!taken) return connection.fail_body(internal_error());
-      if (last) {
-        then.intake = Intake::over;
-        connection.drop(std::move(then.sink));
-        then.sink = nullptr;
-        if (then.answer_sent) return connection.next_request();
-      } else if (then.intake == Intake::passing) {
-        connection.read_until(now() + connection.server_->options.limits.body_pause);
-      }
-      connection.proceed();
-    });
+    self->post(serial, [last, said](Connection& connection) { connection.on_taken(said, last); });
   });
+}
+
+void Connection::on_taken(std::optional<BodySink::Then> said, bool last) {
+  Current& current = *now_;
+  const bool waits = said == BodySink::Then::wait && current.intake == Intake::passing;
+  if (waits && !current.sink_woken) {
+    current.sink_waits = true;
+    return;
+  }
+  current.sink_busy = false;
+  if (!said) return fail_body(internal_error());
+  if (last && !waits) {
+    current.intake = Intake::over;
+    drop(std::move(current.sink));
+    current.sink = nullptr;
+    if (current.answer_sent) return next_request();
+  } else if (current.intake == Intake::passing && !current.arrived) {
+    read_until(now() + server_->options.limits.body_pause);
+  }
+  proceed();
+}
+
+void Connection::take_more() {
+  now_->sink_woken = true;
+  if (std::exchange(now_->sink_waits, false)) on_taken(BodySink::Then::wait, now_->arrived);
 }
 
 void Connection::fail_body(const ApiError& error) {
@@ -489,6 +503,7 @@ void Connection::answer(Response response) {
   if (current.intake != Intake::over) {
     drop(std::move(current.then));
     current.then = nullptr;
+    if (std::exchange(current.sink_waits, false)) current.sink_busy = false;
     if (!current.sink_busy) drop(std::move(current.sink));
     // A body of unknown length may never end; one that waits for a "100 Continue" may or may not come.
     const bool short_rest = current.arrived || (current.framing == BodyFraming::length &&

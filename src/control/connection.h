@@ -45,6 +45,7 @@ class Connection final : public std::enable_shared_from_this<Connection> {
   void forget();
   void receive(std::uint64_t max, std::move_only_function<void(std::string)> then,
                std::shared_ptr<BodySink> sink);
+  void take_more();
   void wake();
   void upgrade(const Request& request, std::unique_ptr<WebSocketHandler> handler,
                std::size_t message_bytes_max);
@@ -82,7 +83,9 @@ class Connection final : public std::enable_shared_from_this<Connection> {
     std::string collected;
     std::move_only_function<void(std::string)> then;
     std::shared_ptr<BodySink> sink;
-    bool sink_busy = false;
+    bool sink_busy = false;   ///< It has a piece, or waits.
+    bool sink_waits = false;  ///< For take_more().
+    bool sink_woken = false;
 
     bool answered = false;
     bool answer_sent = false;
@@ -117,6 +120,7 @@ class Connection final : public std::enable_shared_from_this<Connection> {
   Result<void> decode_body(std::string& out, std::size_t room);
   void take_body();
   void hand_on(std::string piece);
+  void on_taken(std::optional<BodySink::Then> said, bool last);
   void fail_body(const ApiError& error);
   void say_continue();
 

@@ -644,6 +644,59 @@ TEST(HttpServer, ALargeUploadStreamsThroughFlatMemory) {
   EXPECT_EQ(running.app.last_record().bytes_in, size);
 }
 
+TEST(HttpServer, ASinkThatWaitsGetsNothingUntilItSaysSo) {
+  Running running({}, 1);
+  const std::size_t size = 8 * MiB;
+  Peer peer(running.at());
+  std::jthread sender([&] {
+    peer.send(fmt::format("POST /hesitate HTTP/1.1\r\nHost: a\r\nContent-Length: {}\r\n\r\n", size));
+    peer.send(std::string(size, 'x'));
+  });
+  ASSERT_TRUE(running.app.events.wait_for("piece"));
+  Peer other(running.at());
+  other.get("/hello");
+  EXPECT_EQ(other.answer().status, 200) << "the only worker is free";
+  EXPECT_EQ(running.app.events.count("piece"), 1);
+  const auto call = running.app.take_kept().front();
+  std::jthread waker([&] {
+    for (int piece = 1;
+         running.app.events.wait_for("piece", piece) && running.app.events.count("sink gone") == 0; ++piece)
+      call->take_more();
+  });
+  EXPECT_EQ(peer.answer().body, std::to_string(size));
+  running.app.events.wait_for("sink gone");
+  running.app.events.add("piece");
+  running.app.events.add("piece");
+}
+
+TEST(HttpServer, ASinkIsWokenWhileItTakes) {
+  Running running;
+  Peer peer(running.at());
+  for (const std::size_t size : {3UL, 300'000UL}) {
+    peer.post("/hurry", std::string(size, 'x'));
+    EXPECT_EQ(peer.answer().body, std::to_string(size));
+  }
+  peer.get("/hello");
+  EXPECT_EQ(peer.answer().body, "hello\n");
+}
+
+TEST(HttpServer, ACallIsAnsweredWhileItsSinkWaits) {
+  Running running;
+  Peer peer(running.at());
+  peer.post("/hesitate", "abc");
+  ASSERT_TRUE(running.app.events.wait_for("piece"));
+  running.app.take_kept().front()->answer(App::text("enough"));
+  EXPECT_EQ(peer.answer().body, "enough");
+  ASSERT_TRUE(running.app.events.wait_for("sink gone"));
+  peer.get("/hello");
+  EXPECT_EQ(peer.answer().body, "hello\n") << "on the same connection";
+  Peer going(running.at());
+  going.post("/hesitate", "abc");
+  ASSERT_TRUE(running.app.events.wait_for("piece", 2));
+  running.app.take_kept().clear();
+  going.reset();
+}
+
 TEST(HttpServer, ASinkWhoseBodyBreaksOffIsDestroyedWithoutItsEnd) {
   Running running;
   Peer peer(running.at());

@@ -88,7 +88,10 @@ class Counter final : public BodySink {
   Counter(std::shared_ptr<Call> call, std::function<void(std::uint64_t, bool)> told)
       : call_(std::move(call)), told_(std::move(told)) {}
   ~Counter() override { told_(count_, complete_); }
-  void take(std::string_view piece) override { count_ += piece.size(); }
+  Then take(std::string_view piece) override {
+    count_ += piece.size();
+    return Then::more;
+  }
   void end() override {
     complete_ = true;
     Response response;
@@ -101,6 +104,29 @@ class Counter final : public BodySink {
   std::function<void(std::uint64_t, bool)> told_;
   std::uint64_t count_ = 0;
   bool complete_ = false;
+};
+
+/// Takes a piece whenever somebody says so: `each` is told of it, and of the end.
+class Hesitant final : public BodySink {
+ public:
+  Hesitant(std::shared_ptr<Call> call, std::function<void(std::string_view)> each)
+      : call_(std::move(call)), each_(std::move(each)) {}
+  ~Hesitant() override { each_("sink gone"); }
+  Then take(std::string_view piece) override {
+    count_ += piece.size();
+    each_("piece");
+    return Then::wait;
+  }
+  void end() override {
+    Response response;
+    response.body = std::to_string(count_);
+    call_->answer(std::move(response));
+  }
+
+ private:
+  std::shared_ptr<Call> call_;
+  std::function<void(std::string_view)> each_;
+  std::uint64_t count_ = 0;
 };
 
 /// Things that happen on other threads, waited for.
@@ -214,6 +240,25 @@ struct App {
                                events.add(complete ? "counted" : "broke off");
                              }));
          }},
+        {"POST", "/hesitate",
+         [this](C call) {
+           {
+             const std::lock_guard lock(mutex);
+             kept.push_back(call);
+           }
+           call->stream_body(64 * MiB, std::make_shared<Hesitant>(call, [this](std::string_view what) {
+                               events.add(std::string(what));
+                             }));
+         }},
+        {"POST", "/hurry",  // wakes while it is being taken
+         [this](C call) {
+           call->stream_body(64 * MiB, std::make_shared<Hesitant>(
+                                           call, [this, weak = std::weak_ptr(call)](std::string_view what) {
+                                             if (auto one = weak.lock(); one && what == "piece")
+                                               one->take_more();
+                                             events.add(std::string(what));
+                                           }));
+         }},
         {"GET", "/letters",
          [](C call) {
            Response response;
@@ -264,7 +309,7 @@ struct App {
         {"POST", "/throw/sink",
          [](C call) {
            struct Broken final : BodySink {
-             void take(std::string_view) override { throw std::runtime_error("canary"); }
+             Then take(std::string_view) override { throw std::runtime_error("canary"); }
              void end() override {}
            };
            call->stream_body(MiB, std::make_shared<Broken>());
