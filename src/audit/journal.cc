@@ -154,6 +154,11 @@ void LoopJournal::finish_open(Reason reason) {
   flush();
 }
 
+void LoopJournal::end_open(const std::string* sandbox, Reason reason) {
+  for (Recording* open = open_; open; open = open->next_)
+    if (open->record_->sandbox.get() == sandbox) open->end_as(reason);
+}
+
 std::unique_ptr<Record> LoopJournal::take() {
   if (recycled_.empty()) return std::make_unique<Record>();
   auto record = std::move(recycled_.back());

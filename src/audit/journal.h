@@ -9,6 +9,7 @@
 #include <map>
 #include <memory>
 #include <mutex>
+#include <optional>
 #include <span>
 #include <string>
 #include <thread>
@@ -105,6 +106,8 @@ class LoopJournal {
   /// When the loop has ended for good: what is still open is recorded as cut off, for whoever it belongs to
   /// will not run again.
   void finish_open(Reason reason);
+  /// What is open of this sandbox (by the address of its name) will say `reason` at its end.
+  void end_open(const std::string* sandbox, Reason reason);
 
  private:
   friend class Recording;
@@ -135,10 +138,13 @@ class Recording {
   TimePoint started() const { return started_; }
   bool open() const { return record_ != nullptr; }
 
+  /// Why it is being ended from outside: what its owner sees of that, a closed connection, is not the reason.
+  void end_as(Reason reason) { imposed_ = reason; }
+
   void finish(Reason reason, std::string_view detail = {}) {
     std::unique_ptr<Record> record = std::move(record_);
-    record->reason = reason;
-    record->detail = detail;
+    record->reason = imposed_.value_or(reason);
+    record->detail = imposed_ ? std::string_view() : detail;
     record->duration = std::chrono::duration_cast<std::chrono::microseconds>(clock_.now() - started_);
     journal_.put(std::move(record));
     (previous_ ? previous_->next_ : journal_.open_) = next_;
@@ -146,12 +152,14 @@ class Recording {
   }
 
  private:
+  friend class LoopJournal;
   LoopJournal& journal_;
   const Clock& clock_;
   Recording* previous_ = nullptr;  ///< In the loop's list of open recordings.
   Recording* next_ = nullptr;
   TimePoint started_;
   std::unique_ptr<Record> record_;
+  std::optional<Reason> imposed_;
 };
 
 }  // namespace postern::audit

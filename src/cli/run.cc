@@ -268,14 +268,15 @@ class Rereading {
  public:
   Rereading(SecretSources& sources, std::shared_ptr<const policy::Snapshot> snapshot, std::string workspace,
             const RunOptions& options, const Asking& asking, credential::SecretStore& secrets,
-            proxy::DataPlane& data_plane)
+            proxy::DataPlane& data_plane, proxy::DataPlane::Id sandbox)
       : sources_(sources),
         snapshot_(std::move(snapshot)),
         workspace_(std::move(workspace)),
         options_(options),
         asking_(asking),
         secrets_(secrets),
-        data_plane_(data_plane) {}
+        data_plane_(data_plane),
+        sandbox_(sandbox) {}
 
   /// True: look again soon.
   bool look() {
@@ -299,7 +300,7 @@ class Rereading {
     }
     complaint_.clear();
     secrets_ = std::move(fresh);
-    data_plane_.swap(proxy::make_egress(snapshot_, std::move(*injections), asking_.signer));
+    data_plane_.swap(sandbox_, proxy::make_egress(snapshot_, std::move(*injections), asking_.signer));
   }
   /// A server that is down for an hour is one complaint.
   void complain_once(const std::string& what) {
@@ -315,6 +316,7 @@ class Rereading {
   const Asking& asking_;
   credential::SecretStore& secrets_;
   proxy::DataPlane& data_plane_;
+  const proxy::DataPlane::Id sandbox_;
   std::string complaint_;
 };
 
@@ -394,20 +396,20 @@ int run_checked(const RunOptions& options) {
   audit::Journal journal(std::move(log));
   int status = 0;
   {
-    proxy::DataPlane data_plane(
-        {.egress = egress,
-         .sandbox_name = sandbox_name,
-         .workspace_name = workspace_name,
-         .overrides = overrides,
-         .allow_private = allow_private,
-         .origin_ca_files = options.origin_ca,
-         .trust = std::move(roots),
-         .minter = std::move(minter),
-         .loops = proxy::DataPlane::loops_for_this_machine()},
-        ca, journal,
-        {std::move(captured.tcp4), std::move(captured.tcp6), std::move(captured.dns_udp4),
-         std::move(captured.dns_udp6), std::move(captured.dns_tcp4), std::move(captured.dns_tcp6)});
-    Rereading rereading(sources, egress->snapshot, workspace, options, asking, secrets, data_plane);
+    proxy::DataPlane data_plane({.overrides = overrides,
+                                 .allow_private = allow_private,
+                                 .origin_ca_files = options.origin_ca,
+                                 .trust = std::move(roots),
+                                 .minter = std::move(minter),
+                                 .loops = proxy::DataPlane::loops_for_this_machine()},
+                                ca, journal);
+    const auto id = data_plane.add({.sandbox = sandbox_name,
+                                    .workspace = workspace_name,
+                                    .egress = egress,
+                                    .sockets = {std::move(captured.tcp4), std::move(captured.tcp6),
+                                                std::move(captured.dns_udp4), std::move(captured.dns_udp6),
+                                                std::move(captured.dns_tcp4), std::move(captured.dns_tcp6)}});
+    Rereading rereading(sources, egress->snapshot, workspace, options, asking, secrets, data_plane, id);
     std::function<bool()> look;
     if (sources.may_change()) look = [&] { return rereading.look(); };
     status = supervise(program, signals, look);

@@ -250,6 +250,13 @@ void Stream::on_deadline() {
   if (next != TimePoint::max()) timer_.set(next);
 }
 
+void break_connection(int socket) {
+  // connect(2): "dissolve the association by connecting to an address with sa_family AF_UNSPEC", which is
+  // RFC 9293's ABORT.
+  const sockaddr nowhere{.sa_family = AF_UNSPEC, .sa_data = {}};
+  if (::connect(socket, &nowhere, sizeof nowhere) != 0) ::shutdown(socket, SHUT_RDWR);  // No TCP.
+}
+
 void Stream::cancel_read() {
   if (!reader_) return;
   reader_->give_up(Error{Reason::cancelled, Side::self, Retry::never, "no longer needed"});

@@ -270,6 +270,10 @@ inline Stream::WriteAwaiter Stream::write_all(std::string_view bytes, TimePoint 
 inline Stream::TurnAwaiter Stream::turn() { return TurnAwaiter(*this); }
 inline Stream::ReadyAwaiter Stream::wait_readable(TimePoint deadline) { return {*this, deadline}; }
 
+/// Ends a connection as if its peer had reset it, and resets it for the peer. Whoever waits on it learns that
+/// from the loop, in a later turn: nothing is resumed in here.
+void break_connection(int socket);
+
 /// Plain TCP (or any stream socket).
 class TcpStream final : public Stream {
  public:

@@ -68,9 +68,11 @@ void Http2Links::remove(const std::string& key, const Link& link) {
   if (at->second.empty()) links_.erase(at);
 }
 
-void Http2Links::drain() {
+void Http2Links::drain(std::string_view key_prefix) {
+  std::vector<std::shared_ptr<Link>> leaving;  // One that ends at once leaves the table.
   for (const auto& [key, links] : links_)
-    for (const auto& link : links) link->connection.drain();
+    if (key.starts_with(key_prefix)) leaving.insert(leaving.end(), links.begin(), links.end());
+  for (const auto& link : leaving) link->connection.drain();
 }
 
 }  // namespace postern::origin

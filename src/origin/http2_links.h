@@ -6,6 +6,7 @@
 
 #include <memory>
 #include <string>
+#include <string_view>
 #include <unordered_map>
 #include <vector>
 
@@ -39,7 +40,9 @@ class Http2Links {
   /// Takes a verified connection into service.
   std::shared_ptr<Link> add(const std::string& key, std::unique_ptr<io::Stream> stream, std::string address);
   /// Idle connections end at once, the others with their last stream.
-  void drain();
+  void drain() { drain({}); }
+  /// Only those whose keys begin with this.
+  void drain(std::string_view key_prefix);
   std::size_t size() const { return count_; }
 
  private:

@@ -307,6 +307,8 @@ void Pool::keep_idle(std::size_t most) {
   }
 }
 
+void Pool::forget(io::Party sandbox) { http2_.drain(std::to_string(sandbox) + "@"); }
+
 void Pool::sweep() {
   const TimePoint oldest = loop_.now() - idle_max;
   for (auto at = idle_.begin(); at != idle_.end();) {

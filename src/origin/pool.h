@@ -105,6 +105,8 @@ class Pool {
   /// Keeps at most so many from now on, and closes what is beyond.
   void keep_idle(std::size_t most);
   std::size_t http2_connections() const { return http2_.size(); }
+  /// A sandbox is gone: its own connections end, at once or with their last stream.
+  void forget(io::Party sandbox);
 
  private:
   struct Sweep;

@@ -60,10 +60,14 @@ struct Next {
 Next next(Stage stage) { return Next{std::move(stage)}; }
 Next over() { return Next{}; }
 
-class Connection {
+class Connection final : TenantWatcher {
  public:
   Connection(Worker& worker, const Tenant& tenant, Endpoint dialled, std::unique_ptr<io::TcpStream> sandbox)
-      : worker_(worker), sandbox_(std::move(sandbox)), flow_{.tenant = tenant, .port = dialled.port} {
+      : TenantWatcher(tenant.connections),
+        worker_(worker),
+        sandbox_(std::move(sandbox)),
+        socket_(sandbox_->fd()),
+        flow_{.tenant = tenant, .port = dialled.port} {
     if (auto name = tenant.identity.names->name_of(dialled.address)) {
       flow_.host.name = std::move(*name);
       flow_.named = true;
@@ -72,6 +76,8 @@ class Connection {
       flow_.host.name = flow_.host.literal->to_string();
     }
   }
+
+  ~Connection() = default;
 
   Stage first_stage() {
     switch (flow_.port) {
@@ -93,7 +99,7 @@ class Connection {
   }
   Stage serve_http2(std::optional<Error> refusal);
   Stage serve_other();
-  Stage serve_covered(bool denies_some);
+  Stage serve_covered();
   Stage pass_through(audit::Kind kind, std::unique_ptr<io::TcpStream> origin, std::string origin_address,
                      origin::DialTimings timings);
   Stage dial_and_pass(audit::Kind kind);
@@ -104,8 +110,13 @@ class Connection {
     return policy::judge_destination(*flow_.tenant.egress->snapshot,
                                      {.host = flow_.host, .port = flow_.port, .transport = transport});
   }
+  /// Whether what nobody looks into may go to the destination, by the policy of this moment.
+  Reason judge_relay(audit::Kind kind) const;
+  void on_tenant_changed() override {
+    if (socket_ >= 0) io::break_connection(socket_);
+  }
   void record_failure(audit::Kind kind, const Error& error);
-  void describe(audit::Record& record, audit::Kind kind) const;
+  void describe(audit::Recording& recording, audit::Kind kind) const;
   void reset() { sandbox_->reset_on_close(); }
   /// A failure that ends the connection.
   Next failed(audit::Kind kind, const Error& error) {
@@ -118,10 +129,13 @@ class Connection {
   Worker& worker_;
   std::unique_ptr<io::TcpStream> sandbox_;  ///< Until TLS takes it over.
   std::unique_ptr<tls::TlsStream> secure_;
+  int socket_;  ///< Whichever stream has it; -1 when it is closed.
   Flow flow_;
 };
 
-void Connection::describe(audit::Record& record, audit::Kind kind) const {
+void Connection::describe(audit::Recording& recording, audit::Kind kind) const {
+  audit::Record& record = *recording;
+  if (flow_.tenant.removed) recording.end_as(Reason::shutting_down);
   record.sandbox = flow_.tenant.identity.name;
   record.workspace = flow_.tenant.identity.workspace;
   record.policy_version = flow_.tenant.egress->snapshot->version();
@@ -132,8 +146,16 @@ void Connection::describe(audit::Record& record, audit::Kind kind) const {
 
 void Connection::record_failure(audit::Kind kind, const Error& error) {
   audit::Recording recording(worker_.journal, worker_.clock);
-  describe(*recording, kind);
+  describe(recording, kind);
   recording.finish(error.reason, error.detail);
+}
+
+Reason Connection::judge_relay(audit::Kind kind) const {
+  if (flow_.tenant.removed) return Reason::shutting_down;
+  const auto verdict = judge(kind == audit::Kind::tls ? policy::Transport::tls : policy::Transport::tcp);
+  // A rule closes a part of this host: what cannot be looked into might be just that part.
+  if (verdict.reason == Reason::allowed && verdict.denies_some) return Reason::protocol_not_allowed;
+  return verdict.reason;
 }
 
 // ---- port 443
@@ -286,6 +308,7 @@ Stage Connection::serve_http2(std::optional<Error> refusal) {
   Http2Serving serving{worker_, flow_, std::move(refusal),
                        [this](const Error& why) { record_failure(audit::Kind::http, why); }};
   auto nothing = co_await proxy::serve_http2(std::move(serving), std::move(secure_));
+  socket_ = -1;
   if (nothing) record_failure(audit::Kind::tls, *nothing);
   co_return over();
 }
@@ -297,12 +320,12 @@ Stage Connection::serve_other() {
   const policy::DestinationVerdict verdict = judge(policy::Transport::tcp);
   if (verdict.reason != Reason::allowed)
     co_return failed(audit::Kind::tcp, {verdict.reason, Side::sandbox, Retry::never, {}});
-  co_return next(verdict.intercept ? serve_covered(verdict.denies_some) : dial_and_pass(audit::Kind::tcp));
+  co_return next(verdict.intercept ? serve_covered() : dial_and_pass(audit::Kind::tcp));
 }
 
 // A rule covers the host, so HTTP and TLS are looked into on this port too; but the protocol may be one in
 // which the server speaks first, so the origin is dialled before the sandbox has said anything.
-Stage Connection::serve_covered(bool denies_some) {
+Stage Connection::serve_covered() {
   origin::DialTimings timings;
   auto dialled =
       co_await worker_.dialler.dial(flow_.host, flow_.port, worker_.loop.now() + origin::Pool::dial_timeout,
@@ -324,9 +347,8 @@ Stage Connection::serve_covered(bool denies_some) {
     co_return failed(audit::Kind::tcp, flight.error());
   if (flight && flight->speech == intake::Speech::tls) co_return judge_hello(flight->hello);
   if (flight && flight->speech == intake::Speech::http) co_return next(serve_http());
-  // A rule closes a part of this host: what cannot be looked into might be just that part.
-  if (denies_some)
-    co_return failed(audit::Kind::tcp, {Reason::protocol_not_allowed, Side::sandbox, Retry::never, {}});
+  if (const Reason reason = judge_relay(audit::Kind::tcp); reason != Reason::allowed)
+    co_return failed(audit::Kind::tcp, {reason, Side::sandbox, Retry::never, {}});
   co_return next(
       pass_through(audit::Kind::tcp, std::move(dialled->stream), dialled->endpoint.to_string(), timings));
 }
@@ -349,7 +371,7 @@ Stage Connection::dial_and_pass(audit::Kind kind) {
 Stage Connection::pass_through(audit::Kind kind, std::unique_ptr<io::TcpStream> origin,
                                std::string origin_address, origin::DialTimings timings) {
   audit::Recording recording(worker_.journal, worker_.clock);
-  describe(*recording, kind);
+  describe(recording, kind);
   recording->origin_address = std::move(origin_address);
   recording->timings.dns = timings.dns;
   recording->timings.connect = timings.connect;
@@ -358,6 +380,18 @@ Stage Connection::pass_through(audit::Kind kind, std::unique_ptr<io::TcpStream> 
     recording.finish(Reason::audit_unavailable);
     co_return over();
   }
+  // It took time to dial.
+  if (const Reason reason = judge_relay(kind); reason != Reason::allowed) {
+    reset();
+    recording.finish(reason);
+    co_return over();
+  }
+  const OpenTunnel open(
+      flow_.tenant, recording, [this, kind] { return judge_relay(kind); },
+      [&] {  // One direction may be waiting for either.
+        io::break_connection(socket_);
+        io::break_connection(origin->fd());
+      });
   io::Buffer from_sandbox(worker_.buffers);
   io::Buffer from_origin(worker_.buffers);
   const RelayOutcome outcome =

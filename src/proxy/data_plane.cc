@@ -7,8 +7,10 @@
 #include <mutex>
 #include <pthread.h>
 #include <sched.h>
+#include <sys/socket.h>
 #include <system_error>
 
+#include "dns/name_table.h"
 #include "dns/responder.h"
 #include "proxy/worker.h"
 #include "tls/leaf.h"
@@ -46,10 +48,34 @@ class OwnNames final : public io::NameLookup {
 
 }  // namespace
 
+struct DataPlane::Sandbox {
+  SandboxIdentity identity;
+  dns::NameTable names;
+  SandboxSockets sockets;  ///< Those of DNS are the responder's as soon as there is one.
+  Lane* home = nullptr;
+
+  // Under DataPlane::mutex_.
+  std::shared_ptr<const Egress> egress;
+  bool removed = false;
+};
+
+/// One sandbox on one loop. Of the loop's thread.
+struct DataPlane::Seat {
+  std::shared_ptr<Sandbox> sandbox;
+  Tenant tenant;
+  // At home only:
+  std::unique_ptr<OwnNames> names;  ///< Nothing that it began refers to it.
+  std::unique_ptr<dns::Responder> responder;
+
+  explicit Seat(std::shared_ptr<Sandbox> of);
+  void answer_dns(Worker& worker);
+};
+
 struct DataPlane::Lane {
-  std::unique_ptr<OwnNames> names;  ///< Outlives the worker's tasks.
-  std::unique_ptr<Worker> worker;   ///< Made and used on the thread; others only post to its loop.
-  Tenant tenant;                    ///< The loop's own.
+  std::unique_ptr<Worker> worker;  ///< Made and used on the thread; others only post to its loop.
+  std::unordered_map<Id, std::unique_ptr<Seat>> seats;  ///< The loop's own.
+  std::vector<std::unique_ptr<Seat>> leaving;           ///< Removed, and connections have not all ended yet.
+  std::size_t homes = 0;                                ///< Under DataPlane::mutex_.
   /// Handed over by another loop and not arrived yet.
   alignas(64) std::atomic<std::size_t> arriving = 0;
 
@@ -58,6 +84,7 @@ struct DataPlane::Lane {
   bool started = false;
   bool ready = false;  ///< To be told things; without a worker if it could not start.
   bool idle = false;
+  std::vector<Work> waiting;     ///< Until it is ready.
   std::unique_ptr<Pause> pause;  ///< The first loop's own.
   std::atomic<bool> serving = false;
   std::thread thread;
@@ -87,16 +114,8 @@ unsigned DataPlane::loops_for_this_machine() {
   return std::clamp(static_cast<unsigned>(CPU_COUNT(&allowed)), 1u, loops_max);
 }
 
-DataPlane::DataPlane(DataPlaneConfig config, const tls::WorkspaceCa& ca, audit::Journal& journal,
-                     SandboxSockets sockets)
-    : config_(std::move(config)),
-      ca_(ca),
-      journal_(journal),
-      sockets_(std::move(sockets)),
-      egress_(config_.egress) {
-  identity_.name = std::make_shared<const std::string>(config_.sandbox_name);
-  identity_.workspace = std::make_shared<const std::string>(config_.workspace_name);
-  identity_.names = &names_;
+DataPlane::DataPlane(DataPlaneConfig config, const tls::WorkspaceCa& ca, audit::Journal& journal)
+    : config_(std::move(config)), ca_(ca), journal_(journal) {
   for (unsigned i = 0; i < std::max(1u, config_.loops); ++i) lanes_.push_back(std::make_unique<Lane>());
   Lane& first = *lanes_.front();
   first.started = true;
@@ -129,39 +148,59 @@ void DataPlane::run_lane(Lane& lane, bool first) {
                           {.process = allowed_to_process()}};
   lane.worker = std::make_unique<Worker>(clock_, settings, std::move(*minter), journal_);
   Worker& worker = *lane.worker;
-  lane.tenant.identity = identity_;
-  lane.tenant.identity.name = counted_apart(identity_.name);
-  lane.tenant.identity.workspace = counted_apart(identity_.workspace);
-  for (const Fd* listening : {&sockets_.tcp4, &sockets_.tcp6})
-    if (*listening)
-      worker.serve(lane.tenant, listening->get(),
-                   [this, &lane](Fd accepted) { place(lane, std::move(accepted)); });
-
-  std::unique_ptr<dns::Responder> responder;
-  if (first) responder = start_responder(lane);
   worker.loop.at_turn_end([&lane, &worker] {
     worker.journal.flush();
+    if (!lane.leaving.empty()) forget_gone(lane);
     if (!worker.draining() || worker.loop.active() > 0 || lane.arriving > 0) return;
     const std::lock_guard lock(lane.mutex);
     lane.idle = true;
     lane.changed.notify_all();
   });
+  std::vector<Work> waiting;
   {
-    const std::scoped_lock lock(egress_mutex_, lane.mutex);
-    lane.tenant.egress = counted_apart(egress_);
+    const std::lock_guard lock(lane.mutex);
+    waiting.swap(lane.waiting);
     lane.ready = true;
   }
+  for (Work& work : waiting) work();  // Before what is posted from now on.
   lane.changed.notify_all();
   if (draining_) worker.drain();
   lane.serving.store(true, std::memory_order_release);
   if (!first) lanes_.front()->worker->loop.post([this] { lanes_.front()->pause.reset(); });
   worker.loop.run();
   worker.cut_off();
+  lane.seats.clear();
+  lane.leaving.clear();
+}
+
+/// Runs `work` on the loop's thread, after what it was told before. Of a loop that could not start, never.
+void DataPlane::tell(Lane& lane, Work work) {
+  const std::lock_guard lock(lane.mutex);
+  if (!lane.ready)
+    lane.waiting.push_back(std::move(work));
+  else if (lane.worker)
+    lane.worker->loop.post(std::move(work));
+}
+
+/// Returns when every loop that may know a sandbox has done it. One that begins to serve meanwhile sees,
+/// under the mutex, what was written there before.
+void DataPlane::tell_all(const std::function<void(Lane&)>& work) {
+  std::vector<Lane*> those;
+  for (const auto& lane : lanes_)
+    if (lane == lanes_.front() || lane->serving.load(std::memory_order_acquire)) those.push_back(lane.get());
+  const auto done = std::make_shared<std::latch>(static_cast<std::ptrdiff_t>(those.size()));
+  for (Lane* lane : those)
+    tell(*lane, [&work, done, lane] {
+      work(*lane);
+      done->count_down();
+    });
+  done->wait();
 }
 
 // On the first loop's thread, once.
-void DataPlane::start_others(Lane& first) {
-  others_started_ = true;
+void DataPlane::start_others() {
+  if (std::exchange(others_started_, true) || lanes_.size() < 2 || draining_) return;
+  Lane& first = *lanes_.front();
   for (const auto& lane : lanes_) {
     if (lane.get() == &first) continue;
     const std::lock_guard lock(lane->mutex);
@@ -182,17 +221,18 @@ std::vector<std::size_t> DataPlane::connections() const {
   return of_loops;
 }
 
-void DataPlane::place(Lane& here, Fd accepted) {
+void DataPlane::place(Lane& here, Seat& seat, Fd accepted) {
   Lane* target = &here;
   if (lanes_.size() > 1 && here.load() >= connections_for_one_loop && !draining_) {
-    if (&here == lanes_.front().get() && !others_started_) start_others(here);
+    if (&here == lanes_.front().get()) start_others();
     target = &lightest(here);
   }
-  if (target == &here) return admit(here, std::move(accepted));
+  if (target == &here) return admit(here, seat, std::move(accepted));
   target->arriving.fetch_add(1, std::memory_order_relaxed);
-  target->worker->loop.post([this, target, fd = std::move(accepted)]() mutable {
+  target->worker->loop.post([this, target, sandbox = seat.sandbox, fd = std::move(accepted)]() mutable {
     target->arriving.fetch_sub(1, std::memory_order_relaxed);
-    admit(*target, std::move(fd));
+    if (Seat* there = seat_of(*target, sandbox)) return admit(*target, *there, std::move(fd));
+    io::break_connection(fd.get());  // Removed while it was on its way.
   });
 }
 
@@ -210,36 +250,129 @@ DataPlane::Lane& DataPlane::lightest(Lane& here) {
   return *best;
 }
 
-void DataPlane::admit(Lane& lane, Fd accepted) {
-  if (!config_.dialled) return lane.worker->admit(lane.tenant, std::move(accepted));
+void DataPlane::admit(Lane& lane, Seat& seat, Fd accepted) {
+  if (!config_.dialled) return lane.worker->admit(seat.tenant, std::move(accepted));
   if (const auto dialled = config_.dialled(accepted.get()))
-    lane.worker->admit(lane.tenant, *dialled, std::move(accepted));
+    lane.worker->admit(seat.tenant, *dialled, std::move(accepted));
 }
 
-void DataPlane::swap(std::shared_ptr<const Egress> egress) {
-  std::shared_ptr<std::latch> told;
+// ---- sandboxes come and go
+
+/// The one with the fewest sandboxes.
+DataPlane::Lane& DataPlane::home_for_another() {
+  Lane* home = lanes_.front().get();
+  for (const auto& lane : lanes_)
+    if (lane->serving.load(std::memory_order_acquire) && lane->homes < home->homes) home = lane.get();
+  ++home->homes;
+  return *home;
+}
+
+DataPlane::Id DataPlane::add(SandboxEntry entry) {
+  auto sandbox = std::make_shared<Sandbox>();
+  sandbox->identity.name = std::make_shared<const std::string>(std::move(entry.sandbox));
+  sandbox->identity.workspace = std::make_shared<const std::string>(std::move(entry.workspace));
+  sandbox->identity.names = &sandbox->names;
+  sandbox->sockets = std::move(entry.sockets);
+  sandbox->egress = std::move(entry.egress);
+  const Id id = sandbox->identity.number;
+  bool several = false;
   {
-    const std::lock_guard lock(egress_mutex_);
-    egress_ = std::move(egress);
-    std::vector<Lane*> ready;
-    for (const auto& lane : lanes_) {
-      const std::lock_guard lane_lock(lane->mutex);
-      if (lane->ready && lane->worker) ready.push_back(lane.get());
-    }
-    told = std::make_shared<std::latch>(static_cast<std::ptrdiff_t>(ready.size()));
-    for (Lane* lane : ready)
-      lane->worker->loop.post([lane, told, own = counted_apart(egress_)]() mutable {
-        lane->tenant.egress = std::move(own);
-        told->count_down();
-      });
+    const std::lock_guard lock(mutex_);
+    sandbox->home = &home_for_another();
+    sandboxes_.emplace(id, sandbox);
+    several = sandboxes_.size() == 2;
   }
-  told->wait();
+  if (several) tell(*lanes_.front(), [this] { start_others(); });
+  tell(*sandbox->home, [this, sandbox] { seat_of(*sandbox->home, sandbox); });
+  return id;
 }
 
-std::unique_ptr<dns::Responder> DataPlane::start_responder(Lane& lane) {
+/// nullptr when the sandbox has been removed.
+DataPlane::Seat* DataPlane::seat_of(Lane& lane, const std::shared_ptr<Sandbox>& sandbox) {
+  const Id id = sandbox->identity.number;
+  if (const auto known = lane.seats.find(id); known != lane.seats.end()) return known->second.get();
   Worker& worker = *lane.worker;
-  auto judge = [&lane](const Host& name) {
-    const policy::Snapshot& snapshot = *lane.tenant.egress->snapshot;
+  auto made = std::make_unique<Seat>(sandbox);
+  {
+    const std::lock_guard lock(mutex_);
+    if (sandbox->removed) return nullptr;
+    made->tenant.egress = counted_apart(sandbox->egress);
+  }
+  Seat& seat = *made;
+  lane.seats.emplace(id, std::move(made));
+  if (sandbox->home == &lane) seat.answer_dns(worker);
+  if (worker.draining()) return &seat;
+  for (const Fd* listening : {&sandbox->sockets.tcp4, &sandbox->sockets.tcp6})
+    if (*listening)
+      worker.serve(seat.tenant, listening->get(),
+                   [this, &lane, &seat](Fd accepted) { place(lane, seat, std::move(accepted)); });
+  return &seat;
+}
+
+bool DataPlane::swap(Id id, std::shared_ptr<const Egress> egress) {
+  std::shared_ptr<Sandbox> sandbox;
+  {
+    const std::lock_guard lock(mutex_);
+    const auto known = sandboxes_.find(id);
+    if (known == sandboxes_.end()) return false;
+    sandbox = known->second;
+    sandbox->egress = std::move(egress);
+  }
+  tell_all([this, id, &sandbox](Lane& lane) {
+    const auto known = lane.seats.find(id);
+    if (known == lane.seats.end()) return;
+    std::shared_ptr<const Egress> own;
+    {
+      const std::lock_guard lock(mutex_);
+      own = counted_apart(sandbox->egress);
+    }
+    Worker::swap(known->second->tenant, std::move(own));
+  });
+  return true;
+}
+
+void DataPlane::remove(Id id) {
+  std::shared_ptr<Sandbox> sandbox;
+  {
+    const std::lock_guard lock(mutex_);
+    const auto known = sandboxes_.find(id);
+    if (known == sandboxes_.end()) return;
+    sandbox = std::move(known->second);
+    sandboxes_.erase(known);
+    sandbox->removed = true;
+    --sandbox->home->homes;
+  }
+  tell_all([this, id](Lane& lane) { leave(lane, id); });
+  sandbox->sockets = {};  // Nobody listens on them any more.
+}
+
+void DataPlane::leave(Lane& lane, Id id) {
+  auto known = lane.seats.extract(id);
+  if (known.empty()) return;
+  Seat& seat = *known.mapped();
+  seat.responder.reset();
+  lane.worker->remove(seat.tenant);
+  lane.leaving.push_back(std::move(known.mapped()));
+}
+
+/// At the end of a turn, when no task runs: the last connection of a tenant has let go of it.
+void DataPlane::forget_gone(Lane& lane) {
+  std::erase_if(lane.leaving, [&](const std::unique_ptr<Seat>& seat) {
+    if (seat->tenant.load.connections > 0) return false;
+    lane.worker->pool.forget(seat->tenant.identity.number);  // What was dialled until now.
+    return true;
+  });
+}
+
+DataPlane::Seat::Seat(std::shared_ptr<Sandbox> of) : sandbox(std::move(of)) {
+  tenant.identity = sandbox->identity;
+  tenant.identity.name = counted_apart(sandbox->identity.name);
+  tenant.identity.workspace = counted_apart(sandbox->identity.workspace);
+}
+
+void DataPlane::Seat::answer_dns(Worker& worker) {
+  auto judge = [this](const Host& name) {
+    const policy::Snapshot& snapshot = *tenant.egress->snapshot;
     if (policy::may_resolve(snapshot, name) || policy::answers_as_metadata(snapshot, name, 80, false))
       return Reason::allowed;
     const Reason reason =
@@ -247,22 +380,22 @@ std::unique_ptr<dns::Responder> DataPlane::start_responder(Lane& lane) {
             .reason;
     return reason == Reason::allowed ? Reason::not_in_allow_list : reason;
   };
-  auto record_denied = [&lane, &worker](std::string_view name, Reason reason) {
+  auto record_denied = [this, &worker](std::string_view name, Reason reason) {
     audit::Recording recording(worker.journal, worker.clock);
-    recording->sandbox = lane.tenant.identity.name;
-    recording->workspace = lane.tenant.identity.workspace;
-    recording->policy_version = lane.tenant.egress->snapshot->version();
+    recording->sandbox = tenant.identity.name;
+    recording->workspace = tenant.identity.workspace;
+    recording->policy_version = tenant.egress->snapshot->version();
     recording->kind = audit::Kind::dns;
     recording->host = name;
     recording->port = 53;
     recording.finish(reason);
   };
-  lane.names = std::make_unique<OwnNames>(worker.resolver, lane.tenant);
-  return std::make_unique<dns::Responder>(
-      worker.loop,
-      dns::Sockets{std::move(sockets_.dns_udp4), std::move(sockets_.dns_udp6), std::move(sockets_.dns_tcp4),
-                   std::move(sockets_.dns_tcp6), lane.tenant.identity.number},
-      names_, *lane.names, std::move(judge), std::move(record_denied));
+  SandboxSockets& given = sandbox->sockets;
+  dns::Sockets sockets{std::move(given.dns_udp4), std::move(given.dns_udp6), std::move(given.dns_tcp4),
+                       std::move(given.dns_tcp6), tenant.identity.number};
+  names = std::make_unique<OwnNames>(worker.resolver, tenant);
+  responder = std::make_unique<dns::Responder>(worker.loop, std::move(sockets), sandbox->names, *names,
+                                               std::move(judge), std::move(record_denied));
 }
 
 void DataPlane::drain(std::chrono::milliseconds longest) {

@@ -1,5 +1,6 @@
-// Several loops at once, with real connections from real threads: spreading, the policy swapped under load,
-// stopping and draining under load. Made for ThreadSanitizer as much as for what it says itself.
+// Several loops and sandboxes at once, with real connections from real threads: spreading, sandboxes that
+// come and go, policies swapped, stopping and draining under load. Made for ThreadSanitizer as much as for
+// what it says itself.
 
 #include "proxy/data_plane.h"
 
@@ -150,22 +151,32 @@ class DataPlaneTest : public testing::Test {
 
   void start(unsigned loops) {
     DataPlaneConfig config;
-    config.egress = version(1);
-    config.sandbox_name = "box";
-    config.workspace_name = "home";
     config.overrides[host].push_back({IpAddress::v4(INADDR_LOOPBACK), origin_.port()});
     config.origin_ca_files = {ca_file_};
     config.loops = loops;
     // As a sandbox would have dialled it.
     config.dialled = [](int) { return std::optional<Endpoint>({IpAddress::v4(0xcb007109), 443}); };
-    SandboxSockets sockets;
-    sockets.tcp4 = listen_on_loopback(port_);
-    plane_ = std::make_unique<DataPlane>(std::move(config), Certificates::shared().workspace(), *journal_,
-                                         std::move(sockets));
+    plane_ = std::make_unique<DataPlane>(std::move(config), Certificates::shared().workspace(), *journal_);
+    const Box box = add("box", 1);
+    port_ = box.port;
+    id_ = box.id;
+  }
+  struct Box {
+    DataPlane::Id id = 0;
+    std::uint16_t port = 0;
+  };
+  /// A sandbox with the policy of this version.
+  Box add(const std::string& name, std::uint64_t number) {
+    Box box;
+    SandboxEntry entry{.sandbox = name, .workspace = "home", .egress = version(number), .sockets = {}};
+    entry.sockets.tcp4 = listen_on_loopback(box.port);
+    box.id = plane_->add(std::move(entry));
+    return box;
   }
 
-  std::optional<Talk> connect() {
-    Talk talk(connect_to(port_), Certificates::shared().client(host));
+  std::optional<Talk> connect() { return connect(port_); }
+  static std::optional<Talk> connect(std::uint16_t port) {
+    Talk talk(connect_to(port), Certificates::shared().client(host));
     if (!talk.shake()) return std::nullopt;
     return talk;
   }
@@ -188,10 +199,11 @@ class DataPlaneTest : public testing::Test {
     bool in_order = true;
     bool ended = false;
   };
-  void start_clients(int count) {
+  void start_clients(int count) { start_clients(count, port_); }
+  void start_clients(int count, std::uint16_t port) {
     for (int i = 0; i < count; ++i) {
       Client& client = *clients_.emplace_back(std::make_unique<Client>());
-      auto talk = connect();
+      auto talk = connect(port);
       ASSERT_TRUE(talk);
       client.thread = std::thread([this, &client, talk = std::move(*talk)]() mutable {
         std::string secret, before;
@@ -236,6 +248,7 @@ class DataPlaneTest : public testing::Test {
   Fd sink_;
   std::string ca_file_;
   std::uint16_t port_ = 0;
+  DataPlane::Id id_ = 0;
   std::unique_ptr<audit::Journal> journal_;
   std::unique_ptr<DataPlane> plane_;
   std::vector<std::unique_ptr<Client>> clients_;
@@ -287,7 +300,7 @@ TEST_F(DataPlaneTest, AnOldRuleNeverMeetsANewSecretAndASwapDropsNothing) {
   start_clients(12);
   constexpr int last = 30;
   for (int number = 2; number <= last; ++number) {
-    plane_->swap(version(static_cast<std::uint64_t>(number)));
+    EXPECT_TRUE(plane_->swap(id_, version(static_cast<std::uint64_t>(number))));
     // What is asked from now on is judged by it, whatever the loop.
     if (number % 10 == 0) {
       auto talk = connect();
@@ -364,6 +377,181 @@ TEST_F(DataPlaneTest, EndingAtOnceIsNoTrouble) {
     for (int k = 0; k < 8; ++k) knocking.push_back(connect_to(port_));
     plane_.reset();
   }
+}
+
+// ---- several sandboxes
+
+TEST_F(DataPlaneTest, WhatBelongsToOneSandboxNeverReachesAnother) {
+  start(3);
+  std::map<std::string, std::string> name_of;  // by secret
+  name_of["secret-1"] = "box";
+  start_clients(2);
+  for (std::uint64_t number = 101; number <= 107; ++number) {
+    const std::string n = std::to_string(number);
+    name_of["secret-" + n] = "box-" + n;
+    start_clients(2, add("box-" + n, number).port);
+  }
+  wait_for_answers(1000);
+  join_clients();
+  std::map<std::string, int> seen, recorded;
+  for (const auto& client : clients_) {
+    EXPECT_FALSE(client->cut);
+    EXPECT_FALSE(client->ended);
+    EXPECT_EQ(client->answers.size(), 1u) << "a client saw the credentials of two sandboxes";
+    for (const auto& [secret, count] : client->answers) seen[secret] += count;
+  }
+  EXPECT_EQ(seen.size(), 8u);
+  for (const auto& record : records()) {
+    const std::string secret = "secret-" + record["rule"].get<std::string>().substr(5);
+    EXPECT_EQ(record["sandbox"], name_of[secret]);
+    ++recorded[secret];
+  }
+  EXPECT_EQ(recorded, seen);
+}
+
+TEST_F(DataPlaneTest, SandboxesAreSpreadOverTheLoops) {
+  start(3);
+  std::vector<Box> boxes;
+  std::vector<Talk> talks;
+  const auto ask_once = [&](const Box& box) {
+    auto talk = connect(box.port);
+    std::string secret;
+    ASSERT_TRUE(talk && ask(*talk, secret) == Outcome::answered);
+    talks.push_back(std::move(*talk));
+  };
+  // The other loops start with the second one.
+  ask_once(boxes.emplace_back(add("second", 2)));
+  const auto end = std::chrono::steady_clock::now() + 30s;
+  while (plane_->connections().size() < 3 && std::chrono::steady_clock::now() < end)
+    std::this_thread::yield();
+  ASSERT_EQ(plane_->connections().size(), 3u);
+  for (int i = 0; i < 10; ++i) ask_once(boxes.emplace_back(add("another", 2)));
+  EXPECT_EQ(plane_->connections(), (std::vector<std::size_t>{3, 4, 4})) << "each is served where it lives";
+}
+
+TEST_F(DataPlaneTest, ASwapIsOfOneSandboxOnly) {
+  start(2);
+  const Box other = add("other", 50);
+  auto of_other = connect(other.port), of_first = connect();
+  ASSERT_TRUE(of_other && of_first);
+  std::string secret;
+  EXPECT_TRUE(plane_->swap(id_, version(2)));
+  EXPECT_EQ(ask(*of_other, secret), Outcome::answered);
+  EXPECT_EQ(secret, "secret-50");
+  EXPECT_EQ(ask(*of_first, secret), Outcome::answered);
+  EXPECT_EQ(secret, "secret-2");
+  plane_->remove(other.id);
+  EXPECT_FALSE(plane_->swap(other.id, version(51)));
+  EXPECT_TRUE(plane_->swap(id_, version(3)));
+  EXPECT_EQ(ask(*of_first, secret), Outcome::answered);
+  EXPECT_EQ(secret, "secret-3");
+  EXPECT_NE(ask(*of_other, secret), Outcome::answered);
+  EXPECT_FALSE(connect_to(other.port)) << "its sockets are closed";
+  plane_->remove(other.id);  // Once more is no trouble.
+}
+
+TEST_F(DataPlaneTest, SandboxesComeAndGoUnderLoad) {
+  start(3);
+  start_clients(6);
+  const Box other = add("other", 50);
+  start_clients(3, other.port);
+  constexpr int threads_count = 3, rounds = 12;
+  std::atomic<int> wrong = 0, served = 0;
+  std::vector<std::thread> threads;
+  for (int t = 0; t < threads_count; ++t)
+    threads.emplace_back([&, t] {
+      for (int round = 0; round < rounds; ++round) {
+        const auto number = static_cast<std::uint64_t>(1000 * (t + 1) + round);
+        const Box box = add("passing", number);
+        std::vector<Talk> talks;
+        for (int i = 0; i < 3; ++i)
+          if (auto talk = connect(box.port)) talks.push_back(std::move(*talk));
+        std::string secret;
+        for (Talk& talk : talks) {
+          const bool answered = ask(talk, secret) == Outcome::answered;
+          if (!answered || secret != "secret-" + std::to_string(number)) ++wrong;
+          ++served;
+        }
+        if (round % 3 == 0) {
+          if (!plane_->swap(box.id, version(number + 500))) ++wrong;
+          if (ask(talks.front(), secret) != Outcome::answered ||
+              secret != "secret-" + std::to_string(number + 500))
+            ++wrong;
+        }
+        // Some are under way: dialled and not accepted, or asked and not answered.
+        std::vector<Fd> knocking;
+        for (int i = 0; i < 3; ++i) knocking.push_back(connect_to(box.port));
+        for (Talk& talk : talks) talk.write("GET /v1 HTTP/1.1\r\nHost: api.example.com\r\n\r\n");
+        plane_->remove(box.id);
+        // Whatever was answered before it went, nothing comes any more.
+        for (Talk& talk : talks)
+          while (!talk.read_head().empty()) {
+          }
+      }
+    });
+  for (auto& thread : threads) thread.join();
+  EXPECT_EQ(wrong, 0);
+  EXPECT_EQ(served, threads_count * rounds * 3);
+  wait_for_answers(50);  // The others are served as before.
+  join_clients();
+  for (const auto& client : clients_) {
+    EXPECT_FALSE(client->cut);
+    EXPECT_FALSE(client->ended);
+    EXPECT_EQ(client->answers.size(), 1u);
+  }
+  for (const auto& record : records()) {
+    const std::string reason = record["reason"];
+    EXPECT_TRUE(reason == "allowed" || (reason == "shutting_down" && record["sandbox"] == "passing"))
+        << record;
+  }
+}
+
+std::size_t open_descriptors() {
+  const std::filesystem::directory_iterator all("/proc/self/fd");
+  return static_cast<std::size_t>(std::distance(begin(all), end(all)));
+}
+
+TEST_F(DataPlaneTest, ASandboxThatGoesLeavesNoDescriptor) {
+  start(2);
+  const auto come_and_go = [&](int times) {
+    for (int i = 0; i < times; ++i) {
+      std::uint16_t port = 0, dns_port = 0;
+      SandboxEntry entry{.sandbox = "passing", .workspace = "home", .egress = version(1), .sockets = {}};
+      entry.sockets.tcp4 = listen_on_loopback(port);
+      entry.sockets.dns_tcp4 = listen_on_loopback(dns_port);
+      entry.sockets.dns_udp4 = Fd(::socket(AF_INET, SOCK_DGRAM | SOCK_NONBLOCK | SOCK_CLOEXEC, 0));
+      const auto id = plane_->add(std::move(entry));
+      const Fd connection = connect_to(port), question = connect_to(dns_port);
+      EXPECT_TRUE(connection && question);
+      if (i % 4 == 0) {
+        auto talk = connect(port);
+        std::string secret;
+        EXPECT_TRUE(talk && ask(*talk, secret) == Outcome::answered);
+      }
+      plane_->remove(id);
+      EXPECT_FALSE(connect_to(port));
+      EXPECT_FALSE(connect_to(dns_port));
+    }
+  };
+  come_and_go(24);  // What is made once. Connections to origins are nobody's, and few.
+  const std::size_t before = open_descriptors();
+  come_and_go(200);
+  const auto end = std::chrono::steady_clock::now() + 30s;
+  while (open_descriptors() > before + 4 && std::chrono::steady_clock::now() < end) std::this_thread::yield();
+  EXPECT_LE(open_descriptors(), before + 4);
+}
+
+TEST_F(DataPlaneTest, AfterDrainingNobodyNewIsServed) {
+  start(2);
+  plane_->drain(20s);
+  const Box late = add("late", 2);
+  const Fd knocking = connect_to(late.port);
+  ASSERT_TRUE(knocking) << "it waits in the queue";
+  EXPECT_TRUE(plane_->swap(late.id, version(3)));
+  char byte;
+  EXPECT_LT(::recv(knocking.get(), &byte, 1, MSG_DONTWAIT), 0);
+  plane_->remove(late.id);
+  EXPECT_LE(::recv(knocking.get(), &byte, 1, 0), 0);
 }
 
 }  // namespace

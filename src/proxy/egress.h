@@ -47,14 +47,18 @@ struct SandboxIdentity {
   dns::NameTable* names = nullptr;  ///< Outlives every connection of the sandbox.
 };
 
-/// One sandbox as one loop sees it.
+/// One sandbox as one loop sees it. Outlives its last connection on the loop (load.connections).
 struct Tenant {
   SandboxIdentity identity;
   std::shared_ptr<const Egress> egress;  ///< The current one; an exchange keeps the one it was judged by.
   mutable TenantLoad load;
   mutable credential::LoopGrants grants;
   mutable credential::LoopSigners signers;
-  mutable Resting resting;  ///< Its connections that have nothing under way.
+  mutable Resting resting;             ///< Its connections that have nothing under way.
+  mutable TenantWatchers connections;  ///< All of them; told when the sandbox is removed.
+  /// Where bytes pass that no request is judged by any more; told of a new policy, too.
+  mutable TenantWatchers tunnels;
+  bool removed = false;  ///< Nothing of it is allowed any more; what ends, ends as shutting_down.
 };
 
 /// Where a connection is going, as it was dialled and as TLS named it.

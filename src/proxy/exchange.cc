@@ -174,6 +174,8 @@ class Exchange final : SandboxSide::AbortWatcher {
   io::Task<void> give_up();
   io::Task<Result<void>> relay_body();
   io::Task<void> tunnel();
+  Reason judge_tunnel();
+  void end_tunnel();
   io::Task<RelayOutcome> bridge();
   origin::Protocol protocol() const;
   void settle();
@@ -239,6 +241,7 @@ class Exchange final : SandboxSide::AbortWatcher {
 
 void Exchange::open_record() {
   const RequestHead& request = sandbox_.request();
+  if (flow_.tenant.removed) recording_.end_as(Reason::shutting_down);
   recording_->sandbox = flow_.tenant.identity.name;
   recording_->workspace = flow_.tenant.identity.workspace;
   recording_->policy = egress_;
@@ -279,7 +282,7 @@ Result<void> Exchange::judge_authority() {
 
 // Rules judge what the origin will see: fields that end at this hop do not count.
 std::span<const HeaderField> Exchange::judged_fields() {
-  const auto fields = sandbox_.request().fields;
+  const auto fields = request().fields;
   for (const HeaderField& field : fields)
     if (wire::same_name(field.name, "connection")) {
       forwardable(fields, true);
@@ -878,10 +881,20 @@ io::Task<Result<void>> Exchange::relay_body() {
 
 io::Task<void> Exchange::tunnel() {
   sandbox_.watch_abort(nullptr);
+  if (!held_) held_ = std::make_unique<HeldRequest>(sandbox_.request());  // It will be judged again.
   if (auto sent = co_await sandbox_.send_body({{}, false, false}, {}); !sent)
     co_return fail_with(std::move(sent.error()));
   sandbox_.start_tunnel();
   origin_->start_tunnel();
+  // It took time to get here.
+  if (const Reason reason = judge_tunnel(); reason != Reason::allowed) {
+    sandbox_.abort();
+    origin_->abort();
+    upload_complete_ = false;
+    co_return fail_with(Error{reason, Side::sandbox, Retry::never, {}});
+  }
+  const OpenTunnel open(
+      flow_.tenant, recording_, [this] { return judge_tunnel(); }, [this] { end_tunnel(); });
   RelayOutcome outcome;
   if (sandbox_.tunnel_stream() && origin_->tunnel_stream())
     outcome = co_await relay(*sandbox_.tunnel_stream(), *sandbox_.tunnel_input(), *origin_->tunnel_stream(),
@@ -892,6 +905,34 @@ io::Task<void> Exchange::tunnel() {
   recording_->response_bytes += outcome.to_sandbox;
   upload_complete_ = false;  // Neither connection speaks HTTP any more.
   if (outcome.error) fail_with(*outcome.error);
+}
+
+/// The request that opened it, by the policy of this moment.
+Reason Exchange::judge_tunnel() {
+  if (flow_.tenant.removed) return Reason::shutting_down;
+  const policy::Snapshot& snapshot = *flow_.tenant.egress->snapshot;
+  if (&snapshot == egress_->snapshot.get()) return Reason::allowed;  // It is the one that judged it.
+  std::string scratch;
+  const wire::CanonicalPath path = wire::canonical_path(request().target, scratch);
+  const auto verdict = policy::decide(snapshot, {.host = *host_,
+                                                 .port = flow_.port,
+                                                 .tls = flow_.tls,
+                                                 .method = method_,
+                                                 .path = path.path,
+                                                 .fields = judged_fields()});
+  return path.ambiguity && verdict.judges_paths ? Reason::ambiguous_path : verdict.reason;
+}
+
+void Exchange::end_tunnel() {
+  // Nobody is resumed by this: both directions learn it later, whichever of the two they wait for.
+  if (const io::Stream* own = sandbox_.tunnel_stream())
+    io::break_connection(own->fd());
+  else
+    sandbox_.abort();
+  if (const io::Stream* own = origin_->tunnel_stream())
+    io::break_connection(own->fd());
+  else
+    origin_->abort();
 }
 
 // A tunnel of which at least one end is a stream of HTTP/2.

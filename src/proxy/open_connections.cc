@@ -22,6 +22,16 @@ void OpenConnection::stir() {
   --all_.resting_count_;
 }
 
+void TenantWatchers::tell() {
+  detail::Ring to_tell;
+  while (!ring_.alone()) ring_.next->join(to_tell);
+  while (!to_tell.alone()) {
+    auto& hook = static_cast<TenantWatcher::Hook&>(*to_tell.next);
+    hook.join(ring_);
+    hook.owner->on_tenant_changed();
+  }
+}
+
 void OpenConnections::drain() {
   while (!open_.alone()) open_.next->join(to_tell_);
   // One that is told may end at once, and take others along: each is in a list that it leaves.

@@ -35,6 +35,40 @@ struct Ring {
 };
 }  // namespace detail
 
+/// Those who want to be told when something happens to their tenant. Outlives them.
+class TenantWatchers {
+ public:
+  /// Tells each that is there now. Whoever is told may go, and take others along.
+  void tell();
+  bool any() const { return !ring_.alone(); }
+
+ private:
+  friend class TenantWatcher;
+  detail::Ring ring_;
+};
+
+class TenantWatcher {
+ public:
+  TenantWatcher(const TenantWatcher&) = delete;
+  TenantWatcher& operator=(const TenantWatcher&) = delete;
+
+ protected:
+  explicit TenantWatcher(TenantWatchers& all) {
+    hook_.owner = this;
+    hook_.join(all.ring_);
+  }
+  ~TenantWatcher() = default;
+
+  virtual void on_tenant_changed() = 0;
+
+ private:
+  friend class TenantWatchers;
+  struct Hook : detail::Ring {
+    TenantWatcher* owner = nullptr;
+  };
+  Hook hook_;
+};
+
 /// Connections at rest of one tenant, the oldest first. Outlives them.
 class Resting {
  public:

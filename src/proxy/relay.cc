@@ -61,6 +61,13 @@ io::Task<void> pump(io::Stream& from, io::Buffer& buffer, io::Stream& to, std::u
 
 }  // namespace
 
+void OpenTunnel::on_tenant_changed() {
+  const Reason reason = judge_();
+  if (reason == Reason::allowed) return;
+  recording_.end_as(reason);
+  end_();
+}
+
 io::Task<RelayOutcome> relay(io::Stream& sandbox, io::Buffer& from_sandbox, io::Stream& origin,
                              io::Buffer& from_origin, Duration idle) {
   RelayOutcome outcome;

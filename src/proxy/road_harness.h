@@ -401,6 +401,7 @@ class Road {
     return *sandboxes_.back();
   }
 
+  Tenant& tenant() { return tenant_; }
   /// Another sandbox with the same policy.
   Tenant& new_tenant() {
     Tenant& tenant = tenants_.emplace_back();

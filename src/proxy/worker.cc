@@ -36,16 +36,16 @@ void Worker::serve(Tenant& tenant, int listening) {
 }
 
 void Worker::serve(const Tenant& tenant, int listening, io::Listener::OnAccept on_accept) {
-  listeners_.push_back(
-      std::make_unique<io::Listener>(loop, listening, std::move(on_accept), tenant.identity.number));
+  listeners_.push_back({&tenant, std::make_unique<io::Listener>(loop, listening, std::move(on_accept),
+                                                                tenant.identity.number)});
 }
 
 void Worker::pause_accepting() {
-  for (const auto& listener : listeners_) listener->pause();
+  for (const auto& [tenant, listener] : listeners_) listener->pause();
 }
 
 void Worker::resume_accepting() {
-  for (const auto& listener : listeners_) listener->resume();
+  for (const auto& [tenant, listener] : listeners_) listener->resume();
 }
 
 void Worker::admit(Tenant& tenant, Fd accepted) {
@@ -82,9 +82,23 @@ void Worker::look_at_process() {
   watch_.set(loop.now() + limits::process_look_time);
 }
 
+void Worker::swap(Tenant& tenant, std::shared_ptr<const Egress> egress) {
+  const std::shared_ptr<const Egress> before = std::exchange(tenant.egress, std::move(egress));
+  if (tenant.egress->snapshot != before->snapshot) tenant.tunnels.tell();
+}
+
+void Worker::remove(Tenant& tenant) {
+  std::erase_if(listeners_, [&](const Listening& one) { return one.tenant == &tenant; });
+  tenant.removed = true;
+  journal.end_open(tenant.identity.name.get(), Reason::shutting_down);
+  tenant.tunnels.tell();
+  tenant.connections.tell();
+  pool.forget(tenant.identity.number);
+}
+
 void Worker::drain() {
   if (draining_) return;
-  for (const auto& listener : listeners_) listener->accept_waiting();
+  for (const auto& [tenant, listener] : listeners_) listener->accept_waiting();
   listeners_.clear();
   draining_ = true;
   connections.drain();

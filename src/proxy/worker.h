@@ -50,6 +50,12 @@ class Worker {
   /// new is welcome. Whoever still runs at the end of the loop is cut off. Idempotent.
   void drain();
   bool draining() const { return draining_; }
+  /// Judges what begins from now on by this, and the tunnels that are open, if it is another snapshot.
+  static void swap(Tenant& tenant, std::shared_ptr<const Egress> egress);
+  /// The sandbox is gone: nothing of it is accepted any more, what is open is reset and ends as
+  /// shutting_down. The tenant is needed until its last connection has ended, which may still wait for a
+  /// dial.
+  void remove(Tenant& tenant);
   /// After the loop has ended: resets what is still open, and records it as shutting_down.
   void cut_off();
   /// Above a soft limit: what is idle goes, and connections end with their answer.
@@ -94,7 +100,11 @@ class Worker {
   bool draining_ = false;
   std::uint64_t refused_ = 0;
   Watch watch_{*this};
-  std::vector<std::unique_ptr<io::Listener>> listeners_;
+  struct Listening {
+    const Tenant* tenant;
+    std::unique_ptr<io::Listener> listener;
+  };
+  std::vector<Listening> listeners_;
 };
 
 }  // namespace postern::proxy
