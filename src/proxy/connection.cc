@@ -195,8 +195,8 @@ Next Connection::judge_hello(const wire::ClientHello& hello) {
 
 io::Task<Result<void>> Connection::handshake(tls::LeafUse use) {
   auto leaf = co_await worker_.leaves.leaf_for(flow_.host.name, std::chrono::system_clock::now(), use);
-  const std::string scope =
-      *flow_.tenant.identity.workspace + "/" + *flow_.tenant.identity.name + "/" + flow_.host.name;
+  // Not by its name, which another may have after it.
+  const std::string scope = std::to_string(flow_.tenant.identity.number) + "/" + flow_.host.name;
   secure_ = std::make_unique<tls::TlsStream>(
       std::move(sandbox_),
       worker_.sandbox_tls.new_connection(leaf.certificate.get(), leaf.key.get(), scope,

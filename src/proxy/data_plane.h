@@ -39,10 +39,10 @@ struct SandboxSockets {
 };
 
 struct SandboxEntry {
-  std::string sandbox;    ///< What records and callbacks call it, and
-  std::string workspace;  ///< where it belongs. Neither need be its own.
-  std::shared_ptr<const Egress> egress;
-  SandboxSockets sockets;  ///< Nonblocking.
+  std::string sandbox;                   ///< What records and callbacks call it, and
+  std::string workspace;                 ///< where it belongs. Neither need be its own.
+  std::shared_ptr<const Egress> egress;  ///< Its own: what is asked for in its name is kept in there.
+  SandboxSockets sockets;                ///< Nonblocking.
 };
 
 struct DataPlaneConfig {

@@ -541,6 +541,58 @@ TEST_F(DataPlaneTest, ASandboxThatGoesLeavesNoDescriptor) {
   EXPECT_LE(open_descriptors(), before + 4);
 }
 
+Fd udp_on_loopback(std::uint16_t& port) {
+  Fd socket(::socket(AF_INET, SOCK_DGRAM | SOCK_NONBLOCK | SOCK_CLOEXEC, 0));
+  sockaddr_in address{};
+  address.sin_family = AF_INET;
+  address.sin_addr.s_addr = htonl(INADDR_LOOPBACK);
+  socklen_t size = sizeof address;
+  EXPECT_EQ(::bind(socket.get(), reinterpret_cast<sockaddr*>(&address), size), 0);
+  ::getsockname(socket.get(), reinterpret_cast<sockaddr*>(&address), &size);
+  port = ntohs(address.sin_port);
+  return socket;
+}
+
+TEST_F(DataPlaneTest, NamesAreAnsweredByTheSandboxThatWasAsked) {
+  start(2);
+  std::vector<std::uint16_t> ports;
+  std::vector<DataPlane::Id> ids;
+  for (const char* name : {"second", "third"}) {
+    SandboxEntry entry{.sandbox = name, .workspace = "home", .egress = version(2), .sockets = {}};
+    entry.sockets.dns_udp4 = udp_on_loopback(ports.emplace_back());
+    ids.push_back(plane_->add(std::move(entry)));
+  }
+  const auto ask_for = [](char letter, std::uint16_t port) {
+    std::uint16_t own_port = 0;
+    const Fd socket = udp_on_loopback(own_port);
+    ::fcntl(socket.get(), F_SETFL, 0);
+    const timeval patience{.tv_sec = 30, .tv_usec = 0};
+    ::setsockopt(socket.get(), SOL_SOCKET, SO_RCVTIMEO, &patience, sizeof patience);
+    sockaddr_in to{};
+    to.sin_family = AF_INET;
+    to.sin_addr.s_addr = htonl(INADDR_LOOPBACK);
+    to.sin_port = htons(port);
+    if (::connect(socket.get(), reinterpret_cast<sockaddr*>(&to), sizeof to) != 0) return false;
+    const std::string query = std::string("\0\x07\x01\0\0\1\0\0\0\0\0\0\x01", 13) + letter +
+                              std::string(
+                                  "\x04"
+                                  "evil\0\0\1\0\1",
+                                  10);
+    char answer[512];
+    return ::send(socket.get(), query.data(), query.size(), 0) == static_cast<ssize_t>(query.size()) &&
+           ::recv(socket.get(), answer, sizeof answer, 0) > 12;
+  };
+  EXPECT_TRUE(ask_for('b', ports[0]));
+  EXPECT_TRUE(ask_for('c', ports[1]));
+  plane_->remove(ids[0]);
+  EXPECT_FALSE(ask_for('d', ports[0]));
+  EXPECT_TRUE(ask_for('e', ports[1]));
+  std::map<std::string, std::string> asked;
+  for (const auto& record : records()) asked[record["host"]] = record["sandbox"];
+  EXPECT_EQ(asked, (std::map<std::string, std::string>{
+                       {"b.evil", "second"}, {"c.evil", "third"}, {"e.evil", "third"}}));
+}
+
 TEST_F(DataPlaneTest, AfterDrainingNobodyNewIsServed) {
   start(2);
   plane_->drain(20s);

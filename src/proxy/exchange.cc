@@ -891,6 +891,7 @@ io::Task<void> Exchange::tunnel() {
     sandbox_.abort();
     origin_->abort();
     upload_complete_ = false;
+    recording_->policy_version = flow_.tenant.egress->snapshot->version();
     co_return fail_with(Error{reason, Side::sandbox, Retry::never, {}});
   }
   const OpenTunnel open(

@@ -65,6 +65,7 @@ void OpenTunnel::on_tenant_changed() {
   const Reason reason = judge_();
   if (reason == Reason::allowed) return;
   recording_.end_as(reason);
+  recording_->policy_version = tenant_.egress->snapshot->version();  // Whose reason it is.
   end_();
 }
 

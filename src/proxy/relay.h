@@ -33,6 +33,7 @@ class OpenTunnel final : TenantWatcher {
   using End = std::function<void()>;      ///< Must not resume whoever carries the tunnel.
   OpenTunnel(const Tenant& tenant, audit::Recording& recording, Judge judge, End end)
       : TenantWatcher(tenant.tunnels),
+        tenant_(tenant),
         recording_(recording),
         judge_(std::move(judge)),
         end_(std::move(end)) {}
@@ -41,6 +42,7 @@ class OpenTunnel final : TenantWatcher {
  private:
   void on_tenant_changed() override;
 
+  const Tenant& tenant_;
   audit::Recording& recording_;
   const Judge judge_;
   const End end_;

@@ -16,12 +16,9 @@ constexpr const char* upgrade =
 constexpr const char* switched =
     "HTTP/1.1 101 Switching Protocols\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n"
     "Sec-WebSocket-Accept: s3pPLMBiTxaQ9kYGzzhZRbK+xOo=\r\n\r\n";
-const kit::Pairs connect_head{{":method", "CONNECT"},
-                              {":protocol", "websocket"},
-                              {":scheme", "https"},
-                              {":authority", "api.example.com"},
-                              {":path", "/ws"},
-                              {"sec-websocket-version", "13"}};
+const kit::Pairs connect_head{{":method", "CONNECT"}, {":protocol", "websocket"},
+                              {":scheme", "https"},   {":authority", "api.example.com"},
+                              {":path", "/ws"},       {"sec-websocket-version", "13"}};
 
 std::string allow(const std::string& hosts, const std::string& more_rules = {}) {
   return "access_control: {allow_list: [" + hosts + "]}\nrules:\n" + more_rules + R"(
@@ -104,6 +101,8 @@ class TenantTest : public testing::Test {
     const auto records = road_->records();
     ASSERT_EQ(records.size(), 1u);
     EXPECT_TRUE(says(records[0], reason)) << records[0];
+    const char* version = reason == "shutting_down" ? "\"policy_version\":7" : "\"policy_version\":8";
+    EXPECT_NE(records[0].find(version), std::string::npos) << records[0];
   }
 
   std::unique_ptr<Road> road_;
@@ -150,8 +149,9 @@ TEST_F(TenantTest, AnOpaqueConnectionThatIsNoLongerAllowedIsClosed) {
 TEST_F(TenantTest, AWebSocketThatIsNoLongerAllowedIsClosed) {
   start();
   open_websocket();
-  Worker::swap(road_->tenant(), egress_of(allow(all_hosts, "  - {name: closed, match_hosts: [api.example.com], "
-                                                           "match_paths: [/ws], action: deny}\n")));
+  Worker::swap(road_->tenant(), egress_of(allow(all_hosts,
+                                                "  - {name: closed, match_hosts: [api.example.com], "
+                                                "match_paths: [/ws], action: deny}\n")));
   expect_ended("denied_by_rule");
 }
 
@@ -169,9 +169,10 @@ TEST_F(TenantTest, WhatIsStillAllowedStaysOpen) {
 TEST_F(TenantTest, AWebSocketThatIsStillAllowedStaysOpen) {
   start();
   open_websocket();
-  Worker::swap(road_->tenant(), egress_of(allow("api.example.com", "  - {name: closed, match_hosts: "
-                                                                   "[api.example.com], match_paths: [/other], "
-                                                                   "action: deny}\n")));
+  Worker::swap(road_->tenant(), egress_of(allow("api.example.com",
+                                                "  - {name: closed, match_hosts: "
+                                                "[api.example.com], match_paths: [/other], "
+                                                "action: deny}\n")));
   expect_open(road_->sandbox(), *road_->origin());
 }
 
@@ -195,7 +196,9 @@ TEST_F(TenantTest, APolicyThatCameWhileTheOriginThoughtCountsForItsTunnel) {
   road_->origin()->send(switched);
   ASSERT_TRUE(until([&] { return sandbox.over() && road_->origin()->over(); }));
   EXPECT_TRUE(nothing_left());
-  EXPECT_TRUE(says(road_->records().at(0), "not_in_allow_list"));
+  const std::string record = road_->records().at(0);
+  EXPECT_TRUE(says(record, "not_in_allow_list") && record.find("\"policy_version\":8") != std::string::npos)
+      << record;
 }
 
 TEST_F(TenantTest, AnAnswerThatWasBegunEndsAsItBegan) {
@@ -211,8 +214,9 @@ TEST_F(TenantTest, AnAnswerThatWasBegunEndsAsItBegan) {
   ASSERT_TRUE(until([&] { return sandbox.received().ends_with("halfhalf"); }));
   sandbox.take();
   sandbox.send(request);
-  ASSERT_TRUE(until([&] { return sandbox.received().find("X-Postern-Reason: not_in_allow_list") != std::string::npos; }))
-      << "and the next request is judged by what is in force";
+  ASSERT_TRUE(until([&] {
+    return sandbox.received().find("X-Postern-Reason: not_in_allow_list") != std::string::npos;
+  })) << "and the next request is judged by what is in force";
 }
 
 TEST(TenantOfHttp2Test, AWebSocketOnAStreamIsClosedAndOtherStreamsStay) {
@@ -228,15 +232,19 @@ TEST(TenantOfHttp2Test, AWebSocketOnAStreamIsClosedAndOtherStreamsStay) {
   // The key is ours, so its answer has to be made.
   const std::size_t at = head.find("Sec-WebSocket-Key: ") + 19;
   const std::string key = head.substr(at, head.find('\r', at) - at);
-  origin.send("HTTP/1.1 101 Switching Protocols\r\nConnection: Upgrade\r\nUpgrade: websocket\r\nSec-WebSocket-Accept: " +
-              websocket_accept(key) + "\r\n\r\n");
+  origin.send(
+      "HTTP/1.1 101 Switching Protocols\r\nConnection: Upgrade\r\nUpgrade: "
+      "websocket\r\nSec-WebSocket-Accept: " +
+      websocket_accept(key) + "\r\n\r\n");
   ASSERT_TRUE(world.until([&] { return tunnel.status() == 200; }));
   sandbox.end.ask(kit::get_request, other);
-  ASSERT_TRUE(world.until([&] { return world.road->origins() == 2 && !world.road->origin()->received().empty(); }));
+  ASSERT_TRUE(
+      world.until([&] { return world.road->origins() == 2 && !world.road->origin()->received().empty(); }));
 
   Worker::swap(world.road->tenant(),
-               egress_of(allow(all_hosts, "  - {name: closed, match_hosts: [api.example.com], match_paths: [/ws], "
-                                          "action: deny}\n")));
+               egress_of(allow(all_hosts,
+                               "  - {name: closed, match_hosts: [api.example.com], match_paths: [/ws], "
+                               "action: deny}\n")));
   ASSERT_TRUE(world.until([&] { return tunnel.over && origin.over(); }));
   EXPECT_FALSE(tunnel.complete);
   EXPECT_FALSE(other.over);
