@@ -32,6 +32,7 @@ namespace {
 constexpr int start_time_max_ms = 10'000;  // Usual: 3 ms. Longer only on a machine that is swapping.
 constexpr int start_attempts_max =
     10;  // A second is rare; on a host where sockets come and go all the time, a fourth.
+constexpr std::size_t shared_memory_bytes_max = 256UL << 20;  // Chromium and databases want tens of MiB.
 constexpr std::string_view shim_path = "/run/postern/launch";
 constexpr std::size_t status_bytes_max = 4096;  // Two short JSON lines.
 
@@ -267,9 +268,19 @@ Result<void> add_mounts(Arguments& arguments, const LaunchSpec& spec) {
   return {};
 }
 
-void add_environment(Arguments& arguments, const EnvironmentRules& rules) {
+/// All mounts are made already, but for those that belong to the sandbox's own processes and terminals.
+void add_root(Arguments& arguments, const LaunchSpec& spec) {
+  arguments.add({"--uid", "0", "--gid", "0", "--bind", spec.root->directory, "/", "--dev", "/dev", "--size",
+                 std::to_string(shared_memory_bytes_max), "--perms", "1777", "--tmpfs", "/dev/shm",
+                 "--remount-ro", "/dev", "--proc", "/proc",
+                 // bubblewrap covers what it finds writable; the folders in here are not, and the files are.
+                 "--ro-bind", "/proc/sys", "/proc/sys", "--chdir",
+                 spec.working_directory.empty() ? "/root" : std::string_view(spec.working_directory)});
+}
+
+void add_environment(Arguments& arguments, const EnvironmentRules& rules, bool of_caller) {
   std::size_t count = 0;
-  while (environ[count] != nullptr) ++count;
+  while (of_caller && environ[count] != nullptr) ++count;
   arguments.add({"--clearenv"});
   for (const auto& [name, value] : program_environment(std::span<const char* const>(environ, count), rules)) {
     if (name.find('=') == std::string::npos) arguments.add({"--setenv", name, value});
@@ -328,8 +339,12 @@ Result<Arguments> all_arguments(const LaunchSpec& spec, Fd gate, Fd status, Fd m
   auto filter = syscall_filter();
   if (!filter) return std::unexpected(filter.error());
   arguments.add({"--seccomp", arguments.inherit(std::move(*filter))});
-  if (auto added = add_mounts(arguments, spec); !added) return std::unexpected(added.error());
-  add_environment(arguments, spec.environment);
+  if (spec.root) {
+    add_root(arguments, spec);
+  } else if (auto added = add_mounts(arguments, spec); !added) {
+    return std::unexpected(added.error());
+  }
+  add_environment(arguments, spec.environment, !spec.root);
   arguments.add({"--setenv", "XDG_RUNTIME_DIR", fmt::format("/run/user/{}", getuid())});
   return arguments;
 }

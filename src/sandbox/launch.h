@@ -16,6 +16,7 @@
 
 #include <cstdint>
 #include <functional>
+#include <optional>
 #include <string>
 #include <string_view>
 #include <sys/resource.h>
@@ -30,6 +31,13 @@
 
 namespace postern::sandbox {
 
+/// A whole file system of the sandbox's own, in place of a view of the host's: box/box_root.h makes one.
+struct RootSpec {
+  /// Becomes "/", with all that is mounted below it. `/dev`, `/proc` and `/run/postern/launch` (the bytes of
+  /// shim_bytes.h) are there, and no part of these paths is a symbolic link: bubblewrap would follow it out.
+  std::string directory;
+};
+
 struct LaunchSpec {
   std::vector<std::string> command;  ///< At least the program's name; looked up in the sandbox's PATH.
   std::string working_directory;     ///< Writable in the sandbox. Empty: the caller's.
@@ -43,6 +51,10 @@ struct LaunchSpec {
   /// The program's descriptor 3 is a stream socket, whose other end is Sandbox::take_socket(). Then it is no
   /// child of the terminal: it has a process group of its own.
   bool talks = false;
+  /// Nothing of the host is visible but this, nor of the caller's environment, and the caller must be user 0
+  /// of its user namespace, as the program will be. `paths`, `files` and `state_directory` mean nothing then,
+  /// and an empty `working_directory` is "/root".
+  std::optional<RootSpec> root;
   /// What else can be done while bubblewrap is at work, some ten milliseconds. May be called again.
   std::function<void()> meanwhile;
 };
