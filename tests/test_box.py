@@ -11,10 +11,10 @@ from clients_support import become, ordinary_user
 PROGRAM = kit.ROOT / "build/release/src/box_test"
 
 
-@pytest.mark.parametrize("cases", ["RealBox.*", "WithAgent.NobodyInTheBoxCanLookIntoTheAgent"])
+@pytest.mark.parametrize("cases", ["RealBox.*", "WithAgent.NobodyInTheBoxCanLookIntoTheAgent", "WithKeeper.*:BoxDirectory.*:Userland.*"])
 def test_an_ordinary_user_can_have_one(place, cases):
     place.chmod(0o777)
     program = shutil.copy(PROGRAM, place / "box_test")
     done = subprocess.run([*become(ordinary_user()), program, f"--gtest_filter={cases}"], cwd=place, env={"PATH": "/usr/bin:/bin", "HOME": str(place), "TMPDIR": "/tmp"},
-                          capture_output=True, text=True, timeout=120)
+                          capture_output=True, text=True, timeout=300)
     assert done.returncode == 0 and "[  PASSED  ]" in done.stdout and " 0 tests" not in done.stdout, done.stdout + done.stderr

@@ -1,0 +1,41 @@
+#pragma once
+// The file system of a box, made from outside in namespaces of its own before bubblewrap is started in them.
+//
+//   /          overlay: the snapshot, or the common userland, below what the box wrote
+//   /usr       overlay of the host's, where the snapshot is the host's userland
+//   /run       empty at each start; /run/postern has the agent and the launcher, read-only
+//   resolv.conf, hosts, BoxSpec::files   ours, whatever the box wrote there
+//   /dev, /proc                          by bubblewrap (sandbox/launch.h)
+//
+// What the box wrote is hostile at its next start: nothing here follows its links but within its own root,
+// and what stands where a mount belongs is renamed, so that a box cannot break its own start that way.
+
+#include <string>
+#include <vector>
+
+#include "base/fd.h"
+#include "base/result.h"
+#include "sandbox/environment.h"
+#include "sandbox/mounts.h"
+
+namespace postern::box {
+
+struct BoxSpec {
+  std::string name;       ///< Its host name.
+  std::string directory;  ///< Its own (box_directory.h): made when absent.
+  std::string snapshot;   ///< A root to begin with, box_owner()'s. Empty: the host's userland.
+  std::vector<sandbox::Variable> environment;  ///< Of the agent. Added to PATH, HOME and the like.
+  std::vector<sandbox::MountStep> files;       ///< CA bundles and the like; sources are paths of the host.
+  std::string state_directory;                 ///< Has the parts that boxes share.
+};
+
+/// Where the finished root is, for RootSpec::directory. In this process' mount namespace only.
+inline constexpr const char* box_root_path = "/tmp/root";
+
+/// Makes the root. Called by process 1 of a user, a mount and a pid namespace that were just made for the
+/// box, in the first of which 0 is box_owner(); it is its user 0 afterwards, and was the server's until then,
+/// so that it could open what is closed to the box. `userland` is Userland::path(). Errors are sentences that
+/// name what is missing.
+Result<void> make_box_root(const BoxSpec& spec, const std::string& userland);
+
+}  // namespace postern::box

@@ -1,0 +1,244 @@
+#include "box/holder.h"
+
+#include <array>
+#include <cerrno>
+#include <cstring>
+#include <fcntl.h>
+#include <fmt/format.h>
+#include <poll.h>
+#include <sched.h>
+#include <signal.h>
+#include <string_view>
+#include <sys/prctl.h>
+#include <sys/signalfd.h>
+#include <sys/socket.h>
+#include <sys/syscall.h>
+#include <sys/wait.h>
+#include <unistd.h>
+#include <vector>
+
+#include "box/box_directory.h"
+#include "box/keeper_protocol.h"
+#include "sandbox/capture.h"
+#include "sandbox/launch.h"
+
+namespace postern::box {
+namespace {
+
+std::unexpected<Error> fail_errno(std::string_view doing) {
+  return fail(Reason::internal, fmt::format("cannot {}: {}", doing, std::strerror(errno)));
+}
+
+void send_answer(int socket, std::string_view bytes, const std::vector<int>& descriptors) {
+  alignas(cmsghdr) std::array<char, CMSG_SPACE(sizeof(int) * answer_descriptors_max)> space{};
+  iovec part{const_cast<char*>(bytes.data()), bytes.size()};
+  msghdr message{};
+  message.msg_iov = &part;
+  message.msg_iovlen = 1;
+  if (!descriptors.empty()) {
+    message.msg_control = space.data();
+    message.msg_controllen = CMSG_SPACE(sizeof(int) * descriptors.size());
+    cmsghdr* header = CMSG_FIRSTHDR(&message);
+    header->cmsg_level = SOL_SOCKET;
+    header->cmsg_type = SCM_RIGHTS;
+    header->cmsg_len = CMSG_LEN(sizeof(int) * descriptors.size());
+    std::memcpy(CMSG_DATA(header), descriptors.data(), sizeof(int) * descriptors.size());
+  }
+  (void)::sendmsg(socket, &message, MSG_NOSIGNAL);
+}
+
+Result<void> check(const BoxSpec& spec) {
+  // gethostname() knows 64 bytes; the characters are those of RFC 1123 §2.1.
+  const bool named =
+      !spec.name.empty() && spec.name.size() <= 63 &&
+      spec.name.find_first_not_of("abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789-.") ==
+          std::string::npos;
+  if (!named)
+    return fail(Reason::invalid_configuration, fmt::format("'{}' is no host name for a box", spec.name));
+  return {};
+}
+
+sandbox::LaunchSpec launch_spec(const BoxSpec& spec) {
+  sandbox::LaunchSpec launch;
+  launch.command = {"/run/postern/agent", "3"};
+  launch.hostname = spec.name;
+  launch.talks = true;
+  launch.root = sandbox::RootSpec{box_root_path};
+  launch.environment.set = {{"PATH", "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"},
+                            {"HOME", "/root"},
+                            {"USER", "root"},
+                            {"LOGNAME", "root"},
+                            {"SHELL", ::access("/bin/bash", X_OK) == 0 ? "/bin/bash" : "/bin/sh"},
+                            {"LANG", "C.UTF-8"}};
+  launch.environment.set.insert(launch.environment.set.end(), spec.environment.begin(),
+                                spec.environment.end());
+  return launch;
+}
+
+// ---------------------------------------------------------------------------------------------------------------
+// The inner process
+
+/// What the outer one leaves to it.
+struct Inherited {
+  int answer;  ///< To the server.
+  int exit;    ///< A pidfd of the outer one.
+  int outer;   ///< A byte: the ids are mapped. End of file: the outer one is gone.
+};
+
+/// Tells the server of the box, which can be used now, and forgets its sockets.
+void send_launched(const Inherited& inherited, Fd agent, sandbox::CaptureSockets network) {
+  std::vector<int> descriptors{agent.get(), inherited.exit};
+  const std::array sockets{&network.tcp4,     &network.tcp6,     &network.dns_udp4,
+                           &network.dns_udp6, &network.dns_tcp4, &network.dns_tcp6};
+  char which = 0;
+  for (std::size_t i = 0; i < sockets.size(); ++i) {
+    if (!*sockets[i]) continue;
+    which = static_cast<char>(which | (1 << i));
+    descriptors.push_back(sockets[i]->get());
+  }
+  send_answer(inherited.answer, std::string{static_cast<char>(Answer::launched), which}, descriptors);
+}
+
+/// The parent's id says nothing here: it is in another pid namespace.
+void die_with_outer(int outer) {
+  ::prctl(PR_SET_PDEATHSIG, SIGKILL);
+  pollfd gone{outer, 0, 0};
+  if (::poll(&gone, 1, 0) != 0) ::_exit(1);
+}
+
+Result<sandbox::Sandbox> make_box(const Inherited& inherited, const BoxSpec& spec,
+                                  const std::string& userland) {
+  if (auto made = make_box_root(spec, userland); !made) return std::unexpected(std::move(made.error()));
+  die_with_outer(inherited.outer);  // Once more: becoming another user cleared it.
+  auto sandbox = sandbox::start(launch_spec(spec));
+  if (!sandbox) return sandbox;
+  auto network = sandbox::capture_network(sandbox->init_pid());
+  if (!network) return std::unexpected(std::move(network.error()));
+  if (auto released = sandbox->release(); !released) return std::unexpected(std::move(released.error()));
+  Fd agent = sandbox->take_socket();
+  if (::fcntl(agent.get(), F_SETFL, O_NONBLOCK) != 0) return fail_errno("prepare the agent's socket");
+  send_launched(inherited, std::move(agent), std::move(*network));
+  return sandbox;
+}
+
+[[noreturn]] void run_inner(const Inherited& inherited, const BoxSpec& spec, const std::string& userland) {
+  die_with_outer(inherited.outer);
+  char byte = 0;
+  if (::read(inherited.outer, &byte, 1) != 1) ::_exit(1);
+  ::prctl(PR_SET_DUMPABLE, 0);  // Not before: the outer one could not write our uid_map.
+  auto sandbox = make_box(inherited, spec, userland);
+  if (!sandbox) {
+    send_failure(inherited.answer, sandbox.error());
+    ::_exit(1);
+  }
+  ::close(inherited.answer);
+  (void)sandbox->wait();
+  ::_exit(0);  // And what the box's process 1 still has is gone.
+}
+
+// ---------------------------------------------------------------------------------------------------------------
+// The outer process
+
+Result<void> write_text(const std::string& path, std::string_view text) {
+  const Fd file(::open(path.c_str(), O_WRONLY | O_CLOEXEC));
+  if (!file || ::write(file.get(), text.data(), text.size()) != static_cast<ssize_t>(text.size()))
+    return fail_errno(fmt::format("write {}", path));
+  return {};
+}
+
+/// user_namespaces(7): an ordinary user maps itself only, and gives up setgroups() for it.
+Result<void> map_owner(pid_t inner, const Owner& owner) {
+  const std::string process = fmt::format("/proc/{}", inner);
+  if (::geteuid() != 0)
+    if (auto denied = write_text(process + "/setgroups", "deny"); !denied) return denied;
+  if (auto mapped = write_text(process + "/uid_map", fmt::format("0 {} 1\n", owner.user)); !mapped)
+    return mapped;
+  return write_text(process + "/gid_map", fmt::format("0 {} 1\n", owner.group));
+}
+
+Result<pid_t> start_inner(int answer, const BoxSpec& spec, const std::string& userland, Fd& keeps_alive) {
+  std::array<int, 2> ends{};
+  if (::pipe2(ends.data(), O_CLOEXEC) != 0) return fail_errno("make a pipe");
+  Fd outer(ends[0]);
+  keeps_alive = Fd(ends[1]);
+  const Fd exit(static_cast<int>(::syscall(SYS_pidfd_open, ::getpid(), 0)));
+  if (!exit) return fail_errno("make a descriptor of a process");
+  ::prctl(PR_SET_DUMPABLE, 1);  // Else /proc/PID/uid_map of the inner one is root's.
+  const auto inner = static_cast<pid_t>(::syscall(
+      SYS_clone, CLONE_NEWUSER | CLONE_NEWNS | CLONE_NEWPID | SIGCHLD, nullptr, nullptr, nullptr, 0));
+  if (inner < 0)
+    return fail_errno(
+        "make namespaces for a box; this host may forbid them to ordinary users (`postern doctor`)");
+  if (inner == 0) {
+    keeps_alive.reset();
+    run_inner({answer, exit.get(), outer.get()}, spec, userland);
+  }
+  auto mapped = map_owner(inner, box_owner());
+  ::prctl(PR_SET_DUMPABLE, 0);
+  if (mapped && ::write(keeps_alive.get(), "x", 1) != 1) mapped = fail_errno("start the box");
+  if (mapped) return inner;
+  ::kill(inner, SIGKILL);
+  return std::unexpected(std::move(mapped.error()));
+}
+
+Result<pid_t> start_box(int answer, const BoxSpec& spec, const std::string& userland, Fd& keeps_alive) {
+  if (auto checked = check(spec); !checked) return std::unexpected(std::move(checked.error()));
+  auto directory = take_box_directory(spec.directory);
+  if (!directory) return std::unexpected(std::move(directory.error()));
+  // Open as long as this process and the inner one are: the directory is taken by the box.
+  (void)directory->release();
+  return start_inner(answer, spec, userland, keeps_alive);
+}
+
+}  // namespace
+
+void run_holder(int answer, const BoxSpec& spec, const std::string& userland, pid_t keeper) {
+  die_with(keeper);
+  ::prctl(PR_SET_DUMPABLE, 0);
+  ::prctl(PR_SET_NAME, "postern-box");
+  keep_only(answer);
+  sigset_t none, both;
+  sigemptyset(&none);
+  sigemptyset(&both);
+  sigaddset(&both, SIGTERM);
+  sigaddset(&both, SIGCHLD);
+  // Inside they are as anywhere. What comes here meanwhile is ignored like the keeper's, but for SIGTERM.
+  ::signal(SIGTERM, SIG_DFL);
+  ::sigprocmask(SIG_SETMASK, &none, nullptr);
+  Fd keeps_alive;
+  const auto inner = start_box(3, spec, userland, keeps_alive);
+  if (!inner) {
+    send_failure(3, inner.error());
+    ::_exit(1);
+  }
+  ::close(3);
+  ::sigprocmask(SIG_BLOCK, &both, nullptr);
+  const Fd told(::signalfd(-1, &both, SFD_CLOEXEC));
+  while (::waitpid(*inner, nullptr, WNOHANG) == 0) {
+    signalfd_siginfo info{};
+    if (::read(told.get(), &info, sizeof info) == static_cast<ssize_t>(sizeof info) &&
+        info.ssi_signo == SIGTERM)
+      ::kill(*inner, SIGKILL);
+  }
+  ::_exit(0);
+}
+
+void send_failure(int answer, const Error& error) {
+  std::string bytes{static_cast<char>(Answer::failed), static_cast<char>(error.reason)};
+  bytes += std::string_view(error.detail).substr(0, answer_bytes_max - bytes.size());
+  send_answer(answer, bytes, {});
+}
+
+void die_with(pid_t parent) {
+  ::prctl(PR_SET_PDEATHSIG, SIGKILL);
+  if (::getppid() != parent) ::_exit(1);
+}
+
+void keep_only(int kept) {
+  if (kept != 3 && ::dup2(kept, 3) != 3) ::_exit(1);
+  ::fcntl(3, F_SETFD, FD_CLOEXEC);
+  if (::syscall(SYS_close_range, 4U, ~0U, 0U) != 0)
+    for (int fd = 4; fd < 65536; ++fd) ::close(fd);  // Before Linux 5.9.
+}
+
+}  // namespace postern::box
