@@ -17,6 +17,7 @@ namespace {
 
 // In the range that systemd and its like leave to containers, at its end: nobody hands out single ids there.
 constexpr uid_t owner_of_root = 1'879'040'000;
+constexpr uid_t nobody = 65'534;  // Where a container has only the first 65,536.
 
 std::unexpected<Error> fail_errno(std::string_view doing, std::string_view path) {
   return fail(Reason::internal, fmt::format("cannot {} '{}': {}", doing, path, std::strerror(errno)));
@@ -127,9 +128,10 @@ class Remover {
 
 Owner box_owner() {
   const Owner own{::geteuid(), ::getegid()};
-  const bool can_be_another = own.user == 0 && is_mapped("/proc/self/uid_map", owner_of_root) &&
-                              is_mapped("/proc/self/gid_map", owner_of_root);
-  return can_be_another ? Owner{owner_of_root, owner_of_root} : own;
+  if (own.user != 0) return own;
+  for (const uid_t id : {owner_of_root, nobody})
+    if (is_mapped("/proc/self/uid_map", id) && is_mapped("/proc/self/gid_map", id)) return {id, id};
+  return own;  // Root of a namespace with so few ids is not the host's.
 }
 
 Result<Fd> take_box_directory(const std::string& path) {

@@ -1,9 +1,10 @@
 #pragma once
-// The one thread on which the open boxes live, thousands of them and mostly idle: their links, their commands,
-// and whatever callers do with them. Others hand it work; nothing of a box is touched anywhere else.
+// The one thread on which the open boxes live, thousands of them and mostly idle: their links, their
+// commands, and whatever callers do with them. Others hand it work; nothing of a box is touched anywhere
+// else.
 //
-// What a caller does in a box is a Guest of it: kept by the box for as long as it takes, and told when the box
-// goes first. So a box may end in the middle of everything, and nobody is left with a pointer into it.
+// What a caller does in a box is a Guest of it: kept by the box for as long as it takes, and told when the
+// box goes first. So a box may end in the middle of everything, and nobody is left with a pointer into it.
 
 #include <functional>
 #include <map>
@@ -24,9 +25,9 @@ namespace postern::box {
 class Guest;
 
 struct BoxDefaults {
-  std::vector<std::string> environment;     ///< NAME=VALUE of every command: HOME, PATH and the like included.
-  std::string home;                         ///< Absolute: where relative paths and commands start.
-  Duration idle_ttl{0};                     ///< Unused for so long it is idle; 0: never.
+  std::vector<std::string> environment;  ///< NAME=VALUE of every command: HOME, PATH and the like included.
+  std::string home;                      ///< Absolute: where relative paths and commands start.
+  Duration idle_ttl{0};                  ///< Unused for so long it is idle; 0: never.
   std::move_only_function<void()> on_idle;  ///< On the loop, again after each further idle_ttl.
 };
 

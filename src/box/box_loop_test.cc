@@ -206,13 +206,21 @@ TEST_F(Boxes, AnUnusedOneIsIdleAndOneWithAGuestIsNot) {
   };
   Flag later;
   std::optional<Alarm> alarm;
-  with("a", [&](OpenBox* box) { alarm.emplace(box->loop, later).set(box->loop.now() + std::chrono::milliseconds(200)); });
+  with("a", [&](OpenBox* box) {
+    alarm.emplace(box->loop, later).set(box->loop.now() + std::chrono::milliseconds(200));
+  });
   ASSERT_TRUE(later.wait());
   EXPECT_EQ(idle.raised(), before);
-  with("a", [&](OpenBox*) { visitor->leave(); alarm.reset(); });
+  with("a", [&](OpenBox*) {
+    visitor->leave();
+    alarm.reset();
+  });
   EXPECT_TRUE(idle.wait(before + 1));
   loop->set_idle_ttl("a", Duration::zero());
-  with("a", [&](OpenBox* box) { visitor->command->detach(*visitor); EXPECT_NE(box, nullptr); });
+  with("a", [&](OpenBox* box) {
+    visitor->command->detach(*visitor);
+    EXPECT_NE(box, nullptr);
+  });
 }
 
 TEST_F(Boxes, OneThatIsOpenedAgainTakesThePlaceOfTheOld) {

@@ -213,15 +213,15 @@ TEST_F(WithKeeper, NothingOfTheHostIsVisibleButPrograms) {
 
 TEST_F(WithKeeper, ItsRootCanChangeNothingOfTheHost) {
   Running box = launch(spec());
+  // Nothing here does harm where it succeeds: files are opened only, and modes are what they are already.
   EXPECT_THAT(out(box,
                   "for f in /proc/sys/kernel/core_pattern /proc/sys/kernel/hostname /proc/sys/vm/drop_caches "
                   "/proc/sys/net/ipv4/ip_forward "
                   "/proc/sys/net/ipv4/ip_unprivileged_port_start /proc/sysrq-trigger "
                   "/proc/irq/default_smp_affinity /proc/mtrr /proc/acpi/wakeup "
-                  "/proc/kcore /proc/kmsg /proc/1/oom_score_adj; do (echo x >> $f) 2>/dev/null && echo "
+                  "/proc/kcore /proc/kmsg; do (: >> $f) 2>/dev/null && echo "
                   "written $f; done; "
-                  "(echo y > /proc/1/oom_score_adj) 2>/dev/null && echo oom; "
-                  "for f in /dev/null /dev/zero /dev/full /dev/random /dev/urandom /dev/tty; do chmod 600 $f "
+                  "for f in /dev/null /dev/zero /dev/full /dev/random /dev/urandom /dev/tty; do chmod 666 $f "
                   "2>/dev/null && echo chmod $f; done; "
                   "touch /dev/x 2>/dev/null && echo dev; mknod /tmp/m b 254 0 2>/dev/null && echo mknod; "
                   "mount -t tmpfs x /mnt 2>/dev/null && echo mount; "
