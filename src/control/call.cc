@@ -39,7 +39,7 @@ void Call::wake() {
   connection_->post(serial_, [](Connection& connection) { connection.wake(); });
 }
 
-void Call::on_gone(Job then) { connection_->when_gone(serial_, std::move(then)); }
+void Call::on_gone(Job then, Half half) { connection_->when_gone(serial_, std::move(then), half); }
 
 void Call::upgrade(std::unique_ptr<WebSocketHandler> handler, std::size_t message_bytes_max) {
   connection_->post(serial_, [request = request_, handler = std::move(handler),

@@ -118,9 +118,10 @@ class Call {
   void wake();
 
   /// Called on a worker, once, when the caller has gone before it had its answer (also at once, when it has
-  /// gone already). Destroyed when the answer is complete. For long waits only: a caller that closes its half
-  /// of the connection may still be waiting.
-  void on_gone(Job then);
+  /// gone already). Destroyed when the answer is complete. A caller that closes its half of the connection
+  /// may still be waiting; but most have given up, and only `Half::is_gone` says so to what costs something.
+  enum class Half : std::uint8_t { may_wait, is_gone };
+  void on_gone(Job then, Half half = Half::may_wait);
 
   /// Makes the connection a WebSocket with this handler. Answers 400 or 426 itself when the request does not
   /// ask for one properly. Messages above `message_bytes_max` end it with code 1009.

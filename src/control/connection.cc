@@ -107,12 +107,14 @@ void Connection::post(std::uint64_t serial, std::move_only_function<void(Connect
                            });
 }
 
-void Connection::when_gone(std::uint64_t serial, Job then) {
+void Connection::when_gone(std::uint64_t serial, Job then, Call::Half half) {
   server_->transport->post(socket_->lane(),
-                           [self = shared_from_this(), serial, then = std::move(then)]() mutable {
+                           [self = shared_from_this(), serial, half, then = std::move(then)]() mutable {
                              if (self->serial_ != serial) return;
                              if (self->state_ == State::call && !self->now_->answer_sent) {
                                self->now_->gone = std::move(then);
+                               self->now_->half = half;
+                               if (self->gave_up()) self->broken();
                              } else if (self->went_) {
                                self->server_->workers.post(std::move(then));
                              }
@@ -150,6 +152,11 @@ void Connection::cut() {
 template <class Held>
 void Connection::drop(Held held) {
   if (held) server_->workers.post([held = std::move(held)]() mutable { held = nullptr; });
+}
+
+/// All was said that the caller had to say, and then it closed.
+bool Connection::gave_up() const {
+  return state_ == State::call && peer_ended_ && now_->arrived && now_->half == Call::Half::is_gone;
 }
 
 void Connection::broken() {
@@ -246,6 +253,7 @@ void Connection::on_read(Outcome outcome, std::size_t count) {
   if (outcome == Outcome::failed) return state_ == State::lingering ? finish() : broken();
   if (outcome == Outcome::ended) peer_ended_ = true;
   in_.append(read_buffer_.data(), count);
+  if (gave_up()) return broken();
   proceed();
 }
 

@@ -38,7 +38,7 @@ class Connection final : public std::enable_shared_from_this<Connection> {
   /// is under way.
   void post(std::uint64_t serial, std::move_only_function<void(Connection&)> job);
   /// As post(), but also told when the caller has gone.
-  void when_gone(std::uint64_t serial, Job then);
+  void when_gone(std::uint64_t serial, Job then, Call::Half half);
 
   // On behalf of a Call, on the lane:
   void answer(Response response);
@@ -103,6 +103,7 @@ class Connection final : public std::enable_shared_from_this<Connection> {
     std::optional<BodySource::Then> after_piece;
     std::uint64_t source_bytes = 0;
     Job gone;
+    Call::Half half = Call::Half::may_wait;
   };
 
   void read_more();
@@ -133,6 +134,7 @@ class Connection final : public std::enable_shared_from_this<Connection> {
   void next_request();
   void record(AccessRecord::End end);
 
+  bool gave_up() const;
   void broken();
   void linger();
   void finish();

@@ -644,6 +644,26 @@ TEST(HttpServer, ALargeUploadStreamsThroughFlatMemory) {
   EXPECT_EQ(running.app.last_record().bytes_in, size);
 }
 
+TEST(HttpServer, ACallerWhoClosesItsHalfHasGivenUpWhereTheHandlerSaysSo) {
+  Running running;
+  Peer waiting(running.at());
+  waiting.get("/wait");
+  ASSERT_TRUE(running.app.events.wait_for("waiting"));
+  waiting.half_close();
+  Peer giving_up(running.at());
+  giving_up.get("/wait/for/all");
+  ASSERT_TRUE(running.app.events.wait_for("waiting", 2));
+  giving_up.half_close();
+  ASSERT_TRUE(running.app.events.wait_for("gone"));
+  EXPECT_EQ(giving_up.answer().status, 0);
+  Peer at_once(running.at());
+  at_once.get("/wait/for/all");
+  at_once.half_close();
+  ASSERT_TRUE(running.app.events.wait_for("gone", 2));
+  running.app.take_kept().front()->answer(App::text("still here"));
+  EXPECT_EQ(waiting.answer().body, "still here");
+}
+
 TEST(HttpServer, ASinkThatWaitsGetsNothingUntilItSaysSo) {
   Running running({}, 1);
   const std::size_t size = 8 * MiB;

@@ -297,6 +297,15 @@ struct App {
            }
            events.add("waiting");
          }},
+        {"GET", "/wait/for/all",
+         [this](C call) {
+           call->on_gone([this] { events.add("gone"); }, Call::Half::is_gone);
+           {
+             const std::lock_guard lock(mutex);
+             kept.push_back(call);
+           }
+           events.add("waiting");
+         }},
         {"GET", "/throw/source",
          [](C call) {
            struct Broken final : BodySource {
