@@ -27,6 +27,7 @@ void Guest::leave() {
   if (box == nullptr) return;
   box->last_used = box->loop.now();
   auto self = box->guests_.extract(this);
+  if (self.empty()) return;  // The box ends, and whoever tells us so holds us.
   box->loop.post([self = std::move(self.mapped())] {});
 }
 

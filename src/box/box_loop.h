@@ -65,7 +65,7 @@ class Guest : public std::enable_shared_from_this<Guest> {
 
  protected:
   Guest() = default;
-  /// The box ends: all commands are lost, and box() is there for this call only. No leave() is needed.
+  /// The box ends: all commands are lost, and box() is there for this call only. leave() changes nothing.
   virtual void on_box_end() = 0;
 
  private:
