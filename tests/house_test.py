@@ -32,6 +32,7 @@ LAYERS = {
     "sandbox": GROUND | {"io", "wire", "tls"},
     "box": GROUND | {"io", "wire", "tls", "sandbox"},
     "proxy": GROUND | {"io", "wire", "tls", "http2", "policy", "credential", "audit", "intake", "origin", "dns"},
+    "api": GROUND | {"io", "wire", "tls", "policy", "credential", "store", "control", "sandbox", "box"},
     "cli": GROUND
     | {"io", "wire", "tls", "http2", "policy", "credential", "audit", "intake", "origin", "dns", "sandbox", "proxy"},
 }

@@ -1,0 +1,19 @@
+#include "api/door.h"
+
+namespace postern::api {
+
+std::optional<control::Principal> admit(control::Call& call, const Identify& identify, control::Scope scope) {
+  auto caller = identify(call.request());
+  if (!caller) {
+    call.answer(caller.error());
+    return std::nullopt;
+  }
+  call.note_caller(caller->workspace, caller->key_id);
+  if (const auto refused = control::require(*caller, scope)) {
+    call.answer(*refused);
+    return std::nullopt;
+  }
+  return std::move(*caller);
+}
+
+}  // namespace postern::api
