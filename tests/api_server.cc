@@ -1,6 +1,6 @@
 // api_test_server: the data plane on a free port of 127.0.0.1, with one box "box" whose agent is a process
-// beside it (api/data_plane_test_kit.h). Says its port and the box's home on the first line; SIGUSR1 closes the
-// box, and SIGTERM ends everything.
+// beside it (api/data_plane_test_kit.h). Says its port and the box's home on the first line; SIGUSR1 closes
+// the box, and SIGTERM ends everything.
 
 #include <csignal>
 #include <cstdio>

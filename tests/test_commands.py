@@ -292,7 +292,7 @@ def test_check_answers_with_its_status(place, words, status, told):
     (["ftp://example.com/"], r"only https:// and http://"),
     (["--policy", "none.yaml", "https://example.com/"], r"none\.yaml: cannot be read"),
     (["--allow", "x:y", "https://example.com/"], r"--allow\[0\]"),
-    (["--header", "nonsense", "https://example.com/"], r"--header takes 'name: value'"),
+    (["--header", "nonsense", "https://example.com/"], r"a header is 'name: value'"),
     (["--secret", "NOT_SET", "https://example.com/"], r"--secret: NOT_SET: the environment variable NOT_SET is not set"),
     (["https://example.com:70000/"], r"names no host"),
 ])

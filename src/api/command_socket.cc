@@ -42,7 +42,8 @@ class SocketWatch final : public Watch {
     });
   }
   void refuse(const Refusal& refusal) {
-    Trouble trouble{"CommandError", refusal.field.empty() ? refusal.message : refusal.field + ": " + refusal.message};
+    Trouble trouble{"CommandError",
+                    refusal.field.empty() ? refusal.message : refusal.field + ": " + refusal.message};
     if (!begun()) return end(trouble, 1008);
     post([trouble = std::move(trouble)](SocketWatch& self) { self.end(trouble, 1008); });
   }
@@ -88,15 +89,15 @@ class SocketWatch final : public Watch {
   void post(std::move_only_function<void(SocketWatch&)> job) {
     const std::lock_guard lock(mutex_);
     if (loop_ == nullptr) return;
-    loop_->post([self = std::static_pointer_cast<SocketWatch>(shared_from_this()), job = std::move(job)]() mutable {
-      job(*self);
-    });
+    loop_->post([self = std::static_pointer_cast<SocketWatch>(shared_from_this()),
+                 job = std::move(job)]() mutable { job(*self); });
   }
 
   void start(box::OpenBox& box, ExecuteRequest request) {
     id_ = request.command_id.empty() ? credential::random_uuid() : std::move(request.command_id);
     Command* const command = box.commands.get_or_start(id_, settle(std::move(request), box));
-    if (command == nullptr) return end({"CommandError", "There are too many commands in this sandbox."}, 1000);
+    if (command == nullptr)
+      return end({"CommandError", "There are too many commands in this sandbox."}, 1000);
     enter(box);
     attach(*command, 0, 0);
   }
@@ -229,11 +230,12 @@ class CommandSocket final : public control::WebSocketHandler {
     auto opening = parse_opening(frame);
     if (!opening) return refuse(opening.error());
     session_->pause();
-    door_.with_box(caller_, box_, [watch = watch_, session = session_, opening = std::move(*opening)](auto box) mutable {
-      if (box) return watch->begin(**box, std::move(opening));
-      watch->end({box.error().type, box.error().message}, 1000);
-      session->resume();
-    });
+    door_.with_box(caller_, box_,
+                   [watch = watch_, session = session_, opening = std::move(*opening)](auto box) mutable {
+                     if (box) return watch->begin(**box, std::move(opening));
+                     watch->end({box.error().type, box.error().message}, 1000);
+                     session->resume();
+                   });
   }
 
   void refuse(const Refusal& refusal) {
@@ -255,7 +257,8 @@ class CommandSocket final : public control::WebSocketHandler {
 
 }  // namespace
 
-void execute_socket(const std::shared_ptr<control::Call>& call, BoxDoor& door, const control::Principal& caller) {
+void execute_socket(const std::shared_ptr<control::Call>& call, BoxDoor& door,
+                    const control::Principal& caller) {
   call->upgrade(std::make_unique<CommandSocket>(door, caller, call->request().parameter("sandbox_id")));
 }
 

@@ -5,6 +5,7 @@
 
 namespace postern::api {
 
-void execute_socket(const std::shared_ptr<control::Call>& call, BoxDoor& door, const control::Principal& caller);
+void execute_socket(const std::shared_ptr<control::Call>& call, BoxDoor& door,
+                    const control::Principal& caller);
 
 }  // namespace postern::api

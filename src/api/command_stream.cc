@@ -93,7 +93,8 @@ class StreamWatch final : public Watch, io::Timer {
   }
 
   void say(std::string_view event, const json& data) {
-    pipe_->put(fmt::format("event: {}\ndata: {}\n\n", event, data.dump(-1, ' ', false, json::error_handler_t::replace)));
+    pipe_->put(fmt::format("event: {}\ndata: {}\n\n", event,
+                           data.dump(-1, ' ', false, json::error_handler_t::replace)));
   }
   void gone() {
     if (!returning_) end();
@@ -126,9 +127,11 @@ void start_stream(const std::shared_ptr<Call>& call, BoxDoor& door, const contro
     auto request = parse_execute(body, Form::events);
     if (!request) return call->answer(to_response(request.error()));
     door.with_box(
-        caller, call->request().parameter("sandbox_id"), [call, request = std::move(*request)](auto box) mutable {
+        caller, call->request().parameter("sandbox_id"),
+        [call, request = std::move(*request)](auto box) mutable {
           if (!box) return call->answer(box.error());
-          std::string id = request.command_id.empty() ? credential::random_uuid() : std::move(request.command_id);
+          std::string id =
+              request.command_id.empty() ? credential::random_uuid() : std::move(request.command_id);
           Command* const command = (*box)->commands.get_or_start(id, settle(std::move(request), **box));
           if (command == nullptr)
             return call->answer(control::overloaded("There are too many commands in this sandbox."));
@@ -141,15 +144,16 @@ void resume_stream(const std::shared_ptr<Call>& call, BoxDoor& door, const contr
   call->read_body(document_bytes_max, [call, &door, caller](const std::string& body) {
     auto request = parse_reconnect(body);
     if (!request) return call->answer(to_response(request.error()));
-    door.with_box(caller, call->request().parameter("sandbox_id"), [call, request = std::move(*request)](auto box) {
-      if (!box) return call->answer(box.error());
-      Command* const command = (*box)->commands.find(request.command_id);
-      if (command == nullptr)
-        return call->answer(control::ApiError{
-            404, "CommandNotFound", "There is no such command, or no more of it is kept.", {}, {}});
-      std::make_shared<StreamWatch>(**box, call, request.command_id)
-          ->begin(**box, *command, request.output_offset, request.error_offset);
-    });
+    door.with_box(
+        caller, call->request().parameter("sandbox_id"), [call, request = std::move(*request)](auto box) {
+          if (!box) return call->answer(box.error());
+          Command* const command = (*box)->commands.find(request.command_id);
+          if (command == nullptr)
+            return call->answer(control::ApiError{
+                404, "CommandNotFound", "There is no such command, or no more of it is kept.", {}, {}});
+          std::make_shared<StreamWatch>(**box, call, request.command_id)
+              ->begin(**box, *command, request.output_offset, request.error_offset);
+        });
   });
 }
 

@@ -1,4 +1,5 @@
-// What an agent that lies, and a box that ends, do to callers. Real clients are in tests/test_api_data_plane.py.
+// What an agent that lies, and a box that ends, do to callers. Real clients are in
+// tests/test_api_data_plane.py.
 
 #include "api/data_plane.h"
 
@@ -26,7 +27,8 @@ class Client {
     sockaddr_storage address{};
     const socklen_t size = to.to_sockaddr(address);
     EXPECT_EQ(::connect(fd_.get(), reinterpret_cast<const sockaddr*>(&address), size), 0);
-    EXPECT_EQ(::send(fd_.get(), request.data(), request.size(), MSG_NOSIGNAL), static_cast<ssize_t>(request.size()));
+    EXPECT_EQ(::send(fd_.get(), request.data(), request.size(), MSG_NOSIGNAL),
+              static_cast<ssize_t>(request.size()));
   }
   std::string all() {
     std::string out;
@@ -41,8 +43,8 @@ class Client {
 };
 
 std::string get(std::string_view target) {
-  return fmt::format("GET /v2/sandboxes/liar{} HTTP/1.1\r\nHost: a\r\nX-Api-Key: key\r\nConnection: close\r\n\r\n",
-                     target);
+  return fmt::format(
+      "GET /v2/sandboxes/liar{} HTTP/1.1\r\nHost: a\r\nX-Api-Key: key\r\nConnection: close\r\n\r\n", target);
 }
 std::string post(std::string_view target, std::string_view body, std::string_view type = "application/json") {
   return fmt::format(
@@ -146,8 +148,9 @@ TEST_F(Liar, AFileThatStayedTheSameIsComplete) {
 TEST_F(Liar, AnEndInTheMiddleOfEverythingIsSaidToEverybody) {
   std::vector<std::unique_ptr<Client>> clients;
   for (const std::string& request :
-       {get("/download?path=/x"), post("/glob", R"({"pattern": "*"})"), post("/execute", R"({"command": "x"})"),
-        post("/execute/stream/start", R"({"command": "x"})"), post("/upload?path=/x", "abc", "application/octet-stream")}) {
+       {get("/download?path=/x"), post("/glob", R"({"pattern": "*"})"),
+        post("/execute", R"({"command": "x"})"), post("/execute/stream/start", R"({"command": "x"})"),
+        post("/upload?path=/x", "abc", "application/octet-stream")}) {
     clients.push_back(std::make_unique<Client>(plane.at(), request));
     ASSERT_NE(next(), 0U);
   }
@@ -162,8 +165,9 @@ TEST_F(Liar, AnEndInTheMiddleOfEverythingIsSaidToEverybody) {
 }
 
 TEST_F(Liar, AnUploadItClaimsToHaveBeforeItsEndIsNone) {
-  Client client(plane.at(), "POST /v2/sandboxes/liar/upload?path=/x HTTP/1.1\r\nHost: a\r\nX-Api-Key: key\r\n"
-                            "Content-Type: application/octet-stream\r\nContent-Length: 10\r\n\r\nabc");
+  Client client(plane.at(),
+                "POST /v2/sandboxes/liar/upload?path=/x HTTP/1.1\r\nHost: a\r\nX-Api-Key: key\r\n"
+                "Content-Type: application/octet-stream\r\nContent-Length: 10\r\n\r\nabc");
   answer(next(), entry(3));
   EXPECT_THAT(client.all(), StartsWith("HTTP/1.1 502 "));
 }

@@ -43,9 +43,9 @@ class Reading final : public box::Guest, box::AgentLink::Events, io::Timer {
         if (const auto alive = weak.lock()) job(static_cast<Reading&>(*alive));
       });
     };
-    auto source = pipe_->source(
-        [post](std::size_t bytes) { post([bytes](Reading& self) { self.taken(bytes); }); },
-        [post] { post([](Reading& self) { self.give_up(); }); });
+    auto source =
+        pipe_->source([post](std::size_t bytes) { post([bytes](Reading& self) { self.taken(bytes); }); },
+                      [post] { post([](Reading& self) { self.give_up(); }); });
     if (number_ == 0) give_up();
     return source;
   }
@@ -124,11 +124,12 @@ void answer(box::OpenBox& box, const std::shared_ptr<Call>& call, FileEntry entr
   const std::string modified = date_of(entry.modified);
   const Selection part = select(call->request(), tag, modified, entry.bytes);
   if (part.status == 412)
-    return call->answer(control::ApiError{412, "PreconditionFailed", "The file is another one by now.", {}, {}});
+    return call->answer(
+        control::ApiError{412, "PreconditionFailed", "The file is another one by now.", {}, {}});
   control::Response response;
   response.status = part.status;
-  response.fields = {{"ETag", tag}, {"Last-Modified", modified}, {"Accept-Ranges", "bytes"},
-                     {"Cache-Control", "no-cache"}};
+  response.fields = {
+      {"ETag", tag}, {"Last-Modified", modified}, {"Accept-Ranges", "bytes"}, {"Cache-Control", "no-cache"}};
   if (part.status == 304) return call->answer(std::move(response));
   if (part.status == 416) {
     response.fields.push_back({"Content-Range", fmt::format("bytes */{}", entry.bytes)});

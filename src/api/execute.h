@@ -5,7 +5,7 @@
 
 namespace postern::api {
 
-inline constexpr std::size_t document_bytes_max = 1024 * 1024;  // of every JSON body
+inline constexpr std::size_t document_bytes_max = 1024 * 1024;       // of every JSON body
 inline constexpr std::size_t collected_bytes_max = 4 * 1024 * 1024;  // of each stream, in one answer
 
 /// Of an output that is too much the beginning and the end.

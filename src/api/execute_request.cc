@@ -15,7 +15,7 @@ namespace {
 using nlohmann::json;
 
 constexpr std::size_t command_id_bytes_max = 128;
-constexpr std::size_t search_bytes_max = 4096;  // PATH_MAX
+constexpr std::size_t search_bytes_max = 4096;                // PATH_MAX
 constexpr std::int64_t seconds_max = 10LL * 365 * 24 * 3600;  // so that a TimePoint can hold it
 constexpr std::chrono::seconds default_timeout_once{60};      // as the SDKs'
 constexpr const char* default_shell = "/bin/bash";
@@ -26,8 +26,7 @@ std::unexpected<Refusal> invalid(std::string field, std::string message) {
 
 std::expected<json, Refusal> parse_object(std::string_view document) {
   json parsed = json::parse(document, nullptr, false);
-  if (parsed.is_discarded())
-    return std::unexpected(Refusal{{}, "The body is not JSON.", Refusal::Kind::bad});
+  if (parsed.is_discarded()) return std::unexpected(Refusal{{}, "The body is not JSON.", Refusal::Kind::bad});
   if (!parsed.is_object()) return invalid({}, "This should be an object.");
   return parsed;
 }
@@ -48,7 +47,8 @@ class Reader {
   const std::optional<Refusal>& refusal() const { return refusal_; }
 
   void refuse(std::string_view field, std::string message) {
-    if (!refusal_) refusal_ = Refusal{prefix_ + std::string(field), std::move(message), Refusal::Kind::invalid};
+    if (!refusal_)
+      refusal_ = Refusal{prefix_ + std::string(field), std::move(message), Refusal::Kind::invalid};
   }
   std::optional<std::string> text(const char* name) {
     const json* const value = member(object_, name);
@@ -151,7 +151,8 @@ std::expected<ExecuteRequest, Refusal> read_execute(const json& object, Form for
   out.environment = read.variables("env");
   options.request.directory = read.text("cwd").value_or(std::string());
   options.timeout = form == Form::once ? default_timeout_once : std::chrono::seconds(0);
-  if (const auto timeout = read.seconds("timeout", 0); timeout && form == Form::once) options.timeout = *timeout;
+  if (const auto timeout = read.seconds("timeout", 0); timeout && form == Form::once)
+    options.timeout = *timeout;
   if (const auto timeout = read.seconds("timeout_seconds", 0)) options.timeout = *timeout;
   if (form != Form::once) {
     out.command_id = read_command_id(read);
@@ -266,7 +267,8 @@ box::CommandOptions settle(ExecuteRequest request, const box::OpenBox& box) {
   box::RunRequest& run = request.options.request;
   run.environment = box.environment;
   for (const auto& [name, value] : request.environment) set_variable(run.environment, name, value);
-  if (run.terminal && !has_variable(run.environment, "TERM=")) run.environment.push_back("TERM=xterm-256color");
+  if (run.terminal && !has_variable(run.environment, "TERM="))
+    run.environment.push_back("TERM=xterm-256color");
   run.directory = run.directory.empty() ? box.home : path_in(box, run.directory);
   return std::move(request.options);
 }

@@ -1,5 +1,6 @@
 #pragma once
-// What callers say about commands and searches, in HTTP bodies and WebSocket frames, and what a box makes of it.
+// What callers say about commands and searches, in HTTP bodies and WebSocket frames, and what a box makes of
+// it.
 
 #include <cstdint>
 #include <expected>

@@ -1,8 +1,7 @@
 #include "api/execute_request.h"
 
-#include <gmock/gmock.h>
-
 #include <fmt/format.h>
+#include <gmock/gmock.h>
 
 #include "api/execute.h"
 
@@ -18,15 +17,18 @@ TEST(ExecuteRequest, AScriptIsTheShellsAndAListIsRunAsItIs) {
               ElementsAre("/bin/bash", "-c", "echo hi"));
   EXPECT_THAT(parse_execute(R"({"command": "x", "shell": "/bin/sh"})", Form::once)->options.request.arguments,
               ElementsAre("/bin/sh", "-c", "x"));
-  EXPECT_THAT(parse_execute(R"({"command": ["ls", "-l"], "new": [1]})", Form::once)->options.request.arguments,
-              ElementsAre("ls", "-l"));
+  EXPECT_THAT(
+      parse_execute(R"({"command": ["ls", "-l"], "new": [1]})", Form::once)->options.request.arguments,
+      ElementsAre("ls", "-l"));
 }
 
 TEST(ExecuteRequest, BothNamesOfTheTimeLimitAreKnown) {
   EXPECT_EQ(parse_execute(R"({"command": "x", "timeout": 5})", Form::once)->options.timeout, seconds(5));
-  EXPECT_EQ(parse_execute(R"({"command": "x", "timeout_seconds": 6.0})", Form::once)->options.timeout, seconds(6));
+  EXPECT_EQ(parse_execute(R"({"command": "x", "timeout_seconds": 6.0})", Form::once)->options.timeout,
+            seconds(6));
   EXPECT_EQ(parse_execute(R"({"command": "x", "timeout": null})", Form::once)->options.timeout, seconds(60));
-  EXPECT_EQ(parse_execute(R"({"command": "x", "timeout_seconds": 0})", Form::socket)->options.timeout, seconds(0));
+  EXPECT_EQ(parse_execute(R"({"command": "x", "timeout_seconds": 0})", Form::socket)->options.timeout,
+            seconds(0));
 }
 
 TEST(ExecuteRequest, WhatASocketSaysBesides) {
@@ -42,7 +44,8 @@ TEST(ExecuteRequest, WhatASocketSaysBesides) {
   EXPECT_EQ(request.command_id, "a");
   EXPECT_EQ(request.options.request.directory, "c");
   EXPECT_THAT(request.environment, ElementsAre(std::pair<std::string, std::string>("A", "b")));
-  const auto again = parse_opening(R"({"type": "reconnect", "command_id": "a", "stdout_offset": 5, "stderr_offset": 0})");
+  const auto again =
+      parse_opening(R"({"type": "reconnect", "command_id": "a", "stdout_offset": 5, "stderr_offset": 0})");
   EXPECT_EQ(std::get<ReconnectRequest>(*again).output_offset, 5U);
 }
 
@@ -72,7 +75,8 @@ TEST(ExecuteRequest, WhatIsWrongIsNamed) {
   EXPECT_EQ(field_of(R"({"command": "a", "run_config": {"env_vars": {"": "x"}}})"), "run_config.env_vars");
   EXPECT_EQ(field_of(R"({"command": "a", "run_config": {"user": "root"}})"), "run_config.user");
   EXPECT_EQ(field_of((R"({"command": ")" + std::string(300'000, 'x') + R"("})").c_str()), "command");
-  EXPECT_EQ(field_of((R"({"command": "a", "command_id": ")" + std::string(129, 'x') + R"("})").c_str()), "command_id");
+  EXPECT_EQ(field_of((R"({"command": "a", "command_id": ")" + std::string(129, 'x') + R"("})").c_str()),
+            "command_id");
   EXPECT_FALSE(parse_reconnect(R"({"command_id": "a", "stdout_offset": -1})"));
   EXPECT_FALSE(parse_reconnect(R"({"command_id": "a", "stderr_offset": 1e19})"));
   EXPECT_FALSE(parse_reconnect(R"({"stdout_offset": 1})"));
@@ -88,7 +92,8 @@ TEST(ExecuteRequest, ARunConfigGoesWithoutTheOthers) {
   EXPECT_EQ(to_response(invalid.error()).status, 422);
   EXPECT_THAT(to_response(invalid.error()).body, HasSubstr(R"("loc":["body","command"])"));
   EXPECT_EQ(to_response(parse_execute("{", Form::once).error()).status, 400);
-  const auto good = parse_execute(R"({"command": "a", "run_config": {"work_dir": "/x", "env_vars": {"A": "b"}}})", Form::once);
+  const auto good = parse_execute(
+      R"({"command": "a", "run_config": {"work_dir": "/x", "env_vars": {"A": "b"}}})", Form::once);
   ASSERT_TRUE(good);
   EXPECT_EQ(good->options.request.directory, "/x");
   EXPECT_EQ(good->environment.size(), 1U);
@@ -119,7 +124,8 @@ TEST(Collected, TheBeginningAndTheEndAreKept) {
     EXPECT_TRUE(large.text().starts_with("firstx")) << piece;
     EXPECT_TRUE(large.text().ends_with("xlast"));
     EXPECT_LT(large.text().size(), collected_bytes_max + 100);
-    EXPECT_THAT(large.text(), HasSubstr(fmt::format("{} bytes were left out", 12000009 - collected_bytes_max)));
+    EXPECT_THAT(large.text(),
+                HasSubstr(fmt::format("{} bytes were left out", 12000009 - collected_bytes_max)));
   }
 }
 

@@ -17,8 +17,8 @@ using control::ApiError;
 std::optional<std::string> path_parameter(control::Call& call) {
   const std::string* const path = call.request().query_value("path");
   if (path != nullptr && !path->empty() && path->size() <= path_bytes_max) return *path;
-  call.answer(control::validation_response("path", path == nullptr || path->empty() ? "This is required."
-                                                                                    : "This is too long."));
+  call.answer(control::validation_response(
+      "path", path == nullptr || path->empty() ? "This is required." : "This is too long."));
   return std::nullopt;
 }
 
@@ -31,7 +31,8 @@ ApiError file_error(int number, Doing doing) {
     case ENOTDIR: return {404, "FileNotFound", fmt::format("There is no such file: {}.", why), {}, {}};
     case EACCES:
     case EPERM:
-    case EROFS: return {403, "PermissionDenied", fmt::format("The sandbox does not allow it: {}.", why), {}, {}};
+    case EROFS:
+      return {403, "PermissionDenied", fmt::format("The sandbox does not allow it: {}.", why), {}, {}};
     case EISDIR:
     case EINVAL:
     case ENAMETOOLONG:
@@ -104,9 +105,7 @@ class Question final : public box::Guest, box::AgentLink::Events, io::Timer {
   void input_taken(std::uint32_t) override {}
   void lost() override { finish(std::unexpected(box_gone())); }
   void on_box_end() override { finish(std::unexpected(box_gone())); }
-  void on_timer() override {
-    give_up({500, "ReadError", "The sandbox took too long.", {}, {}});
-  }
+  void on_timer() override { give_up({500, "ReadError", "The sandbox took too long.", {}, {}}); }
 
   void give_up(ApiError error) {
     if (box() != nullptr) {
@@ -137,7 +136,8 @@ void ask(box::OpenBox& box, const std::shared_ptr<control::Call>& call, const bo
   std::make_shared<Question>(box, bytes_max, std::move(then))->begin(box, call, request);
 }
 
-void ask_entry(box::OpenBox& box, const std::shared_ptr<control::Call>& call, const std::string& path, StatThen then) {
+void ask_entry(box::OpenBox& box, const std::shared_ptr<control::Call>& call, const std::string& path,
+               StatThen then) {
   ask(box, call, box::stat_request(path), entry_bytes_max, [then = std::move(then)](auto answer) mutable {
     if (!answer) return then(std::unexpected(std::move(answer.error())));
     auto entries = box::parse_entries(*answer);

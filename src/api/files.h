@@ -36,7 +36,8 @@ void ask(box::OpenBox& box, const std::shared_ptr<control::Call>& call, const bo
          std::size_t bytes_max, AskThen then);
 /// The entry of one path.
 using StatThen = std::move_only_function<void(std::expected<box::FileEntry, control::ApiError>)>;
-void ask_entry(box::OpenBox& box, const std::shared_ptr<control::Call>& call, const std::string& path, StatThen then);
+void ask_entry(box::OpenBox& box, const std::shared_ptr<control::Call>& call, const std::string& path,
+               StatThen then);
 
 /// The end of a request to the agent that takes long: kills it when nothing moves any more.
 inline constexpr std::chrono::seconds file_patience{60};  // as the clients'

@@ -58,7 +58,8 @@ std::optional<std::string> take_value(std::string_view& rest) {
 
 }  // namespace
 
-std::optional<std::string> parameter_of(std::string_view value, std::string_view kind, std::string_view name) {
+std::optional<std::string> parameter_of(std::string_view value, std::string_view kind,
+                                        std::string_view name) {
   std::string_view rest = trim(value);
   const std::string_view said = trim(rest.substr(0, rest.find(';')));
   if (!wire::same_name(said, kind)) return std::nullopt;
@@ -127,7 +128,8 @@ std::expected<bool, std::string_view> MultipartFile::step(std::string& out) {
     }
     case State::after:
       if (waiting_.size() < 2) return false;
-      if (!waiting_.starts_with("--")) return std::unexpected("There is more than one part, or a broken boundary.");
+      if (!waiting_.starts_with("--"))
+        return std::unexpected("There is more than one part, or a broken boundary.");
       waiting_.erase(0, 2);
       state_ = State::end;
       ended_well_ = true;
@@ -155,7 +157,8 @@ std::expected<bool, std::string_view> MultipartFile::take_head() {
     const std::string_view line = lines.substr(0, lines.find("\r\n"));
     lines.remove_prefix(std::min(lines.size(), line.size() + 2));
     const std::size_t colon = line.find(':');
-    const bool clean = std::ranges::none_of(line, [](char c) { return static_cast<unsigned char>(c) < ' ' && c != '\t'; });
+    const bool clean =
+        std::ranges::none_of(line, [](char c) { return static_cast<unsigned char>(c) < ' ' && c != '\t'; });
     if (colon == std::string_view::npos || !clean || !is_token(line.substr(0, colon)))
       return std::unexpected("A field of the part is malformed.");
     const std::string_view value = trim(line.substr(colon + 1));
@@ -164,7 +167,8 @@ std::expected<bool, std::string_view> MultipartFile::take_head() {
       name = parameter_of(value, "form-data", "name");
       if (!name) return std::unexpected("The part does not say its name.");
     } else if (wire::same_name(line.substr(0, colon), "Content-Transfer-Encoding")) {
-      if (!wire::same_name(value, "binary") && !wire::same_name(value, "8bit") && !wire::same_name(value, "7bit"))
+      if (!wire::same_name(value, "binary") && !wire::same_name(value, "8bit") &&
+          !wire::same_name(value, "7bit"))
         return std::unexpected("The part is encoded (RFC 7578 §4.7).");
     }
   }

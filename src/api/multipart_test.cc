@@ -7,7 +7,8 @@ namespace postern::api {
 namespace {
 
 constexpr std::string_view type = "multipart/form-data; boundary=b";
-constexpr std::string_view head = "--b\r\nContent-Disposition: form-data; name=\"file\"; filename=\"x\"\r\n\r\n";
+constexpr std::string_view head =
+    "--b\r\nContent-Disposition: form-data; name=\"file\"; filename=\"x\"\r\n\r\n";
 
 struct Read {
   bool good = true;
@@ -51,17 +52,22 @@ TEST(MultipartFile, WhatCouldBeReadDifferentlyIsRefused) {
   const auto refused = [](const std::string& body) { return !read(body).good && !read(body, 1).good; };
   EXPECT_TRUE(refused("preamble\r\n" + with("x")));
   EXPECT_TRUE(refused("--c\r\n"));
-  EXPECT_TRUE(refused(with("x", "\r\n--b\r\nContent-Disposition: form-data; name=\"file\"\r\n\r\ny\r\n--b--\r\n")));
+  EXPECT_TRUE(
+      refused(with("x", "\r\n--b\r\nContent-Disposition: form-data; name=\"file\"\r\n\r\ny\r\n--b--\r\n")));
   EXPECT_TRUE(refused(with("x", "\r\n--bb--")));
   EXPECT_TRUE(refused(with("x", "\r\n--b--\r\nepilogue")));
-  const auto part = [](std::string_view fields) { return fmt::format("--b\r\n{}\r\n\r\nx\r\n--b--", fields); };
+  const auto part = [](std::string_view fields) {
+    return fmt::format("--b\r\n{}\r\n\r\nx\r\n--b--", fields);
+  };
   EXPECT_FALSE(refused(part("content-disposition: Form-Data; NAME=file")));
   EXPECT_TRUE(refused(part("Content-Disposition: form-data; name=other")));
   EXPECT_TRUE(refused(part("Content-Disposition: attachment; name=file")));
   EXPECT_TRUE(refused(part("Content-Disposition: form-data; name=file; name=file")));
   EXPECT_TRUE(refused(part("Content-Disposition: form-data; name=\"file")));
-  EXPECT_TRUE(refused(part("Content-Disposition: form-data; name=file\r\nContent-Disposition: form-data; name=file")));
-  EXPECT_TRUE(refused(part("Content-Disposition: form-data; name=file\r\nContent-Transfer-Encoding: base64")));
+  EXPECT_TRUE(refused(
+      part("Content-Disposition: form-data; name=file\r\nContent-Disposition: form-data; name=file")));
+  EXPECT_TRUE(
+      refused(part("Content-Disposition: form-data; name=file\r\nContent-Transfer-Encoding: base64")));
   EXPECT_TRUE(refused(part("Content-Disposition: form-data; name=file\r\n folded: x")));
   EXPECT_TRUE(refused(part("Content-Disposition: form-data; name=file\nX: y")));
   EXPECT_TRUE(refused(part("Content-Type: text/plain")));
@@ -72,10 +78,11 @@ TEST(MultipartFile, ABoundaryIsOne) {
   for (const char* good : {"multipart/form-data; boundary=b", "Multipart/Form-Data;boundary=\"a b\"",
                            "multipart/form-data; charset=utf-8; boundary=----WebKit0"})
     EXPECT_TRUE(MultipartFile::for_type(good)) << good;
-  for (const char* bad : {"", "multipart/form-data", "multipart/form-data; boundary=", "multipart/mixed; boundary=b",
-                          "multipart/form-data; boundary=\"b", "multipart/form-data; boundary=\"b \"",
-                          "multipart/form-data; boundary=a; boundary=b", "multipart/form-data, boundary=b",
-                          "multipart/form-data; boundary=a\r\nb", "text/plain; boundary=b"})
+  for (const char* bad :
+       {"", "multipart/form-data", "multipart/form-data; boundary=", "multipart/mixed; boundary=b",
+        "multipart/form-data; boundary=\"b", "multipart/form-data; boundary=\"b \"",
+        "multipart/form-data; boundary=a; boundary=b", "multipart/form-data, boundary=b",
+        "multipart/form-data; boundary=a\r\nb", "text/plain; boundary=b"})
     EXPECT_FALSE(MultipartFile::for_type(bad)) << bad;
   EXPECT_FALSE(MultipartFile::for_type("multipart/form-data; boundary=" + std::string(71, 'b')));
 }

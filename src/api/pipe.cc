@@ -8,7 +8,8 @@ using control::BodySource;
 
 class Pipe::Source final : public BodySource {
  public:
-  Source(std::shared_ptr<Pipe> pipe, std::function<void(std::size_t)> on_taken, std::move_only_function<void()> on_gone)
+  Source(std::shared_ptr<Pipe> pipe, std::function<void(std::size_t)> on_taken,
+         std::move_only_function<void()> on_gone)
       : pipe_(std::move(pipe)), on_taken_(std::move(on_taken)), on_gone_(std::move(on_gone)) {}
   ~Source() override { on_gone_(); }
   Piece next(std::span<char> into) override {

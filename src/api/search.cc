@@ -56,7 +56,8 @@ void search(const std::shared_ptr<Call>& call, BoxDoor& door, const control::Pri
     door.with_box(caller, call->request().parameter("sandbox_id"),
                   [call, request = std::move(*request), ask_for, say](auto box) {
                     if (!box) return call->answer(box.error());
-                    const std::string path = request.path.empty() ? (*box)->home : path_in(**box, request.path);
+                    const std::string path =
+                        request.path.empty() ? (*box)->home : path_in(**box, request.path);
                     ask(**box, call, ask_for(request, path), answer_bytes_max,
                         [call, limit = request.limit, say](const auto& said) {
                           if (!said) return call->answer(said.error());

@@ -19,7 +19,8 @@ enum class Comparison : std::uint8_t { weak, strong };
 bool lists(std::string_view list, std::string_view tag, Comparison comparison) {
   if (trim(list) == "*") return true;
   while (true) {
-    while (!list.empty() && (list.front() == ' ' || list.front() == '\t' || list.front() == ',')) list.remove_prefix(1);
+    while (!list.empty() && (list.front() == ' ' || list.front() == '\t' || list.front() == ','))
+      list.remove_prefix(1);
     const bool weak = list.starts_with("W/");
     if (weak) list.remove_prefix(2);
     if (!list.starts_with('"')) return false;
@@ -34,7 +35,8 @@ bool lists(std::string_view list, std::string_view tag, Comparison comparison) {
 std::optional<std::uint64_t> position(std::string_view text) {
   if (text.empty() || text.find_first_not_of("0123456789") != std::string_view::npos) return std::nullopt;
   std::uint64_t number = 0;
-  if (std::from_chars(text.data(), text.data() + text.size(), number).ec != std::errc()) return ~std::uint64_t{0};
+  if (std::from_chars(text.data(), text.data() + text.size(), number).ec != std::errc())
+    return ~std::uint64_t{0};
   return number;
 }
 
@@ -67,7 +69,8 @@ std::optional<Selection> range(std::string_view text, std::uint64_t size) {
 Selection select(const control::Request& request, std::string_view tag, std::string_view modified,
                  std::uint64_t size) {
   // The order is that of §13.2.2.
-  if (const std::string* const match = request.field("If-Match"); match && !lists(*match, tag, Comparison::strong))
+  if (const std::string* const match = request.field("If-Match");
+      match && !lists(*match, tag, Comparison::strong))
     return {412, 0, 0};
   if (const std::string* const match = request.field("If-None-Match")) {
     if (lists(*match, tag, Comparison::weak)) return {304, 0, 0};
@@ -76,7 +79,8 @@ Selection select(const control::Request& request, std::string_view tag, std::str
   }
   const Selection all{200, 0, size};
   const std::string* const wanted = request.field("Range");
-  if (request.method != "GET" || wanted == nullptr || control::count_fields(request.fields, "Range") != 1) return all;
+  if (request.method != "GET" || wanted == nullptr || control::count_fields(request.fields, "Range") != 1)
+    return all;
   // A date is not strong enough where there is a tag (§13.1.5).
   const std::string* const unless = request.field("If-Range");
   if (unless && trim(*unless) != tag) return all;

@@ -15,8 +15,8 @@ struct Selection {
   std::uint64_t length = 0;
 };
 
-/// `tag`: a strong entity tag with its quotes. `modified`: the Last-Modified as it is answered. Several ranges,
-/// other units and what is malformed are as if there were no Range, as §14.2 has it.
+/// `tag`: a strong entity tag with its quotes. `modified`: the Last-Modified as it is answered. Several
+/// ranges, other units and what is malformed are as if there were no Range, as §14.2 has it.
 Selection select(const control::Request& request, std::string_view tag, std::string_view modified,
                  std::uint64_t size);
 

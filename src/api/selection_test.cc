@@ -42,8 +42,8 @@ TEST(Selection, BehindTheEndThereIsNothing) {
 }
 
 TEST(Selection, WhatIsNoRangeOrSeveralIsAsIfThereWereNone) {
-  for (const char* text : {"", "bytes", "bytes=", "bytes=-", "bytes=a-", "bytes=5-4", "bytes=0-1,2-3", "items=0-1",
-                           "bytes=+1-2", "bytes=1 - 2", "bytes=0x1-2", "bytes=--1"})
+  for (const char* text : {"", "bytes", "bytes=", "bytes=-", "bytes=a-", "bytes=5-4", "bytes=0-1,2-3",
+                           "items=0-1", "bytes=+1-2", "bytes=1 - 2", "bytes=0x1-2", "bytes=--1"})
     expect_range(text, 200);
   EXPECT_EQ(of({{"Range", "bytes=0-0"}, {"Range", "bytes=1-1"}}).status, 200);
   EXPECT_EQ(of({{"Range", "bytes=0-0"}}, 100, "HEAD").status, 200);

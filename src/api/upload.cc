@@ -61,9 +61,8 @@ class Writing final : public box::Guest, box::AgentLink::Events, io::Timer {
  private:
   template <class Do>
   void post(Do job) {
-    loop_.post([self = std::static_pointer_cast<Writing>(shared_from_this()), job = std::move(job)]() mutable {
-      job(*self);
-    });
+    loop_.post([self = std::static_pointer_cast<Writing>(shared_from_this()),
+                job = std::move(job)]() mutable { job(*self); });
   }
 
   void started(std::int32_t) override {}
@@ -76,9 +75,8 @@ class Writing final : public box::Guest, box::AgentLink::Events, io::Timer {
     number_ = 0;
     if (status != 0) return finish(request_error(status, error_, Doing::writing));
     if (!ended_ || !box::parse_entries(entry_)) return finish(box_gone());
-    call_->answer(control::json_response(
-        200, nlohmann::json{{"path", path_}, {"written", bytes_}}.dump(-1, ' ', false,
-                                                                      nlohmann::json::error_handler_t::replace)));
+    call_->answer(control::json_response(200, nlohmann::json{{"path", path_}, {"written", bytes_}}.dump(
+                                                  -1, ' ', false, nlohmann::json::error_handler_t::replace)));
     finish(box_gone());
   }
   void refused(int number) override {
@@ -187,8 +185,11 @@ void upload(const std::shared_ptr<Call>& call, BoxDoor& door, const control::Pri
   if (!path) return;
   auto form = form_of(call->request());
   if (!form)
-    return call->answer(ApiError{
-        415, "UnsupportedMediaType", "The body should be multipart/form-data or application/octet-stream.", {}, {}});
+    return call->answer(ApiError{415,
+                                 "UnsupportedMediaType",
+                                 "The body should be multipart/form-data or application/octet-stream.",
+                                 {},
+                                 {}});
   door.with_box(caller, call->request().parameter("sandbox_id"),
                 [call, path = std::move(*path), form = std::move(*form)](auto box) mutable {
                   if (!box) return call->answer(box.error());

@@ -15,11 +15,13 @@ Trouble of_lost() { return {"SessionExpired", "The sandbox has ended, and the co
 
 /// nullopt: it has exited.
 std::optional<Trouble> trouble_of(const Command& command) {
-  if (command.timed_out()) return Trouble{"CommandTimeout", "The command did not end in time and was killed."};
+  if (command.timed_out())
+    return Trouble{"CommandTimeout", "The command did not end in time and was killed."};
   if (command.state() == Command::State::exited) return std::nullopt;
   if (command.state() != Command::State::refused) return of_lost();
   const char* const why = ::strerrordesc_np(command.error_number());  // none for what is no errno
-  return Trouble{"CommandError", fmt::format("The command could not be started: {}.", why ? why : "unknown error")};
+  return Trouble{"CommandError",
+                 fmt::format("The command could not be started: {}.", why ? why : "unknown error")};
 }
 
 }  // namespace

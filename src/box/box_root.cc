@@ -211,6 +211,8 @@ Result<Source> open_source(const MountStep& step) {
   return source;
 }
 
+constexpr const char* own_programs[] = {"agent", "launch"};
+
 class Builder {
  public:
   Builder(const BoxSpec& spec, const std::string& userland) : spec_(spec), userland_(userland) {}
@@ -233,9 +235,11 @@ class Builder {
     auto snapshot = open_directory(AT_FDCWD, lower.c_str());
     if (!snapshot) return std::unexpected(std::move(snapshot.error()));
     lower_ = std::move(*snapshot);
-    auto programs = read_only_view(userland_ + "/programs");
-    if (!programs) return std::unexpected(std::move(programs.error()));
-    programs_ = std::move(*programs);
+    for (const char* name : own_programs) {
+      auto program = read_only_view(fmt::format("{}/programs/{}", userland_, name));
+      if (!program) return std::unexpected(std::move(program.error()));
+      programs_.push_back(std::move(*program));
+    }
     for (const MountStep& step : spec_.files) {
       auto source = open_source(step);
       if (!source) return std::unexpected(std::move(source.error()));
@@ -301,9 +305,13 @@ class Builder {
       if (!place) return std::unexpected(std::move(place.error()));
       if (::chmod(by_number(*place).c_str(), static_cast<mode_t>(mode)) != 0) return fail_errno("make /run");
     }
-    auto programs = places.directory("run/postern");
-    if (!programs) return std::unexpected(std::move(programs.error()));
-    return attach(programs_, *programs);
+    // One by one, as others have files in that folder too.
+    for (std::size_t i = 0; i < std::size(own_programs); ++i) {
+      auto place = places.file(fmt::format("run/postern/{}", own_programs[i]));
+      if (!place) return std::unexpected(std::move(place.error()));
+      if (auto attached = attach(programs_[i], *place); !attached) return attached;
+    }
+    return {};
   }
 
   Result<void> mount_userland(const Places& places) {
@@ -421,7 +429,8 @@ class Builder {
 
   const BoxSpec& spec_;
   const std::string& userland_;
-  Fd box_, lower_, root_, programs_;
+  Fd box_, lower_, root_;
+  std::vector<Fd> programs_;
   std::vector<Source> sources_;
   int files_ = 0;
 };

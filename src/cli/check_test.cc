@@ -159,7 +159,7 @@ rules:
   EXPECT_THAT(other.out, AllOf(HasSubstr("denied_by_rule"), HasSubstr("rule         rest (number 2 of 2")));
   const Outcome broken = run_check({.target = "a.example.com", .policy_file = file, .headers = {"canary"}});
   EXPECT_EQ(broken.status, check_unusable);
-  EXPECT_EQ(broken.err, "postern check: --header takes 'name: value'\n");
+  EXPECT_EQ(broken.err, "postern check: a header is 'name: value'\n");
   EXPECT_EQ(run_check({.target = "a.example.com", .policy_file = file, .headers = {"a: b\nc"}}).status,
             check_unusable);
   EXPECT_EQ(run_check({.target = "a.example.com", .policy_file = file, .method = "GE T"}).status,

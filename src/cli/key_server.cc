@@ -6,10 +6,10 @@
 #include <netinet/in.h>
 #include <sys/socket.h>
 
+#include "cli/run_options.h"
 #include "io/listener.h"
 #include "io/stream.h"
 #include "model/address.h"
-#include "wire/host.h"
 #include "wire/http1.h"
 
 namespace postern::cli {
@@ -42,13 +42,11 @@ Result<Fd> listen_on(const Endpoint& endpoint) {
 }  // namespace
 
 Result<std::unique_ptr<KeyServer>> KeyServer::listen(const std::string& address) {
-  // Port 0 is none to parse_authority(), and any to the kernel.
-  const bool any_port = address.ends_with(":0");
-  const auto parsed = wire::parse_authority(any_port ? address.substr(0, address.size() - 2) : address);
-  if (!parsed || !parsed->host.literal || (!parsed->port && !any_port))
+  const auto endpoint = parse_listen(address);
+  if (!endpoint)
     return unusable(fmt::format(
         "--callback-jwks '{}' is not ADDRESS:PORT (for example 127.0.0.1:8090 or [::1]:8090)", address));
-  auto listening = listen_on({*parsed->host.literal, parsed->port.value_or(0)});
+  auto listening = listen_on(*endpoint);
   if (!listening) return std::unexpected(std::move(listening.error()));
   sockaddr_storage name{};
   socklen_t size = sizeof name;

@@ -14,6 +14,7 @@
 #include "cli/check.h"
 #include "cli/doctor.h"
 #include "cli/run.h"
+#include "cli/serve.h"
 #include "cli/state_directory.h"
 
 namespace {
@@ -163,11 +164,13 @@ int main(int argc, char** argv) {
       "Start with:\n"
       "  postern doctor                     what this machine lacks, and the command that mends it\n"
       "  postern run --allow example.com -- curl https://example.com/\n"
+      "  postern serve                      sandboxes for others, behind an API\n"
       "Help for a command: postern COMMAND --help");
   postern::cli::RunOptions options;
   int exit_code = 0;
   add_run(app, options);
   postern::cli::add_check_command(app, exit_code);
+  postern::cli::add_serve_command(app, exit_code);
   CLI::App* doctor = app.add_subcommand("doctor", "Check this machine, and say how to mend what is missing");
   CLI::App* version = app.add_subcommand("version", "Print the version");
   try {

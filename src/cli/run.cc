@@ -23,6 +23,7 @@
 #include "cli/run_summary.h"
 #include "cli/secret_sources.h"
 #include "cli/state_directory.h"
+#include "cli/steps.h"
 #include "credential/injections.h"
 #include "credential/refresh_tokens.h"
 #include "credential/signing_keys.h"
@@ -43,59 +44,6 @@ namespace {
 
 constexpr const char* sandbox_name = "run";
 constexpr const char* workspace_name = "local";
-
-void complain(const std::string& message) { std::fprintf(stderr, "postern: %s\n", message.c_str()); }
-
-/// Every step before the program starts either gives a value or says why not; the first complaint ends the
-/// run.
-struct Stop {};
-
-template <class T>
-T must(Result<T> result) {
-  if (result) {
-    if constexpr (!std::is_void_v<T>) return std::move(*result);
-  } else {
-    complain(result.error().detail);
-    throw Stop{};
-  }
-}
-
-template <class T>
-T must(std::expected<T, std::vector<policy::Problem>> result, const std::string& file,
-       const char* advice = nullptr) {
-  if (result) return std::move(*result);
-  for (const policy::Problem& problem : result.error()) complain(policy::describe(problem, file));
-  if (advice) complain(advice);
-  throw Stop{};
-}
-
-/// Secrets are in our memory from here on: no core dump, no other process of the user looking in.
-std::vector<std::pair<int, rlimit>> harden() {
-  std::vector<std::pair<int, rlimit>> original;
-  const auto limit = [&](int resource, auto change) {
-    rlimit now{};
-    if (::getrlimit(static_cast<__rlimit_resource>(resource), &now) != 0) return;
-    original.emplace_back(resource, now);
-    change(now);
-    ::setrlimit(static_cast<__rlimit_resource>(resource), &now);
-  };
-  limit(RLIMIT_CORE, [](rlimit& core) { core.rlim_cur = 0; });
-  limit(RLIMIT_NOFILE, [](rlimit& files) { files.rlim_cur = files.rlim_max; });
-  ::prctl(PR_SET_DUMPABLE, 0);
-  std::signal(SIGPIPE, SIG_IGN);
-  return original;
-}
-
-Fd open_log(const std::string& log) {
-  if (log.empty()) return Fd();
-  if (log == "-") return Fd(::fcntl(STDOUT_FILENO, F_DUPFD_CLOEXEC, 3));
-  Fd file(::open(log.c_str(), O_WRONLY | O_CREAT | O_APPEND | O_CLOEXEC | O_NOFOLLOW, 0600));
-  if (!file) {
-    complain(fmt::format("--log '{}' cannot be opened: {}", log, std::strerror(errno)));
-    throw Stop{};
-  }
-  return file;
-}
 
 /// Who asks callbacks and clouds for credentials. The listener of the keys is part of it.
 struct Asking {

@@ -57,4 +57,12 @@ Result<std::vector<Cidr>> parse_networks(const std::vector<std::string>& options
   return networks;
 }
 
+std::optional<Endpoint> parse_listen(std::string_view text) {
+  // Port 0 is none to parse_authority(), and any to the kernel.
+  const bool any_port = text.ends_with(":0");
+  const auto parsed = wire::parse_authority(any_port ? text.substr(0, text.size() - 2) : text);
+  if (!parsed || !parsed->host.literal || (!parsed->port && !any_port)) return std::nullopt;
+  return Endpoint{*parsed->host.literal, parsed->port.value_or(0)};
+}
+
 }  // namespace postern::cli

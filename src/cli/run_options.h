@@ -2,7 +2,9 @@
 // What `postern run` was told, as text that was checked for form.
 
 #include <chrono>
+#include <optional>
 #include <string>
+#include <string_view>
 #include <vector>
 
 #include "model/address.h"
@@ -40,5 +42,7 @@ struct RunOptions {
 /// HOST=IP[:PORT], IPv6 with a port in brackets. Errors name the option and the accepted form.
 Result<origin::Overrides> parse_overrides(const std::vector<std::string>& options);
 Result<std::vector<Cidr>> parse_networks(const std::vector<std::string>& options);
+/// ADDRESS:PORT, IPv6 in brackets; port 0 takes any.
+std::optional<Endpoint> parse_listen(std::string_view text);
 
 }  // namespace postern::cli

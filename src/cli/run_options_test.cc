@@ -53,5 +53,13 @@ TEST(Networks, WhatIsNoneIsNamed) {
   }
 }
 
+TEST(Listen, IsAnAddressWithAPort) {
+  EXPECT_EQ(parse_listen("127.0.0.1:8080")->to_string(), "127.0.0.1:8080");
+  EXPECT_EQ(parse_listen("[::1]:0")->to_string(), "[::1]:0");
+  for (const char* wrong :
+       {"", "8080", ":8080", "127.0.0.1", "127.0.0.1:", "127.0.0.1:70000", "localhost:80"})
+    EXPECT_FALSE(parse_listen(wrong)) << wrong;
+}
+
 }  // namespace
 }  // namespace postern::cli

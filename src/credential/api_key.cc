@@ -2,8 +2,12 @@
 
 #include <algorithm>
 #include <array>
+#include <cerrno>
+#include <cstring>
+#include <fmt/format.h>
 #include <openssl/crypto.h>
 #include <span>
+#include <unistd.h>
 
 #include "credential/base64.h"
 #include "credential/random.h"
@@ -35,6 +39,20 @@ NewApiKey make_api_key() {
   append_base64url(secret.view(), text.bytes());
   proof.digest = sha256(text.view());
   return {std::move(text).seal(), std::move(proof)};
+}
+
+Result<void> hand_over(const NewApiKey& key, int descriptor) {
+  WipedString line(key.text.unwrap().size() + 1);
+  line.bytes() += key.text.unwrap();
+  line.bytes() += '\n';
+  for (std::string_view left = line.view(); !left.empty();) {
+    const ssize_t written = ::write(descriptor, left.data(), left.size());
+    if (written < 0 && errno == EINTR) continue;
+    if (written <= 0)
+      return fail(Reason::internal, fmt::format("the API key cannot be written: {}", std::strerror(errno)));
+    left.remove_prefix(static_cast<std::size_t>(written));
+  }
+  return {};
 }
 
 std::optional<ApiKeyProof> read_api_key(std::string_view text) {

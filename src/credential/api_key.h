@@ -10,6 +10,7 @@
 #include <string>
 #include <string_view>
 
+#include "base/result.h"
 #include "base/secret.h"
 #include "credential/digest.h"
 
@@ -27,6 +28,9 @@ struct NewApiKey {
 };
 
 NewApiKey make_api_key();
+
+/// Writes the key and a line end to a descriptor: once, to whoever is to have it. Errors: internal.
+Result<void> hand_over(const NewApiKey& key, int descriptor);
 
 /// What a caller sent; nullopt when it has not the form of a key.
 std::optional<ApiKeyProof> read_api_key(std::string_view text);

@@ -1,9 +1,11 @@
 #include "credential/api_key.h"
 
+#include <fcntl.h>
 #include <gtest/gtest.h>
 #include <regex>
 #include <set>
 
+#include "base/fd.h"
 #include "credential/random.h"
 #include "credential/secret_test_kit.h"
 
@@ -45,6 +47,20 @@ TEST(ApiKey, WhatHasAnotherFormIsNone) {
   for (const std::string& other : {std::string(), text.substr(1), text + "A", text.substr(0, 25), " " + text,
                                    "postern_" + std::string(16, 'G') + text.substr(24)})
     EXPECT_FALSE(read_api_key(other)) << other;
+}
+
+TEST(ApiKey, IsHandedOverAsOneLine) {
+  const NewApiKey key = make_api_key();
+  int ends[2];
+  ASSERT_EQ(::pipe2(ends, O_CLOEXEC), 0);
+  const Fd out(ends[0]);
+  Fd in(ends[1]);
+  ASSERT_TRUE(hand_over(key, in.get()));
+  in.reset();
+  char line[200];
+  const ssize_t size = ::read(out.get(), line, sizeof line);
+  EXPECT_EQ(std::string(line, static_cast<std::size_t>(size)), revealed(key.text) + "\n");
+  EXPECT_FALSE(hand_over(key, out.get())) << "nobody can write there";
 }
 
 TEST(RandomUuid, IsOfVersionFour) {

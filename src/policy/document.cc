@@ -55,7 +55,8 @@ class Reader final : ProviderReader, public ItemSink {
   ~Reader() = default;
 
   std::string_view key() const override { return "rules"; }
-  void take(Node item) override {
+  void take(Node item) override { take_rule(item); }
+  void take_rule(const Node& item) {
     if (rules_seen_++ >= rules_max) return;
     const std::string where = child("rules", rules_seen_ - 1);
     if (expect(item, where, Node::Kind::mapping)) read_rule(item, where, document_.rules.emplace_back());
@@ -490,6 +491,14 @@ std::expected<Document, std::vector<Problem>> parse_document(std::string_view te
   const auto tree = read_tree(text, format, &reader);
   if (!tree) return std::unexpected(tree.error());
   return reader.read(*tree);
+}
+
+std::expected<Document, std::vector<Problem>> read_document(const Node& root, UnknownFields unknown_fields) {
+  Reader reader(unknown_fields, References::refuse);
+  const Node* rules = root.find("rules");
+  if (rules && rules->kind == Node::Kind::sequence)
+    for (const Node& rule : rules->items) reader.take_rule(rule);
+  return reader.read(root);
 }
 
 std::expected<Document, std::vector<Problem>> load_document(const std::string& path) {

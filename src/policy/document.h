@@ -21,6 +21,8 @@
 
 namespace postern::policy {
 
+struct Node;  // policy/tree.h
+
 inline constexpr std::size_t rules_max = 100'000;           // about 1 KB each, compiled
 inline constexpr std::size_t access_entries_max = 200'000;  // the hosts of as many rules, and others
 inline constexpr std::size_t callbacks_max = 100;           // each is an endpoint of the policy's author
@@ -233,6 +235,10 @@ bool is_reserved_header(std::string_view name);
 std::expected<Document, std::vector<Problem>> parse_document(
     std::string_view text, Format format, UnknownFields unknown_fields = UnknownFields::refuse,
     References references = References::refuse);
+
+/// The same for a document that stands in another one and was read with it. Nothing in it is a reference.
+std::expected<Document, std::vector<Problem>> read_document(
+    const Node& root, UnknownFields unknown_fields = UnknownFields::tolerate);
 
 /// Reads the operator's own file the strict way; the format is told by the name. References are accepted,
 /// unless others may write the file. The Problem of an unreadable file has no position.

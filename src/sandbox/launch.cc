@@ -230,13 +230,24 @@ Result<void> add_file(Arguments& arguments, const MountStep& step, std::string_v
   return {};
 }
 
+/// The nodes are the host's: their owner, which root is, could close them to everybody. A read-only mount
+/// keeps nobody from writing to a device.
+void add_devices(Arguments& arguments, const std::string& place) {
+  arguments.add({"--dev", place});
+  for (const char* node : {"null", "zero", "full", "random", "urandom", "tty"})
+    arguments.add({"--remount-ro", fmt::format("{}/{}", place, node)});
+}
+
 Result<void> add_step(Arguments& arguments, const MountStep& step) {
   using Kind = MountStep::Kind;
   switch (step.kind) {
     case Kind::bind: arguments.add({"--bind", step.source, step.destination}); return {};
     case Kind::ro_bind: arguments.add({"--ro-bind", step.source, step.destination}); return {};
-    case Kind::devices: arguments.add({"--dev", step.destination}); return {};
-    case Kind::processes: arguments.add({"--proc", step.destination}); return {};
+    case Kind::devices: add_devices(arguments, step.destination); return {};
+    case Kind::processes:
+      // bubblewrap covers what it finds writable; the folders in sys are not, and the files are, for root.
+      arguments.add({"--proc", step.destination, "--ro-bind", "/proc/sys", step.destination + "/sys"});
+      return {};
     case Kind::temporary: arguments.add({"--perms", "1777", "--tmpfs", step.destination}); return {};
     case Kind::private_tree: arguments.add({"--perms", "0755", "--tmpfs", step.destination}); return {};
     case Kind::hide_tree: arguments.add({"--perms", "0700", "--tmpfs", step.destination}); return {};

@@ -1,0 +1,53 @@
+#include "api/not_yet.h"
+
+#include <fmt/format.h>
+
+namespace postern::api {
+
+namespace {
+
+struct Part {
+  const char* what;
+  const char* method;
+  const char* pattern;
+};
+
+constexpr Part parts[] = {
+    {"snapshots", "POST", "/boxes/{name}/snapshot"},
+    {"snapshots", "POST", "/snapshots"},
+    {"snapshots", "GET", "/snapshots"},
+    {"snapshots", "GET", "/snapshots/{name}"},
+    {"snapshots", "DELETE", "/snapshots/{name}"},
+    {"snapshots", "GET", "/snapshots-by-name/{name}"},
+    {"registries", "POST", "/registries"},
+    {"registries", "GET", "/registries"},
+    {"registries", "GET", "/registries/{name}"},
+    {"registries", "PATCH", "/registries/{name}"},
+    {"registries", "DELETE", "/registries/{name}"},
+    {"service URLs", "POST", "/boxes/{name}/service-url"},
+    {"service URLs", "GET", "/boxes/{name}/service-urls"},
+    {"service URLs", "DELETE", "/boxes/{name}/service-urls"},
+    {"download URLs", "POST", "/boxes/{name}/download-url"},
+    {"tunnels", "GET", "/{sandbox_id}/tunnel"},
+    {"usage", "GET", "/usage"},
+    {"usage", "GET", "/usage/costs"},
+};
+
+}  // namespace
+
+std::vector<control::Route> not_yet_routes(Identify identify) {
+  std::vector<control::Route> routes;
+  for (const Part& part : parts)
+    routes.push_back(
+        {part.method, part.pattern, [identify, what = part.what](const std::shared_ptr<control::Call>& call) {
+           if (!admit(*call, identify, control::Scope::read_only)) return;
+           control::ApiError error;
+           error.status = 501;
+           error.type = "NotImplemented";
+           error.message = fmt::format("this server has no {} yet", what);
+           call->answer(error);
+         }});
+  return routes;
+}
+
+}  // namespace postern::api

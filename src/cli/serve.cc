@@ -1,0 +1,295 @@
+#include "cli/serve.h"
+
+#include <CLI/CLI.hpp>
+#include <algorithm>
+#include <cerrno>
+#include <csignal>
+#include <cstdlib>
+#include <cstring>
+#include <fcntl.h>
+#include <fmt/format.h>
+#include <memory>
+#include <optional>
+#include <sys/stat.h>
+#include <time.h>
+#include <unistd.h>
+
+#include "api/boxes.h"
+#include "api/data_plane.h"
+#include "api/explain.h"
+#include "api/not_yet.h"
+#include "api/secrets.h"
+#include "api/server_pages.h"
+#include "api/woken_door.h"
+#include "audit/journal.h"
+#include "box/box_loop.h"
+#include "box/keeper.h"
+#include "cli/doctor.h"
+#include "cli/run_options.h"
+#include "cli/serve_config.h"
+#include "cli/state_directory.h"
+#include "cli/steps.h"
+#include "control/http_server.h"
+#include "control/router.h"
+#include "credential/master_key_file.h"
+#include "credential/random.h"
+#include "platform/boxes.h"
+#include "platform/machine.h"
+#include "platform/server_keys.h"
+#include "sandbox/trust.h"
+#include "store/sqlite_store.h"
+#include "tls/ca.h"
+#include "tls/context.h"
+#include "wire/url.h"
+
+namespace postern::cli {
+
+namespace {
+
+constexpr const char* first_workspace = "default";
+constexpr std::chrono::seconds patience{10};  // for what is under way when the server is stopped
+
+template <class T>
+T must(store::Outcome<T> outcome) {
+  if (outcome) {
+    if constexpr (!std::is_void_v<T>)
+      return std::move(*outcome);
+    else
+      return;
+  }
+  complain(outcome.error().detail);
+  throw Stop{};
+}
+using cli::must;
+
+Endpoint listen_endpoint(const std::string& text) {
+  if (auto endpoint = parse_listen(text)) return *endpoint;
+  complain(fmt::format("--listen '{}' is not ADDRESS:PORT (for example 127.0.0.1:8080, [::1]:8080)", text));
+  throw Stop{};
+}
+
+std::optional<credential::MasterKey> read_master_key(const ServeOptions& options, const std::string& data) {
+  std::string said = options.master_key;
+  std::string place = "--master-key";
+  if (said.empty() && std::getenv("POSTERN_MASTER_KEY")) {
+    credential::SecretReference reference;
+    reference.key = "POSTERN_MASTER_KEY";
+    reference.place = "POSTERN_MASTER_KEY";
+    reference.kind = credential::SecretReference::Kind::environment;
+    auto key = must(credential::read_master_key(reference));
+    ::unsetenv("POSTERN_MASTER_KEY");
+    return key;
+  }
+  if (said == "none") return std::nullopt;
+  if (said.empty()) return must(credential::load_or_create_master_key(data));
+  auto reference = must(credential::read_reference("master_key", place, said));
+  if (reference.kind != credential::SecretReference::Kind::file &&
+      reference.kind != credential::SecretReference::Kind::command) {
+    complain(
+        "--master-key must be file:PATH, cmd:COMMAND or none; the key itself can be in POSTERN_MASTER_KEY");
+    throw Stop{};
+  }
+  return must(credential::read_master_key(reference));
+}
+
+/// The workspace and the key that a new server begins with.
+struct Bootstrap {
+  store::WorkspaceId workspace;
+  std::optional<credential::NewApiKey> key;
+};
+
+Bootstrap prepare_workspace(store::Store& store) {
+  Bootstrap out;
+  auto found = store.workspaces().find_by_name(first_workspace);
+  if (!found && found.error().fault == store::Fault::not_found && store.seal() == store::Seal::open)
+    found = store.workspaces().create(first_workspace);
+  out.workspace = must(std::move(found)).id;
+  if (must(store.api_keys().list(out.workspace)).empty()) {
+    out.key = credential::make_api_key();
+    must(store.api_keys().add(out.workspace, out.key->proof, store::Scope::admin, "first key"));
+  }
+  return out;
+}
+
+void hand_out(const credential::NewApiKey& key, const std::string& file) {
+  if (file.empty()) {
+    std::printf("API key, shown this once: ");
+    std::fflush(stdout);
+    must(credential::hand_over(key, STDOUT_FILENO));
+    return;
+  }
+  const Fd out(::open(file.c_str(), O_WRONLY | O_CREAT | O_TRUNC | O_CLOEXEC | O_NOFOLLOW, 0600));
+  if (!out || ::fchmod(out.get(), 0600) != 0) {
+    complain(fmt::format("--bootstrap-api-key-file '{}' cannot be written: {}", file, std::strerror(errno)));
+    throw Stop{};
+  }
+  must(credential::hand_over(key, out.get()));
+  std::printf("API key: in %s\n", file.c_str());
+}
+
+/// "sandboxes.example" of "https://sandboxes.example:8443".
+std::string host_of(const std::string& url) {
+  const auto parsed = wire::parse_url(url);
+  if (!parsed || parsed->target != "/" || url.ends_with('/')) {
+    complain(fmt::format(
+        "--public-url '{}' is not the origin of a URL (for example https://sandboxes.example)", url));
+    throw Stop{};
+  }
+  return parsed->host.name;
+}
+
+std::string origin_text(const Endpoint& at, bool tls) {
+  return fmt::format("{}://{}", tls ? "https" : "http", at.to_string());
+}
+
+class AccessLogFile {
+ public:
+  explicit AccessLogFile(Fd file) : file_(std::move(file)) {}
+  void write(const control::AccessRecord& record) const {
+    if (!file_) return;
+    const std::string line = api::access_line(record);
+    (void)!::write(file_.get(), line.data(), line.size());  // One write, so that lines do not mix.
+  }
+
+ private:
+  Fd file_;
+};
+
+/// Until SIGTERM or SIGINT; meanwhile boxes are looked after.
+void wait_for_end(const sigset_t& ends, platform::Boxes& boxes) {
+  const timespec second{.tv_sec = 1, .tv_nsec = 0};
+  while (true) {
+    const int number = ::sigtimedwait(&ends, nullptr, &second);
+    if (number > 0 && number != SIGHUP) return;
+    boxes.tend();
+  }
+}
+
+int serve(const ServeOptions& options) {
+  const Endpoint listen = listen_endpoint(options.listen);
+  const auto overrides = must(parse_overrides(options.resolve));
+  const auto allow_private = must(parse_networks(options.allow_private));
+  must(tls::TrustStore::check(options.origin_ca));
+  must(preflight());
+  const std::string state = must(state_directory());
+  const std::string data = options.data.empty() ? state + "/server" : options.data;
+
+  // The signals are taken by wait_for_end() alone; boxes start without the mask (sandbox/launch.h).
+  sigset_t ends;
+  sigemptyset(&ends);
+  for (const int number : {SIGTERM, SIGINT, SIGHUP}) sigaddset(&ends, number);
+  ::pthread_sigmask(SIG_BLOCK, &ends, nullptr);
+  (void)harden();
+  // Before there are secrets and threads.
+  const auto keeper = must(box::Keeper::start());
+
+  const SystemClock clock;
+  auto master = read_master_key(options, data);
+  const auto store = must(store::SqliteStore::open(data, std::move(master), clock));
+  if (store->seal() != store::Seal::open)
+    complain(
+        store->seal() == store::Seal::no_key
+            ? "sealed: there is no master key; nothing that needs a secret works until it is given"
+            : "sealed: the master key is not the one that this store was sealed with; nothing that needs "
+              "a secret works");
+  const Bootstrap bootstrap = prepare_workspace(*store);
+
+  const bool tls = !options.tls_certificate.empty();
+  std::string issuer = options.public_url;
+  control::ServerOptions server_options;
+  server_options.listen = listen;
+  server_options.certificate_file = options.tls_certificate;
+  server_options.key_file = options.tls_key;
+  const auto server = must(control::HttpServer::listen(server_options, clock));
+  const std::string own_origin = origin_text(server->local(), tls);
+  std::vector<std::string> hosts = options.hosts;
+  if (issuer.empty())
+    issuer = own_origin;
+  else
+    hosts.push_back(host_of(issuer));
+
+  const tls::WorkspaceCa ca = must(tls::WorkspaceCa::load_or_create(data));
+  const char* home = std::getenv("HOME");
+  const sandbox::Trust trust = platform::Machine::trust_in_boxes(
+      must(sandbox::prepare_trust({ca.certificate_pem(), data + "/trust"})), home ? home : "");
+  audit::Journal journal(open_log(options.log));
+  const AccessLogFile access_log(open_log(options.access_log));
+  const auto keys = must(platform::ServerKeys::load(*store, clock, issuer));
+  {
+    proxy::DataPlane data_plane({.overrides = overrides,
+                                 .allow_private = allow_private,
+                                 .origin_ca_files = options.origin_ca,
+                                 .loops = proxy::DataPlane::loops_for_this_machine()},
+                                ca, journal);
+    box::BoxLoop box_loop(clock);
+    const std::string boxes_directory = data + "/boxes";
+    if (::mkdir(boxes_directory.c_str(), 0711) != 0 && errno != EEXIST) {
+      complain(fmt::format("'{}' cannot be made: {}", boxes_directory, std::strerror(errno)));
+      throw Stop{};
+    }
+    platform::Machine machine(*keeper, box_loop, data_plane,
+                              {.boxes_directory = boxes_directory, .state_directory = data, .trust = trust});
+    const platform::Policies policies(
+        *store, {.allow_private = allow_private, .signer = keys->signer(), .identity = keys->identity()});
+    platform::Boxes boxes(*store, policies, machine, clock);
+    api::WokenDoor door(boxes, box_loop);
+
+    const control::PageGuard guard(hosts, options.origins);
+    const api::StoredKeys stored_keys(*store);
+    const api::Identify identify = api::identify_by(guard, stored_keys);
+    const api::Origin origin = [&options, tls](const control::Request& request) {
+      return !options.public_url.empty() ? options.public_url
+                                         : fmt::format("{}://{}", tls ? "https" : "http", request.host);
+    };
+    control::Router router;
+    for (const char* prefix : {"/v2/sandboxes", "/api/v2/sandboxes"}) {
+      router.mount(prefix, api::box_routes(boxes, *store, identify, origin));
+      router.mount(prefix, api::explain_routes(boxes, policies, identify));
+      router.mount(prefix, api::data_plane_routes(door, identify));
+      router.mount(prefix, api::not_yet_routes(identify));
+    }
+    for (const char* prefix : {"/v1", "/api/v1"})
+      router.mount(prefix, api::secret_routes(boxes, *store, identify));
+    router.mount("", api::server_pages(*store, guard, *keys, issuer));
+    server->start([&router](const std::shared_ptr<control::Call>& call) { router.serve(call); },
+                  [&access_log](const control::AccessRecord& record) { access_log.write(record); });
+
+    std::printf("postern is ready: %s\n",
+                (options.public_url.empty() ? own_origin : options.public_url).c_str());
+    if (bootstrap.key) hand_out(*bootstrap.key, options.bootstrap_api_key_file);
+    std::fflush(stdout);
+    wait_for_end(ends, boxes);
+    server->stop(patience);
+    data_plane.drain(std::chrono::milliseconds(300));
+  }
+  journal.close();
+  return 0;
+}
+
+}  // namespace
+
+void add_serve_command(CLI::App& app, int& exit_code) {
+  const auto options = std::make_shared<ServeOptions>();
+  CLI::App* command = app.add_subcommand("serve", "Serve sandboxes to others through an API");
+  command->footer(
+      "Started with nothing it keeps everything in one directory and prints its address and, once, the first "
+      "API key. Examples:\n"
+      "  postern serve\n"
+      "  LANGSMITH_ENDPOINT=http://127.0.0.1:8080 LANGSMITH_API_KEY=postern_... python3 agent.py\n"
+      "  postern serve --listen 0.0.0.0:8443 --public-url https://sandboxes.example \\\n"
+      "      --tls-certificate cert.pem --tls-key key.pem --master-key file:/run/secrets/master\n"
+      "Every option may stand in --config FILE as `name: value`, or in the environment as POSTERN_NAME; the "
+      "command line wins over the environment, and that over the file.\n"
+      "docs/serve.md explains every option.");
+  add_serve_options(*command, *options);
+  command->callback([command, options, &exit_code] {
+    try {
+      read_serve_config(*command, *options);
+      exit_code = serve(*options);
+    } catch (const Stop&) {
+      exit_code = 1;
+    }
+  });
+}
+
+}  // namespace postern::cli

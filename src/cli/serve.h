@@ -1,0 +1,34 @@
+#pragma once
+// `postern serve`: sandboxes for many, behind an API.
+
+#include <string>
+#include <vector>
+
+namespace CLI {
+class App;
+}
+
+namespace postern::cli {
+
+/// Each may be given on the command line, else as POSTERN_..., else in --config (docs/serve.md).
+struct ServeOptions {
+  std::string listen = "127.0.0.1:8080";  ///< ADDRESS:PORT
+  std::string data;                       ///< Empty: "server" in the state directory.
+  std::string config;
+  std::string public_url;  ///< How callers reach us; empty: as each of them did.
+  std::vector<std::string> hosts;
+  std::vector<std::string> origins;
+  std::string tls_certificate, tls_key;
+  std::string bootstrap_api_key_file;
+  std::string master_key;  ///< file:PATH or cmd:COMMAND; empty: POSTERN_MASTER_KEY, else a file in `data`.
+  std::vector<std::string> allow_private;
+  std::vector<std::string> resolve;
+  std::vector<std::string> origin_ca;
+  std::string log;
+  std::string access_log;
+};
+
+/// `exit_code` becomes 1 when the server could not start.
+void add_serve_command(CLI::App& app, int& exit_code);
+
+}  // namespace postern::cli

@@ -1,0 +1,123 @@
+#include "cli/serve_config.h"
+
+#include <CLI/CLI.hpp>
+#include <algorithm>
+#include <fmt/format.h>
+#include <fmt/ranges.h>
+#include <fstream>
+#include <sstream>
+#include <vector>
+
+#include "cli/steps.h"
+#include "policy/tree.h"
+
+namespace postern::cli {
+
+namespace {
+
+using policy::Node;
+
+constexpr std::size_t config_bytes_max = 1024 * 1024;
+
+std::string variable_of(std::string_view option) {
+  std::string out = "POSTERN_";
+  for (const char c : option.substr(2))
+    out += c == '-' ? '_' : static_cast<char>(c >= 'a' && c <= 'z' ? c - 'a' + 'A' : c);
+  return out;
+}
+
+[[noreturn]] void refuse(const std::string& file, policy::Position at, std::string_view key,
+                         const std::string& message) {
+  complain(policy::describe(policy::Problem{std::string(key), at, message}, file));
+  throw Stop{};
+}
+
+std::string read_file(const std::string& path) {
+  std::ifstream in(path, std::ios::binary);
+  std::string text;
+  if (in) {
+    text.resize(config_bytes_max + 1);
+    in.read(text.data(), static_cast<std::streamsize>(text.size()));
+    text.resize(static_cast<std::size_t>(in.gcount()));
+  }
+  if (!in.bad() && !text.empty() && text.size() <= config_bytes_max) return text;
+  complain(fmt::format("--config '{}' cannot be read, is empty, or has more than {} bytes", path,
+                       config_bytes_max));
+  throw Stop{};
+}
+
+bool is_list(const CLI::Option& option) { return option.get_items_expected_max() > 1; }
+
+std::vector<std::string> values_of(const std::string& file, const policy::Member& member, bool list) {
+  const auto text = [&](const Node& node) {
+    if (node.kind == Node::Kind::string || node.kind == Node::Kind::number) return node.text;
+    refuse(file, node.at, member.key,
+           fmt::format("must be {}, not {}", list ? "a list of strings" : "a string",
+                       policy::name_of(node.kind)));
+  };
+  if (!list || member.value.kind != Node::Kind::sequence) return {text(member.value)};
+  std::vector<std::string> out;
+  for (const Node& item : member.value.items) out.push_back(text(item));
+  return out;
+}
+
+}  // namespace
+
+void add_serve_options(CLI::App& command, ServeOptions& options) {
+  const auto one = [&command](const char* name, std::string& into, const char* help, const char* type) {
+    command.add_option(name, into, help)->type_name(type)->envname(variable_of(name));
+  };
+  const auto list = [&command](const char* name, std::vector<std::string>& into, const char* help,
+                               const char* type) {
+    command.add_option(name, into, help)
+        ->type_name(type)
+        ->allow_extra_args(false)
+        ->delimiter(',')
+        ->envname(variable_of(name));
+  };
+  one("--listen", options.listen, "Where the API listens (default: 127.0.0.1:8080)", "ADDRESS:PORT");
+  one("--data", options.data, "Where everything is kept (default: server in the state directory)", "DIR");
+  one("--config", options.config, "These options, as YAML", "FILE");
+  one("--public-url", options.public_url, "How callers reach this server (default: as each of them did)",
+      "URL");
+  list("--host", options.hosts, "A name by which callers reach this server, besides --public-url's", "NAME");
+  list("--allow-origin", options.origins, "A web page that may use the API", "ORIGIN");
+  one("--tls-certificate", options.tls_certificate, "Speak TLS: the certificate with its chain", "FILE.pem");
+  one("--tls-key", options.tls_key, "and its private key", "FILE.pem");
+  one("--bootstrap-api-key-file", options.bootstrap_api_key_file,
+      "Write the first API key there (mode 0600) instead of showing it", "FILE");
+  one("--master-key", options.master_key,
+      "What secrets are sealed with: file:PATH, cmd:COMMAND, or none to start sealed (default: "
+      "POSTERN_MASTER_KEY, else master.key in --data)",
+      "SOURCE");
+  list("--allow-private", options.allow_private, "Open a private network to names that lead there", "CIDR");
+  list("--resolve", options.resolve, "Where a name really is", "HOST=IP[:PORT]");
+  list("--origin-ca", options.origin_ca, "Trust these certificates of origins too", "FILE");
+  one("--log", options.log, "One JSON line per call of a sandbox; - is standard output", "FILE|-");
+  one("--access-log", options.access_log, "One JSON line per request of the API", "FILE|-");
+}
+
+void read_serve_config(CLI::App& command, const ServeOptions& options) {
+  if (options.config.empty()) return;
+  const std::string file = options.config;
+  const auto tree = policy::read_tree(read_file(file), policy::format_of(file));
+  if (!tree) {
+    complain(policy::describe(tree.error(), file));
+    throw Stop{};
+  }
+  if (tree->kind != Node::Kind::mapping) refuse(file, tree->at, "", "must be a mapping of options");
+  std::vector<std::string> names;
+  for (const CLI::Option* option : command.get_options())
+    for (const std::string& name : option->get_lnames())
+      if (name != "help" && name != "config") names.push_back(name);
+  for (const policy::Member& member : tree->members) {
+    if (std::ranges::find(names, member.key) == names.end())
+      refuse(file, member.at, member.key, fmt::format("is no option (accepted: {})", fmt::join(names, ", ")));
+    CLI::Option* option = command.get_option("--" + member.key);
+    if (option->count() > 0) continue;  // Said already, closer to the caller.
+    for (std::string& value : values_of(file, member, is_list(*option))) option->add_result(std::move(value));
+    option->run_callback();
+  }
+}
+
+}  // namespace postern::cli

@@ -1,0 +1,122 @@
+#pragma once
+// What becomes of boxes: made, started, changed, stopped, woken, removed. The store says what there is, the
+// Runner makes it run, and this keeps the two together, whoever asks for what at the same time.
+//
+// Everything blocks, for a disk or for a box that starts (some 50 ms), and may be called by many threads at
+// once. What is done to one box is done one after the other; boxes do not wait for each other.
+
+#include <atomic>
+#include <expected>
+#include <map>
+#include <memory>
+#include <mutex>
+#include <optional>
+#include <string>
+#include <vector>
+
+#include "base/clock.h"
+#include "control/errors.h"
+#include "platform/policies.h"
+#include "platform/runner.h"
+#include "platform/settings.h"
+#include "policy/tree.h"
+#include "store/store.h"
+
+namespace postern::platform {
+
+/// Or what to answer instead.
+template <class T>
+using Answer = std::expected<T, control::Response>;
+
+struct NewBox {
+  std::string name;  ///< Empty: one is made up.
+  store::Labels labels;
+  std::string created_by;
+  BoxSettings settings;
+  const policy::Node* proxy_config = nullptr;  ///< Borrowed for the call.
+};
+
+/// What is nullopt, or nullptr, stays.
+struct BoxUpdate {
+  std::optional<std::string> name;
+  std::optional<std::chrono::seconds> idle_ttl;
+  std::optional<std::chrono::seconds> delete_after_stop;
+  std::optional<std::uint32_t> cpu_millicores;
+  std::optional<std::uint64_t> mem_bytes;
+  std::optional<std::uint64_t> fs_capacity_bytes;
+  std::optional<std::vector<std::string>> tag_values;
+  std::optional<std::string> user, work_dir;
+  Variables env_vars;  ///< Added to those of its run_config.
+  const policy::Node* proxy_config = nullptr;
+};
+
+class Boxes {
+ public:
+  /// All outlive it. Boxes of an earlier process, which died with it, are marked as stopped.
+  Boxes(store::Store& store, const Policies& policies, Runner& runner, const Clock& clock);
+  /// Stops what runs; it is found stopped the next time.
+  ~Boxes();
+  Boxes(const Boxes&) = delete;
+
+  /// It runs when this returns.
+  Answer<store::Resource> create(const store::WorkspaceId& workspace, const NewBox& box);
+  Answer<store::Resource> find(const store::WorkspaceId& workspace, const std::string& name_or_id);
+  Answer<store::Resource> update(const store::WorkspaceId& workspace, const std::string& name_or_id,
+                                 const BoxUpdate& update);
+  Answer<store::Resource> start(const store::WorkspaceId& workspace, const std::string& name_or_id);
+  Answer<void> stop(const store::WorkspaceId& workspace, const std::string& name_or_id);
+  Answer<void> remove(const store::WorkspaceId& workspace, const std::string& name_or_id);
+  /// The id of a box that runs, started if need be: for requests to its data plane.
+  std::expected<std::string, control::ApiError> wake(const store::WorkspaceId& workspace,
+                                                     const std::string& name_or_id);
+
+  /// Secrets of the workspace have changed: what runs in it uses the new ones when this returns.
+  void secrets_changed(const store::WorkspaceId& workspace);
+
+  /// Once a second or so: stops what is idle, removes what was stopped for long enough, notices what has
+  /// ended.
+  void tend();
+
+  std::size_t running() const;
+
+ private:
+  struct Live {
+    std::mutex mutex;  ///< Held while something is done to the box.
+    store::WorkspaceId workspace;
+    std::atomic<bool> running = false;
+    bool gone = false;
+    std::atomic<bool> ended = false;  ///< By itself; nobody has cleared up yet.
+    std::atomic<bool> idle = false;   ///< For its whole idle_ttl, and not woken since.
+    BoxSettings settings;             ///< While it runs.
+  };
+  class Hold;
+
+  std::shared_ptr<Live> live_of(const std::string& id, const store::WorkspaceId& workspace);
+  void forget(const std::string& id);
+  store::Outcome<store::Resource> look_up(const store::WorkspaceId& workspace, const std::string& name_or_id);
+  Answer<store::Resource> start_held(Live& live, const store::Resource& resource,
+                                     std::shared_ptr<const proxy::Egress> egress);
+  Answer<store::Resource> ensure_running(Live& live, const store::Resource& resource);
+  void stop_held(Live& live, const std::string& id, const std::string& why);
+  store::Outcome<void> remove_held(Live& live, const std::string& id);
+  void clear_up(Live& live, const std::string& id);
+  void recover();
+  std::vector<std::pair<std::string, std::shared_ptr<Live>>> all() const;
+
+  store::Store& store_;
+  const Policies& policies_;
+  Runner& runner_;
+  const Clock& clock_;
+  mutable std::mutex mutex_;
+  std::map<std::string, std::shared_ptr<Live>> live_;
+  TimePoint look_at_stopped_{};
+};
+
+control::Response refusal(const store::Failure& failure);
+control::ApiError to_api_error(const store::Failure& failure);
+
+/// What commands of a box have in their environment besides what every box has: the variables of rules, those
+/// of the box, those of its run_config, and those that providers' SDKs need, where later ones win.
+std::vector<std::string> command_environment(const BoxSettings& settings, const policy::Snapshot& snapshot);
+
+}  // namespace postern::platform

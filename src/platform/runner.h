@@ -1,0 +1,47 @@
+#pragma once
+// What it takes to run a box: its processes, its network, and the commands in it. An interface, so that what
+// becomes of boxes (boxes.h) is tested without any.
+
+#include <functional>
+#include <memory>
+#include <string>
+#include <vector>
+
+#include "base/clock.h"
+#include "base/result.h"
+#include "proxy/egress.h"
+
+namespace postern::platform {
+
+class Runner {
+ public:
+  struct Start {
+    std::string id;        ///< Of the box: what records and callbacks call it.
+    std::string hostname;  ///< As the box sees itself.
+    std::string workspace;
+    std::string snapshot;  ///< Empty: the default one.
+    std::shared_ptr<const proxy::Egress> egress;
+    std::vector<std::string> environment;  ///< NAME=VALUE, in addition to what every box has.
+    std::string work_directory;            ///< Where commands start; empty: the home directory.
+    Duration idle_ttl{0};                  ///< Unused for so long it is idle; 0: never.
+    // On any thread; not after stop().
+    std::function<void()> on_end;   ///< It has ended by itself. Once; stop() is still to be called.
+    std::function<void()> on_idle;  ///< Again after each further idle_ttl.
+  };
+
+  virtual ~Runner() = default;
+  /// Blocks until commands can be given. Errors are sentences for whoever wanted the box.
+  virtual Result<void> start(Start start) = 0;
+  /// Blocks until nothing of it runs. What it wrote to its files stays. Idempotent.
+  virtual void stop(const std::string& id) = 0;
+  /// What belongs to it on disk goes too. Idempotent; of a box that does not run.
+  virtual Result<void> erase(const std::string& id) = 0;
+  /// When it returns, the next request is judged by this.
+  virtual void swap(const std::string& id, std::shared_ptr<const proxy::Egress> egress) = 0;
+  /// For commands that start from now on.
+  virtual void set_environment(const std::string& id, std::vector<std::string> environment,
+                               std::string work_directory) = 0;
+  virtual void set_idle_ttl(const std::string& id, Duration idle_ttl) = 0;
+};
+
+}  // namespace postern::platform

@@ -1,0 +1,62 @@
+#include "platform/settings.h"
+
+#include <nlohmann/json.hpp>
+
+namespace postern::platform {
+
+namespace {
+
+using Json = nlohmann::json;
+
+void read(const Json& from, RunConfig& out) {
+  out.user = from.value("user", "");
+  out.work_dir = from.value("work_dir", "");
+  out.env_vars = from.value("env_vars", Variables{});
+}
+
+}  // namespace
+
+std::string to_json(const BoxSettings& settings) {
+  const Json out = {{"snapshot_id", settings.snapshot_id},
+                    {"idle_ttl_seconds", settings.idle_ttl.count()},
+                    {"delete_after_stop_seconds", settings.delete_after_stop.count()},
+                    {"cpu_millicores", settings.cpu_millicores},
+                    {"mem_bytes", settings.mem_bytes},
+                    {"fs_capacity_bytes", settings.fs_capacity_bytes},
+                    {"persistent", settings.persistent},
+                    {"preserve_memory_on_stop", settings.preserve_memory_on_stop},
+                    {"env_vars", settings.env_vars},
+                    {"run_config",
+                     {{"user", settings.run_config.user},
+                      {"work_dir", settings.run_config.work_dir},
+                      {"env_vars", settings.run_config.env_vars}}},
+                    {"tag_values", settings.tag_values},
+                    {"access_delegation", settings.access_delegation}};
+  return out.dump();
+}
+
+std::optional<BoxSettings> settings_from_json(std::string_view json) {
+  const Json from = Json::parse(json, nullptr, false);
+  if (!from.is_object()) return std::nullopt;
+  try {
+    BoxSettings out;
+    out.snapshot_id = from.value("snapshot_id", "");
+    out.idle_ttl =
+        std::chrono::seconds(from.value("idle_ttl_seconds", BoxSettings::idle_ttl_default.count()));
+    out.delete_after_stop = std::chrono::seconds(from.value("delete_after_stop_seconds", 0));
+    out.cpu_millicores = from.value("cpu_millicores", out.cpu_millicores);
+    out.mem_bytes = from.value("mem_bytes", out.mem_bytes);
+    out.fs_capacity_bytes = from.value("fs_capacity_bytes", out.fs_capacity_bytes);
+    out.persistent = from.value("persistent", true);
+    out.preserve_memory_on_stop = from.value("preserve_memory_on_stop", false);
+    out.env_vars = from.value("env_vars", Variables{});
+    if (const auto run = from.find("run_config"); run != from.end()) read(*run, out.run_config);
+    out.tag_values = from.value("tag_values", std::vector<std::string>{});
+    out.access_delegation = from.value("access_delegation", "");
+    return out;
+  } catch (const Json::exception&) {
+    return std::nullopt;
+  }
+}
+
+}  // namespace postern::platform

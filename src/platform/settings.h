@@ -1,0 +1,48 @@
+#pragma once
+// What a box is besides its name and its policy: what callers of the API set and get back, and what is kept
+// of it in the store. Nothing here is secret.
+
+#include <chrono>
+#include <cstdint>
+#include <map>
+#include <optional>
+#include <string>
+#include <string_view>
+#include <vector>
+
+namespace postern::platform {
+
+using Variables = std::map<std::string, std::string>;
+
+/// How commands run unless they say otherwise.
+struct RunConfig {
+  std::string user;
+  std::string work_dir;
+  Variables env_vars;
+  bool operator==(const RunConfig&) const = default;
+};
+
+struct BoxSettings {
+  static constexpr std::chrono::seconds idle_ttl_default{600};
+
+  std::string snapshot_id;                           ///< Empty: the default one.
+  std::chrono::seconds idle_ttl = idle_ttl_default;  ///< 0: never stopped for being idle.
+  std::chrono::seconds delete_after_stop{0};         ///< 0: never.
+  std::uint32_t cpu_millicores = 1000;
+  std::uint64_t mem_bytes = std::uint64_t{2} << 30;
+  std::uint64_t fs_capacity_bytes = 0;  ///< 0: not limited.
+  bool persistent = true;
+  bool preserve_memory_on_stop = false;  ///< Kept for who reads it again: memory is never kept here.
+  Variables env_vars;
+  RunConfig run_config;
+  std::vector<std::string> tag_values;
+  std::string access_delegation;  ///< JSON as it came; empty: none.
+
+  bool operator==(const BoxSettings&) const = default;
+};
+
+std::string to_json(const BoxSettings& settings);
+/// What to_json() wrote; unknown fields are those of a later program. nullopt for anything else.
+std::optional<BoxSettings> settings_from_json(std::string_view json);
+
+}  // namespace postern::platform

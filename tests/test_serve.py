@@ -1,0 +1,69 @@
+"""`postern serve` with real boxes and the official SDKs, as root and as an ordinary user."""
+
+import json
+
+import pytest
+
+import kit
+from attacks_support import Origin, eventually
+from clients_support import WAIT
+from serve_support import Server, python_sdk, js_sdk, run_js, run_python, server  # noqa: F401 (fixtures)
+
+API = "api.example.test"
+
+
+def echo(request):
+    """Answers with the request's head."""
+    return request
+
+
+@pytest.fixture
+def origin(authority):
+    """Says what it was sent."""
+    def script(connection, number):
+        while head := one.read_head(connection):
+            body = head.encode() if isinstance(head, str) else head
+            connection.sendall(b"HTTP/1.1 200 OK\r\nContent-Length: %d\r\n\r\n%s" % (len(body), body))
+    one = kit.Scripted(script, authority, [API])
+    yield one
+    one.stop()
+
+
+def secrets(server, **values):
+    status, _ = server.call("POST", "//api/v1/workspaces/current/secrets", [{"key": key, "value": value} for key, value in values.items()])
+    assert status == 200
+
+
+def test_the_python_sdk_does_everything_that_people_do(server, python_sdk, origin):
+    server.at(API, origin.port).start()
+    secrets(server, API_TOKEN="canary-secret-1")
+    found = run_python(server, python_sdk, "sdk_boxes.py", API)
+    assert found["status"] == "ready"
+    assert found["run"] == ["out\nblue\n", "err\n", 3]
+    assert found["pieces"] == "1\n2\n3\n" and found["cwd"] == "/tmp" and found["env"] == "one"
+    assert found["interactive"] == "got hello\n"
+    assert found["first"] == "begun\n" and found["again"] == "begun\nend now\n" and found["terminal"]
+    assert found["read"] == "hello\nworld\n" and found["range"] == "world" and found["stat"] == 12
+    assert [path.rsplit("/", 1)[-1] for path in found["glob"]] == ["a.txt"] and found["grep"] == [[2, "world"]]
+    assert found["missing"] == "ResourceNotFoundError"
+    assert "authorization: bearer canary-secret-1" in found["shared"].lower() and "x-own" not in found["shared"].lower()
+    assert "x-own: canary-opaque-1" in found["own"].lower() and "canary-secret-1" not in found["own"]
+    assert "canary" not in found["held"]
+    assert found["listed"] == ["first"] and found["stopped"] == "stopped" and found["kept"] == "hello\nworld\n" and found["woken"] == "ready"
+    assert found["renamed"] == "second" and found["left"] == []
+    assert found["async"] == ["0\n1\n2\n3\n4\n", [0, 255], 1]
+    assert server.stop() == 0
+    for file in server.data.rglob("*"):  # Nothing at rest in the open, and nothing in any log.
+        assert not file.is_file() or b"canary" not in file.read_bytes(), file
+    assert "canary" not in (server.directory / "network.jsonl").read_text() + server.said()
+
+
+def test_the_javascript_sdk_does_everything_that_people_do(server, js_sdk, origin):
+    server.at(API, origin.port).start()
+    secrets(server, API_TOKEN="canary-secret-2")
+    found = run_js(server, js_sdk, "sdk_boxes.mjs", API)
+    assert found["status"] == "ready" and found["run"] == ["out\n", "err\n", 3] and found["pieces"] == "1\n2\n3\n"
+    assert found["interactive"] == "got hello\n"
+    assert found["read"] == "hello\nworld\n" and found["glob"] == ["a.txt"] and found["grep"] == [[2, "world"]] and found["missing"]
+    assert "x-shared: canary-secret-2" in found["shared"].lower() and "x-own: canary-opaque-2" in found["own"].lower()
+    assert found["listed"] == ["first"] and found["stopped"] == "stopped" and found["woken"] == "hello\nworld\n" and found["left"] == 0
