@@ -22,7 +22,7 @@ const pieces = [];
 await box.run("for i in 1 2 3; do echo $i; done", { onStdout: (piece) => pieces.push(piece) });
 found.pieces = pieces.join("");
 
-const handle = await box.run("read line; echo got $line; exec sleep 300", { wait: false });
+const handle = await box.run("read line; echo got $line; exec sleep 300", { wait: false, closeInput: false });
 handle.sendInput("hello\n");
 for await (const chunk of handle) {
   found.interactive = chunk.data;

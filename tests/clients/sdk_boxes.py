@@ -25,17 +25,17 @@ with SandboxClient() as client:
     found["cwd"] = box.run("pwd", cwd="/tmp").stdout.strip()
     found["env"] = box.run("echo $A", env={"A": "one"}).stdout.strip()
 
-    handle = box.run("read line; echo got $line; exec sleep 300", wait=False)
+    handle = box.run("read line; echo got $line; exec sleep 300", wait=False, close_input=False)
     handle.send_input("hello\n")
     for chunk in handle:
         found["interactive"] = chunk.data
         break
     handle.kill()
-    later = box.run("echo begun; read x; echo end $x", wait=False)
+    later = box.run("echo begun; read x; echo end $x", wait=False, close_input=False)
     iterator = iter(later)
     found["first"] = next(iterator).data
     again = box.reconnect(later.command_id, stdout_offset=0, stderr_offset=0)
-    again.send_input("now\n")
+    later.send_input("now\n")
     found["again"] = again.result.stdout
     found["terminal"] = "tty" in box.run("test -t 1 && echo tty", pty=True).stdout
 
