@@ -199,6 +199,8 @@ Answer<Resource> Boxes::find(const store::WorkspaceId& workspace, const std::str
 }
 
 Answer<Resource> Boxes::create(const store::WorkspaceId& workspace, const NewBox& box) {
+  if (!box.settings.snapshot_id.empty())  // There are none yet but the default one.
+    return std::unexpected(refuse(control::bad_request("there is no such snapshot")));
   auto policy = policies_.check(workspace, box.proxy_config, box.settings.tag_values);
   if (!policy) return std::unexpected(refusal(policy.error()));
   store::NewResource fresh;

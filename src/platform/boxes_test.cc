@@ -146,6 +146,15 @@ TEST_F(BoxesTest, ThatCannotStartLeaveNothing) {
   EXPECT_TRUE(create("one"));
 }
 
+TEST_F(BoxesTest, AreNotMadeOfWhateverDirectoryACallerNames) {
+  BoxSettings settings;
+  settings.snapshot_id = directory_.path();
+  const auto refused = create("one", nullptr, settings);
+  ASSERT_FALSE(refused);
+  EXPECT_EQ(refused.error().status, 400);
+  EXPECT_EQ(runner_.starts, 0);
+}
+
 TEST_F(BoxesTest, StopAndStartAndWake) {
   const auto box = made("one");
   ASSERT_TRUE(boxes_->stop(mine_, "one"));

@@ -40,10 +40,11 @@ sandbox::Trust Machine::trust_in_boxes(sandbox::Trust trust, const std::string& 
 }
 
 Result<void> Machine::start(Start start) {
+  // A BoxSpec's is a directory of the host, and this a caller's word: never one for the other.
+  if (!start.snapshot.empty()) return fail(Reason::invalid_configuration, "there is no such snapshot");
   box::BoxSpec spec;
   spec.name = start.hostname;
   spec.directory = directory_of(start.id);
-  spec.snapshot = start.snapshot;
   spec.files = settings_.trust.mounts;
   spec.state_directory = settings_.state_directory;
   auto launched = keeper_.launch(spec);
