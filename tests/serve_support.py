@@ -3,6 +3,7 @@
 import json
 import os
 import re
+import shutil
 import subprocess
 import urllib.error
 import urllib.request
@@ -22,7 +23,11 @@ class Server:
 
     def __init__(self, directory, authority=None, account="root"):
         self.directory = directory
-        self.authority = authority
+        if authority:  # Its own directory is private.
+            self.authority = directory / "origin-ca.pem"
+            shutil.copy(authority.file, self.authority)
+        else:
+            self.authority = None
         self.entry = ordinary_user() if account == "user" else None
         self.resolve = []
         self.process = None
@@ -40,7 +45,7 @@ class Server:
     def start(self, *options, listen="127.0.0.1:0", env=None):
         words = [kit.POSTERN, "serve", "--listen", listen, "--log", self.directory / "network.jsonl", *self.resolve, *options]
         if self.authority:
-            words += ["--origin-ca", self.authority.file]
+            words += ["--origin-ca", self.authority]
         environment = {"PATH": os.environ["PATH"], "HOME": str(self.directory), "POSTERN_STATE_DIR": str(self.directory / "state"), **(env or {})}
         prefix = become(self.entry) if self.entry else []
         self.errors = open(self.directory / "errors.txt", "a+")

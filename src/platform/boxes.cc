@@ -26,10 +26,10 @@ ApiError error(int status, std::string type, std::string message) {
 
 control::Response refuse(ApiError what) { return control::to_response(what); }
 
-control::Response refusal(const PolicyRefusal& why) {
+control::Response policy_refusal(const PolicyRefusal& why) {
   if (const auto* problems = std::get_if<std::vector<policy::Problem>>(&why))
     return control::validation_response(*problems);
-  return refusal(std::get<store::Failure>(why));
+  return platform::refusal(std::get<store::Failure>(why));
 }
 
 bool is_uuid(std::string_view text) {
@@ -202,7 +202,7 @@ Answer<Resource> Boxes::create(const store::WorkspaceId& workspace, const NewBox
   if (!box.settings.snapshot_id.empty())  // There are none yet but the default one.
     return std::unexpected(refuse(control::bad_request("there is no such snapshot")));
   auto policy = policies_.check(workspace, box.proxy_config, box.settings.tag_values);
-  if (!policy) return std::unexpected(refusal(policy.error()));
+  if (!policy) return std::unexpected(policy_refusal(policy.error()));
   store::NewResource fresh;
   fresh.name =
       box.name.empty() ? fmt::format("sandbox-{}", credential::random_uuid().substr(0, 8)) : box.name;
@@ -357,7 +357,7 @@ Answer<Resource> Boxes::update(const store::WorkspaceId& workspace, const std::s
   std::shared_ptr<const proxy::Egress> egress;
   if (update.proxy_config) {
     auto policy = policies_.check(workspace, update.proxy_config, settings.tag_values, &found->id);
-    if (!policy) return std::unexpected(refusal(policy.error()));
+    if (!policy) return std::unexpected(policy_refusal(policy.error()));
     change.policy = std::move(policy->document);
     egress = std::move(policy->egress);
   }

@@ -11,9 +11,11 @@
 #include <nlohmann/json.hpp>
 #include <poll.h>
 #include <pwd.h>
+#include <sched.h>
 #include <signal.h>
 #include <stdlib.h>
 #include <sys/mman.h>
+#include <sys/mount.h>
 #include <sys/prctl.h>
 #include <sys/socket.h>
 #include <sys/stat.h>
@@ -230,20 +232,12 @@ Result<void> add_file(Arguments& arguments, const MountStep& step, std::string_v
   return {};
 }
 
-/// The nodes are the host's: their owner, which root is, could close them to everybody. A read-only mount
-/// keeps nobody from writing to a device.
-void add_devices(Arguments& arguments, const std::string& place) {
-  arguments.add({"--dev", place});
-  for (const char* node : {"null", "zero", "full", "random", "urandom", "tty"})
-    arguments.add({"--remount-ro", fmt::format("{}/{}", place, node)});
-}
-
 Result<void> add_step(Arguments& arguments, const MountStep& step) {
   using Kind = MountStep::Kind;
   switch (step.kind) {
     case Kind::bind: arguments.add({"--bind", step.source, step.destination}); return {};
     case Kind::ro_bind: arguments.add({"--ro-bind", step.source, step.destination}); return {};
-    case Kind::devices: add_devices(arguments, step.destination); return {};
+    case Kind::devices: arguments.add({"--dev", step.destination}); return {};
     case Kind::processes:
       // bubblewrap covers what it finds writable; the folders in sys are not, and the files are, for root.
       arguments.add({"--proc", step.destination, "--ro-bind", "/proc/sys", step.destination + "/sys"});
@@ -363,6 +357,18 @@ Result<Arguments> all_arguments(const LaunchSpec& spec, Fd gate, Fd status, Fd m
 // ---------------------------------------------------------------------------------------------------------------
 // The child that becomes bubblewrap
 
+/// The nodes in a sandbox's /dev are the host's, and their owner, which root is, could close them to
+/// everybody with chmod. On a read-only mount he cannot, while writing to the device is as before. bubblewrap
+/// would make such a mount without devices, so it is made here, for it to copy. Where root may not mount,
+/// nothing is done: there the nodes are a container's.
+void protect_devices() {
+  if (geteuid() != 0 || unshare(CLONE_NEWNS) != 0) return;
+  if (mount(nullptr, "/", nullptr, MS_REC | MS_PRIVATE, nullptr) != 0) return;
+  for (const char* node : {"/dev/null", "/dev/zero", "/dev/full", "/dev/random", "/dev/urandom", "/dev/tty"})
+    if (mount(node, node, nullptr, MS_BIND, nullptr) == 0)
+      mount(nullptr, node, nullptr, MS_BIND | MS_REMOUNT | MS_RDONLY | MS_NOSUID | MS_NOEXEC, nullptr);
+}
+
 /// Only async-signal-safe calls: other threads may hold locks in the parent.
 [[noreturn]] void become_bubblewrap(const char* path, char* const* words, std::span<const int> keep,
                                     int messages, pid_t parent, const LaunchSpec& spec) {
@@ -373,6 +379,7 @@ Result<Arguments> all_arguments(const LaunchSpec& spec, Fd gate, Fd status, Fd m
     for (int fd = 3; fd < 65536; ++fd) fcntl(fd, F_SETFD, FD_CLOEXEC);  // Before Linux 5.11.
   }
   for (int fd : keep) fcntl(fd, F_SETFD, 0);
+  protect_devices();
   // bubblewrap sits in the terminal's foreground group with the program: Ctrl-C is not meant for it. The
   // launcher gives the program its dispositions back.
   for (int number : {SIGHUP, SIGINT, SIGQUIT, SIGTERM, SIGUSR1, SIGUSR2}) ::signal(number, SIG_IGN);

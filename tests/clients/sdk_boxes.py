@@ -41,8 +41,8 @@ with SandboxClient() as client:
 
     box.write("notes/a.txt", "hello\nworld\n")
     found["read"] = box.read("notes/a.txt").decode()
-    found["range"] = box.read_range("notes/a.txt", offset=6, length=5).content.decode()
-    found["stat"] = box.stat("notes/a.txt").size
+    found["range"] = box.read_range("notes/a.txt", start=6, end=10).content.decode()
+    found["stat"] = box.stat("notes/a.txt").size_bytes
     found["glob"] = [match.path for match in box.glob("**/*.txt", path="notes").matches]
     found["grep"] = [(match.line, match.text) for match in box.grep("wor", path="notes").matches]
     try:
@@ -55,7 +55,7 @@ with SandboxClient() as client:
 
     found["shared"] = ask("/shared/x")
     found["own"] = ask("/other")
-    found["held"] = box.run("env; cat /proc/1/environ 2>/dev/null; grep -rs canary / --include=* -l --exclude-dir=proc --exclude-dir=sys | head -5").stdout
+    found["held"] = box.run("env; cat /proc/[0-9]*/environ 2>/dev/null; grep -rs canary /etc /run /tmp /var /home /root /workspace /dev/shm").stdout
 
     shown = client.get_sandbox("first")
     found["listed"] = [one.name for one in client.list_sandboxes()]
