@@ -61,7 +61,7 @@ def desk(place, nginx, authority):
         #!/bin/sh
         command=$1
         shift
-        [ "$command" = run ] && exec {kit.POSTERN} run {leads} --origin-ca {authority.file} "$@"
+        case $command in run|serve) exec {kit.POSTERN} $command {leads} --origin-ca {authority.file} "$@" ;; esac
         exec {kit.POSTERN} "$command" "$@"
         """))
     (tools / "postern").chmod(0o755)
@@ -112,7 +112,7 @@ def test_an_output_that_differs_is_noticed():
 
 def test_there_are_examples_in_every_guide():
     with_examples = {path.name for path in PAGES if EXAMPLE.search(path.read_text())}
-    assert {"README.md", "run.md", "policy.md", "credentials.md", "refusals.md", "log.md", "troubleshooting.md"} <= with_examples
+    assert {"README.md", "run.md", "policy.md", "credentials.md", "refusals.md", "log.md", "serve.md", "troubleshooting.md"} <= with_examples
 
 
 # ---- links -------------------------------------------------------------------------------------------------
