@@ -16,6 +16,7 @@ from clients_support import ACCOUNTS, CACHE, PROGRAMS, WAIT, become, npm_package
 PYTHON_SDK = "0.15.1"
 JS_SDK = "0.12.0"
 JS_WS = "8.18.0"
+DEEPAGENTS = "1.14.1"
 
 
 class Server:
@@ -123,6 +124,12 @@ def python_sdk():
 def js_sdk():
     npm_package(CACHE / "langsmith-js", "ws", JS_WS)
     return npm_package(CACHE / "langsmith-js", "langsmith", JS_SDK)
+
+
+@pytest.fixture(scope="session")
+def deepagents():
+    npm_package(CACHE / "deepagents", "ws", JS_WS)
+    return npm_package(CACHE / "deepagents", "deepagents", DEEPAGENTS)
 
 
 def run_python(server, python, program, *words, timeout=120):

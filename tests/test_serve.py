@@ -1,20 +1,11 @@
 """`postern serve` with real boxes and the official SDKs, as root and as an ordinary user."""
 
-import json
-
 import pytest
 
 import kit
-from attacks_support import Origin, eventually
-from clients_support import WAIT
-from serve_support import Server, python_sdk, js_sdk, run_js, run_python, server  # noqa: F401 (fixtures)
+from serve_support import deepagents, js_sdk, python_sdk, run_js, run_python, server  # noqa: F401 (fixtures)
 
 API = "api.example.test"
-
-
-def echo(request):
-    """Answers with the request's head."""
-    return request
 
 
 @pytest.fixture
@@ -22,8 +13,7 @@ def origin(authority):
     """Says what it was sent."""
     def script(connection, number):
         while head := one.read_head(connection):
-            body = head.encode() if isinstance(head, str) else head
-            connection.sendall(b"HTTP/1.1 200 OK\r\nContent-Length: %d\r\n\r\n%s" % (len(body), body))
+            connection.sendall(b"HTTP/1.1 200 OK\r\nContent-Length: %d\r\n\r\n%s" % (len(head), head))
     one = kit.Scripted(script, authority, [API])
     yield one
     one.stop()
@@ -67,3 +57,13 @@ def test_the_javascript_sdk_does_everything_that_people_do(server, js_sdk, origi
     assert found["read"] == "hello\nworld\n" and found["glob"] == ["a.txt"] and found["grep"] == [[2, "world"]] and found["missing"]
     assert "x-shared: canary-secret-2" in found["shared"].lower() and "x-own: canary-opaque-2" in found["own"].lower()
     assert found["listed"] == ["first"] and found["stopped"] == "stopped" and found["woken"] == "hello\nworld\n" and found["left"] == 0
+
+
+def test_deepagents_works_in_a_box(server, deepagents):
+    found = run_js(server.start(), deepagents, "deepagents_box.mjs")
+    assert found["execute"] == {"output": "hi\n\nerr\n", "exitCode": 4, "truncated": False}
+    assert found["write"] == "/home/user/a.txt" and found["edit"] == 1 and "there" in found["read"] and "world" not in found["read"]
+    assert found["ls"] == [["/home/user/a.txt", 12]] and found["glob"] == ["a.txt"]
+    assert found["grep"] == [{"path": "/home/user/a.txt", "line": 2, "text": "there"}]
+    assert found["download"] == [[[0, 255, 1], None], [None, "file_not_found"], [None, "is_directory"]]
+    assert found["after"] == "hello\nthere\n" and found["left"] == 0
