@@ -132,9 +132,9 @@ def deepagents():
     return npm_package(CACHE / "deepagents", "deepagents", DEEPAGENTS)
 
 
-def run_python(server, python, program, *words, timeout=120):
+def run_python(server, python, program, *words, timeout=120, env=None):
     """A program of tests/clients with the Python SDK. It says what it found as JSON."""
-    done = subprocess.run([python, "-B", PROGRAMS / program, *map(str, words)], env=server.sdk_environment(), capture_output=True, text=True, timeout=timeout)
+    done = subprocess.run([python, "-B", PROGRAMS / program, *map(str, words)], env={**server.sdk_environment(), **(env or {})}, capture_output=True, text=True, timeout=timeout)
     assert done.returncode == 0, f"{done.stdout}\n{done.stderr}\n{server.said()}"
     return json.loads(done.stdout.splitlines()[-1])
 

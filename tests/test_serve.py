@@ -67,3 +67,9 @@ def test_deepagents_works_in_a_box(server, deepagents):
     assert found["grep"] == [{"path": "/home/user/a.txt", "line": 2, "text": "there"}]
     assert found["download"] == [[[0, 255, 1], None], [None, "file_not_found"], [None, "is_directory"]]
     assert found["after"] == "hello\nthere\n" and found["left"] == 0
+
+
+def test_commands_of_the_python_sdk_over_server_sent_events(server, python_sdk):
+    found = run_python(server.start("--access-log", server.directory / "access.jsonl"), python_sdk, "sdk_events.py", env={"LANGSMITH_EXPERIMENTAL_FEATURES": "sandbox_sse_exec"})
+    assert found == {"run": ["out\n", "err\n", 3], "pieces": "1\n2\n3\ngrün", "much": 20_000_000, "begun": "begun\n"}
+    assert "/execute/stream/start" in (server.directory / "access.jsonl").read_text() and "/execute/ws" not in (server.directory / "access.jsonl").read_text()
