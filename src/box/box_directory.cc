@@ -70,7 +70,7 @@ bool is_self_or_parent(std::string_view name) { return name == "." || name == ".
 /// turn there.
 class Remover {
  public:
-  explicit Remover(int top) : top_(top) {}
+  Remover(int top, std::stop_token stop) : top_(top), stop_(std::move(stop)) {}
 
   /// 0, or errno.
   int run() {
@@ -81,6 +81,7 @@ class Remover {
       bool any = false;
       while (const dirent* entry = ::readdir(listing.get())) {
         if (is_self_or_parent(entry->d_name)) continue;
+        if (stop_.stop_requested()) return ECANCELED;
         any = true;
         if (const int error = remove(entry->d_name); error != 0) return error;
       }
@@ -103,6 +104,7 @@ class Remover {
     if (!listing) return errno;
     const int here = ::dirfd(listing.get());
     while (const dirent* entry = ::readdir(listing.get())) {
+      if (stop_.stop_requested()) return ECANCELED;
       if (is_self_or_parent(entry->d_name) || ::unlinkat(here, entry->d_name, 0) == 0) continue;
       if (errno != EISDIR && errno != EPERM) return errno;
       if (::unlinkat(here, entry->d_name, AT_REMOVEDIR) == 0) continue;
@@ -121,6 +123,7 @@ class Remover {
   }
 
   int top_;
+  std::stop_token stop_;
   std::uint64_t next_ = 0;
 };
 
@@ -155,12 +158,19 @@ Result<Fd> take_box_directory(const std::string& path) {
   return directory;
 }
 
-Result<void> remove_box_directory(const std::string& path) {
+Result<void> check_box_directory_is_idle(const std::string& path) {
+  struct stat status{};
+  if (::lstat(path.c_str(), &status) != 0 && errno == ENOENT) return {};
+  if (auto directory = take(path); !directory) return std::unexpected(std::move(directory.error()));
+  return {};
+}
+
+Result<void> remove_box_directory(const std::string& path, std::stop_token stop) {
   struct stat status{};
   if (::lstat(path.c_str(), &status) != 0 && errno == ENOENT) return {};
   auto directory = take(path);
   if (!directory) return std::unexpected(std::move(directory.error()));
-  errno = Remover(directory->get()).run();
+  errno = Remover(directory->get(), std::move(stop)).run();
   if (errno != 0) return fail_errno("empty the box's directory", path);
   if (::rmdir(path.c_str()) != 0 && errno != ENOENT) return fail_errno("remove the box's directory", path);
   return {};

@@ -10,6 +10,7 @@
 //
 // It belongs to box_owner(): the only user that a box has, who is root in it.
 
+#include <stop_token>
 #include <string>
 #include <sys/types.h>
 
@@ -32,8 +33,11 @@ Owner box_owner();
 /// all its copies are closed: errors say so when the box runs already, and name what is not box_owner()'s.
 Result<Fd> take_box_directory(const std::string& path);
 
-/// Deletes it and all that is in it; no error when it is absent. Errors: the box runs; I/O. What was deleted
-/// until then stays so, and calling again goes on.
-Result<void> remove_box_directory(const std::string& path);
+/// Deletes it and all that is in it; no error when it is absent. Errors: the box runs; it was asked to stop;
+/// I/O. What was deleted until then stays so, and calling again goes on.
+Result<void> remove_box_directory(const std::string& path, std::stop_token stop = {});
+
+/// Errors: the box runs; I/O. None when the directory is absent.
+Result<void> check_box_directory_is_idle(const std::string& path);
 
 }  // namespace postern::box

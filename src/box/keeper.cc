@@ -11,6 +11,7 @@
 #include <sys/time.h>
 #include <sys/wait.h>
 
+#include "base/environment.h"
 #include "box/keeper_process.h"
 #include "box/keeper_protocol.h"
 
@@ -129,7 +130,7 @@ Result<Keeper::Launched> read_answer(Received received, std::uint64_t number) {
 
 }  // namespace
 
-Result<std::unique_ptr<Keeper>> Keeper::start() {
+Result<std::unique_ptr<Keeper>> Keeper::start(const char* secret_variable) {
   auto sockets = make_pair_of_sockets(SOCK_STREAM);
   if (!sockets) return std::unexpected(std::move(sockets.error()));
   const pid_t parent = ::getpid();
@@ -137,6 +138,7 @@ Result<std::unique_ptr<Keeper>> Keeper::start() {
   if (child < 0) return fail_errno("start the process that keeps the boxes");
   if (child == 0) {
     sockets->first.reset();
+    if (secret_variable) wipe_variable(secret_variable);
     run_keeper(std::move(sockets->second), parent);
   }
   ::setsockopt(sockets->first.get(), SOL_SOCKET, SO_SNDTIMEO, &send_time_max, sizeof send_time_max);

@@ -31,7 +31,8 @@ class Keeper {
  public:
   /// Forks. Before threads start, before anything secret is in memory, and on the thread that lives as long
   /// as the server.
-  static Result<std::unique_ptr<Keeper>> start();
+  /// `secret_variable` of the environment is wiped from the keeper's; nullptr: none.
+  static Result<std::unique_ptr<Keeper>> start(const char* secret_variable = nullptr);
   /// Ends all boxes, and waits for the keeper.
   ~Keeper();
   Keeper(const Keeper&) = delete;

@@ -10,6 +10,7 @@
 #include <fmt/format.h>
 #include <memory>
 #include <optional>
+#include <sys/file.h>
 #include <sys/stat.h>
 #include <time.h>
 #include <unistd.h>
@@ -22,16 +23,17 @@
 #include "api/server_pages.h"
 #include "api/woken_door.h"
 #include "audit/journal.h"
+#include "base/private_directory.h"
 #include "box/box_loop.h"
 #include "box/keeper.h"
+#include "box/trash.h"
 #include "cli/doctor.h"
 #include "cli/run_options.h"
 #include "cli/serve_config.h"
-#include "cli/state_directory.h"
+#include "cli/server_data.h"
 #include "cli/steps.h"
 #include "control/http_server.h"
 #include "control/router.h"
-#include "credential/master_key_file.h"
 #include "credential/random.h"
 #include "platform/boxes.h"
 #include "platform/machine.h"
@@ -46,21 +48,9 @@ namespace postern::cli {
 
 namespace {
 
-constexpr const char* first_workspace = "default";
 constexpr std::chrono::seconds patience{10};  // for what is under way when the server is stopped
-
-template <class T>
-T must(store::Outcome<T> outcome) {
-  if (outcome) {
-    if constexpr (!std::is_void_v<T>)
-      return std::move(*outcome);
-    else
-      return;
-  }
-  complain(outcome.error().detail);
-  throw Stop{};
-}
-using cli::must;
+// They wait for boxes that start, up to ten seconds for each that a hostile caller makes slow.
+constexpr unsigned workers = 64;
 
 Endpoint listen_endpoint(const std::string& text) {
   if (auto endpoint = parse_listen(text)) return *endpoint;
@@ -68,28 +58,15 @@ Endpoint listen_endpoint(const std::string& text) {
   throw Stop{};
 }
 
-std::optional<credential::MasterKey> read_master_key(const ServeOptions& options, const std::string& data) {
-  std::string said = options.master_key;
-  std::string place = "--master-key";
-  if (said.empty() && std::getenv("POSTERN_MASTER_KEY")) {
-    credential::SecretReference reference;
-    reference.key = "POSTERN_MASTER_KEY";
-    reference.place = "POSTERN_MASTER_KEY";
-    reference.kind = credential::SecretReference::Kind::environment;
-    auto key = must(credential::read_master_key(reference));
-    ::unsetenv("POSTERN_MASTER_KEY");
-    return key;
-  }
-  if (said == "none") return std::nullopt;
-  if (said.empty()) return must(credential::load_or_create_master_key(data));
-  auto reference = must(credential::read_reference("master_key", place, said));
-  if (reference.kind != credential::SecretReference::Kind::file &&
-      reference.kind != credential::SecretReference::Kind::command) {
-    complain(
-        "--master-key must be file:PATH, cmd:COMMAND or none; the key itself can be in POSTERN_MASTER_KEY");
-    throw Stop{};
-  }
-  return must(credential::read_master_key(reference));
+/// No other process has boxes in this store, for as long as the descriptor is open: it would take ours for
+/// those of a server that died.
+Fd take_data(const std::string& data) {
+  auto directory = must(open_private_directory(data));
+  if (::flock(directory.get(), LOCK_EX | LOCK_NB) == 0) return directory;
+  complain(errno == EWOULDBLOCK
+               ? fmt::format("another `postern serve` uses '{}'; give each its own --data", data)
+               : fmt::format("'{}' cannot be locked: {}", data, std::strerror(errno)));
+  throw Stop{};
 }
 
 /// The workspace and the key that a new server begins with.
@@ -171,8 +148,7 @@ int serve(const ServeOptions& options) {
   const auto allow_private = must(parse_networks(options.allow_private));
   must(tls::TrustStore::check(options.origin_ca));
   must(preflight());
-  const std::string state = must(state_directory());
-  const std::string data = options.data.empty() ? state + "/server" : options.data;
+  const std::string data = data_directory(options.data);
 
   // The signals are taken by wait_for_end() alone; boxes start without the mask (sandbox/launch.h).
   sigset_t ends;
@@ -181,10 +157,11 @@ int serve(const ServeOptions& options) {
   ::pthread_sigmask(SIG_BLOCK, &ends, nullptr);
   (void)harden();
   // Before there are secrets and threads.
-  const auto keeper = must(box::Keeper::start());
+  const auto keeper = must(box::Keeper::start(master_key_variable));
 
   const SystemClock clock;
-  auto master = read_master_key(options, data);
+  const Fd taken = take_data(data);
+  auto master = read_master_key(options.master_key, data);
   const auto store = must(store::SqliteStore::open(data, std::move(master), clock));
   if (store->seal() != store::Seal::open)
     complain(
@@ -200,6 +177,7 @@ int serve(const ServeOptions& options) {
   server_options.listen = listen;
   server_options.certificate_file = options.tls_certificate;
   server_options.key_file = options.tls_key;
+  server_options.workers = workers;
   const auto server = must(control::HttpServer::listen(server_options, clock));
   const std::string own_origin = origin_text(server->local(), tls);
   std::vector<std::string> hosts = options.hosts;
@@ -227,11 +205,12 @@ int serve(const ServeOptions& options) {
       complain(fmt::format("'{}' cannot be made: {}", boxes_directory, std::strerror(errno)));
       throw Stop{};
     }
-    platform::Machine machine(*keeper, box_loop, data_plane,
+    const auto trash = must(box::Trash::open(data + "/trash"));
+    platform::Machine machine(*keeper, box_loop, *trash, data_plane,
                               {.boxes_directory = boxes_directory, .state_directory = data, .trust = trust});
     const platform::Policies policies(
         *store, {.allow_private = allow_private, .signer = keys->signer(), .identity = keys->identity()});
-    platform::Boxes boxes(*store, policies, machine, clock);
+    platform::Boxes boxes(*store, policies, machine, clock, complain);
     api::WokenDoor door(boxes, box_loop);
 
     const control::PageGuard guard(hosts, options.origins);

@@ -86,10 +86,12 @@ void add_serve_options(CLI::App& command, ServeOptions& options) {
   one("--tls-key", options.tls_key, "and its private key", "FILE.pem");
   one("--bootstrap-api-key-file", options.bootstrap_api_key_file,
       "Write the first API key there (mode 0600) instead of showing it", "FILE");
-  one("--master-key", options.master_key,
-      "What secrets are sealed with: file:PATH, cmd:COMMAND, or none to start sealed (default: "
-      "POSTERN_MASTER_KEY, else master.key in --data)",
-      "SOURCE");
+  // Not from the environment: POSTERN_MASTER_KEY is the key itself.
+  command
+      .add_option("--master-key", options.master_key,
+                  "What secrets are sealed with: file:PATH, cmd:COMMAND, or none to start sealed (default: "
+                  "POSTERN_MASTER_KEY, else master.key in --data)")
+      ->type_name("SOURCE");
   list("--allow-private", options.allow_private, "Open a private network to names that lead there", "CIDR");
   list("--resolve", options.resolve, "Where a name really is", "HOST=IP[:PORT]");
   list("--origin-ca", options.origin_ca, "Trust these certificates of origins too", "FILE");

@@ -97,19 +97,45 @@ std::vector<std::string> command_environment(const BoxSettings& settings, const 
 /// Something is being done to a box, by whoever holds this.
 class Boxes::Hold {
  public:
-  Hold(Boxes& boxes, const Resource& resource)
-      : live_(boxes.live_of(resource.id, resource.workspace)), lock_(live_->mutex) {
-    if (live_->ended) boxes.clear_up(*live_, resource.id);
+  /// Waits for its turn, and only then looks what the box is: it may have been changed or removed meanwhile.
+  static store::Outcome<Hold> of(Boxes& boxes, const store::WorkspaceId& workspace,
+                                 const std::string& name_or_id) {
+    auto seen = boxes.look_up(workspace, name_or_id);
+    if (!seen) return store::failed(seen);
+    Hold hold(boxes, *seen);
+    auto found = boxes.store_.sandboxes().find(workspace, seen->id);
+    if (found) {
+      hold.box_ = std::move(*found);
+      return hold;
+    }
+    // Nothing of it runs: that ends before it is removed from the store.
+    if (found.error().fault == Fault::not_found) boxes.forget(seen->id);
+    return store::failed(found);
+  }
+  /// The same for all but its removal, to which a box that is half removed is still there.
+  static store::Outcome<Hold> of_present(Boxes& boxes, const store::WorkspaceId& workspace,
+                                         const std::string& name_or_id) {
+    auto hold = of(boxes, workspace, name_or_id);
+    if (hold && hold->box().status == Status::deleting)
+      return store::fail(Fault::not_found, "there is no such sandbox");
+    return hold;
   }
   Live& live() { return *live_; }
+  const Resource& box() const { return box_; }
 
  private:
+  Hold(Boxes& boxes, const Resource& seen)
+      : live_(boxes.live_of(seen.id, seen.workspace)), lock_(live_->mutex) {
+    if (live_->ended) boxes.clear_up(*live_, seen.id);
+  }
+
   std::shared_ptr<Live> live_;
   std::unique_lock<std::mutex> lock_;
+  Resource box_;
 };
 
-Boxes::Boxes(store::Store& store, const Policies& policies, Runner& runner, const Clock& clock)
-    : store_(store), policies_(policies), runner_(runner), clock_(clock) {
+Boxes::Boxes(store::Store& store, const Policies& policies, Runner& runner, const Clock& clock, Report report)
+    : store_(store), policies_(policies), runner_(runner), clock_(clock), report_(std::move(report)) {
   recover();
 }
 
@@ -155,19 +181,15 @@ void Boxes::recover() {
     change.stopped_at = clock_.wall();
     (void)store_.sandboxes().update(resource.workspace, resource.id, change);
   }
-  for (const Resource& resource : half_removed) {
-    Hold hold(*this, resource);
-    (void)remove_held(hold.live(), resource.id);
-  }
+  for (const Resource& resource : half_removed)
+    if (auto hold = Hold::of(*this, resource.workspace, resource.id))
+      (void)remove_held(hold->live(), resource.id);
 }
 
 std::shared_ptr<Boxes::Live> Boxes::live_of(const std::string& id, const store::WorkspaceId& workspace) {
   const std::lock_guard lock(mutex_);
   auto& live = live_[id];
-  if (!live) {
-    live = std::make_shared<Live>();
-    live->workspace = workspace;
-  }
+  if (!live) live = std::make_shared<Live>(workspace);
   return live;
 }
 
@@ -201,6 +223,7 @@ Answer<Resource> Boxes::find(const store::WorkspaceId& workspace, const std::str
 Answer<Resource> Boxes::create(const store::WorkspaceId& workspace, const NewBox& box) {
   if (!box.settings.snapshot_id.empty())  // There are none yet but the default one.
     return std::unexpected(refuse(control::bad_request("there is no such snapshot")));
+  const std::uint64_t secrets_seen = secret_changes_;
   auto policy = policies_.check(workspace, box.proxy_config, box.settings.tag_values);
   if (!policy) return std::unexpected(policy_refusal(policy.error()));
   store::NewResource fresh;
@@ -212,11 +235,16 @@ Answer<Resource> Boxes::create(const store::WorkspaceId& workspace, const NewBox
   fresh.policy = std::move(policy->document);
   auto created = store_.sandboxes().create(workspace, fresh);
   if (!created) return std::unexpected(refusal(created.error()));
-  Hold hold(*this, *created);
-  if (hold.live().running) return find(workspace, created->id);  // Woken by somebody who saw it in a list.
-  auto started = start_held(hold.live(), *created, std::move(policy->egress));
+  auto hold = Hold::of_present(*this, workspace, created->id);
+  if (!hold) return std::unexpected(refusal(hold.error()));
+  if (hold->live().running) return hold->box();  // Woken by somebody who saw it in a list.
+  // A change of secrets either is seen here or finds the box; what was changed by name before it started is
+  // in the store.
+  const bool current = secrets_seen == secret_changes_ && hold->box().revision == created->revision;
+  auto started = current ? start_held(hold->live(), *created, std::move(policy->egress))
+                         : ensure_running(hold->live(), hold->box());
   // What could not be started is not kept: the caller was told, and asks again by the same name.
-  if (!started) (void)remove_held(hold.live(), created->id);
+  if (!started) (void)remove_held(hold->live(), created->id);
   return started;
 }
 
@@ -240,7 +268,13 @@ Answer<Resource> Boxes::start_held(Live& live, const Resource& resource,
   const auto started = runner_.start(std::move(start));
   if (!started) {
     runner_.stop(resource.id);
-    return std::unexpected(refuse(error(503, "SandboxCreation", started.error().detail)));
+    const Error& why = started.error();
+    if (report_) report_(fmt::format("the sandbox {} could not be started: {}", resource.id, why.detail));
+    return std::unexpected(
+        refuse(error(503, "SandboxCreation",
+                     why.reason == Reason::overloaded
+                         ? why.detail
+                         : "the sandbox could not be started; the server's operator was told why")));
   }
   live.running = true;
   store::ResourceChange change;
@@ -249,14 +283,13 @@ Answer<Resource> Boxes::start_held(Live& live, const Resource& resource,
   change.stopped_at = std::optional<WallTime>();
   auto updated = store_.sandboxes().update(resource.workspace, resource.id, change);
   if (!updated) {
-    stop_held(live, resource.id, updated.error().detail);
+    stop_held(live, resource.id, "it could not be noted that the sandbox runs");
     return std::unexpected(refusal(updated.error()));
   }
   return std::move(*updated);
 }
 
 Answer<Resource> Boxes::ensure_running(Live& live, const Resource& resource) {
-  if (live.gone) return std::unexpected(refuse(control::not_found("there is no such sandbox")));
   if (live.running) return resource;
   auto policy = policies_.load(resource.workspace, resource.id, settings_of(resource).tag_values);
   if (!policy) return std::unexpected(refusal(policy.error()));
@@ -264,23 +297,19 @@ Answer<Resource> Boxes::ensure_running(Live& live, const Resource& resource) {
 }
 
 Answer<Resource> Boxes::start(const store::WorkspaceId& workspace, const std::string& name_or_id) {
-  auto found = look_up(workspace, name_or_id);
-  if (!found) return std::unexpected(refusal(found.error()));
-  Hold hold(*this, *found);
-  return ensure_running(hold.live(), *found);
+  auto hold = Hold::of_present(*this, workspace, name_or_id);
+  if (!hold) return std::unexpected(refusal(hold.error()));
+  return ensure_running(hold->live(), hold->box());
 }
 
 std::expected<std::string, ApiError> Boxes::wake(const store::WorkspaceId& workspace,
                                                  const std::string& name_or_id) {
-  auto found = look_up(workspace, name_or_id);
-  if (!found) return std::unexpected(to_api_error(found.error()));
-  Hold hold(*this, *found);
-  hold.live().idle = false;
-  if (hold.live().running) return found->id;
-  if (hold.live().gone) return std::unexpected(control::not_found("there is no such sandbox"));
-  if (auto started = ensure_running(hold.live(), *found); !started)
+  auto hold = Hold::of_present(*this, workspace, name_or_id);
+  if (!hold) return std::unexpected(to_api_error(hold.error()));
+  hold->live().idle = false;
+  if (auto started = ensure_running(hold->live(), hold->box()); !started)
     return std::unexpected(error(503, "ServiceUnavailable", "the sandbox could not be started"));
-  return found->id;
+  return hold->box().id;
 }
 
 void Boxes::stop_held(Live& live, const std::string& id, const std::string& why) {
@@ -299,47 +328,44 @@ void Boxes::clear_up(Live& live, const std::string& id) {
 }
 
 Answer<void> Boxes::stop(const store::WorkspaceId& workspace, const std::string& name_or_id) {
-  auto found = look_up(workspace, name_or_id);
-  if (!found) return std::unexpected(refusal(found.error()));
-  Hold hold(*this, *found);
-  if (hold.live().gone) return std::unexpected(refuse(control::not_found("there is no such sandbox")));
-  if (hold.live().running) stop_held(hold.live(), found->id, "");
+  auto hold = Hold::of_present(*this, workspace, name_or_id);
+  if (!hold) return std::unexpected(refusal(hold.error()));
+  if (hold->live().running) stop_held(hold->live(), hold->box().id, "");
   return {};
 }
 
 store::Outcome<void> Boxes::remove_held(Live& live, const std::string& id) {
   store::ResourceChange change;
   change.status = Status::deleting;
-  (void)store_.sandboxes().update(live.workspace, id, change);
+  if (auto marked = store_.sandboxes().update(live.workspace, id, change); !marked)
+    return store::failed(marked);
   runner_.stop(id);
   live.running = false;
-  live.gone = true;
-  if (auto erased = runner_.erase(id); !erased)
-    return store::fail(Fault::unavailable, erased.error().detail);  // and again when the server starts
+  if (auto erased = runner_.erase(id); !erased) {  // And again when somebody asks, or the server starts.
+    if (report_) report_(erased.error().detail);
+    return store::fail(Fault::unavailable, erased.error().detail);
+  }
   if (auto removed = store_.sandboxes().remove(live.workspace, id); !removed) return store::failed(removed);
   forget(id);
   return {};
 }
 
 Answer<void> Boxes::remove(const store::WorkspaceId& workspace, const std::string& name_or_id) {
-  auto found = look_up(workspace, name_or_id);
-  if (!found) return std::unexpected(refusal(found.error()));
-  Hold hold(*this, *found);
-  if (hold.live().gone) return {};
-  if (auto removed = remove_held(hold.live(), found->id); !removed)
+  auto hold = Hold::of(*this, workspace, name_or_id);
+  if (!hold) return std::unexpected(refusal(hold.error()));
+  if (auto removed = remove_held(hold->live(), hold->box().id); !removed)
     return std::unexpected(refusal(removed.error()));
   return {};
 }
 
 Answer<Resource> Boxes::update(const store::WorkspaceId& workspace, const std::string& name_or_id,
                                const BoxUpdate& update) {
-  auto found = look_up(workspace, name_or_id);
-  if (!found) return std::unexpected(refusal(found.error()));
-  Hold hold(*this, *found);
-  Live& live = hold.live();
-  if (live.gone) return std::unexpected(refuse(control::not_found("there is no such sandbox")));
+  auto hold = Hold::of_present(*this, workspace, name_or_id);
+  if (!hold) return std::unexpected(refusal(hold.error()));
+  Live& live = hold->live();
+  const std::string id = hold->box().id;
 
-  BoxSettings settings = settings_of(*found);
+  BoxSettings settings = settings_of(hold->box());
   const BoxSettings before = settings;
   if (update.idle_ttl) settings.idle_ttl = *update.idle_ttl;
   if (update.delete_after_stop) settings.delete_after_stop = *update.delete_after_stop;
@@ -356,12 +382,12 @@ Answer<Resource> Boxes::update(const store::WorkspaceId& workspace, const std::s
   if (settings != before) change.settings = store::Document{to_json(settings), {}};
   std::shared_ptr<const proxy::Egress> egress;
   if (update.proxy_config) {
-    auto policy = policies_.check(workspace, update.proxy_config, settings.tag_values, &found->id);
+    auto policy = policies_.check(workspace, update.proxy_config, settings.tag_values, &id);
     if (!policy) return std::unexpected(policy_refusal(policy.error()));
     change.policy = std::move(policy->document);
     egress = std::move(policy->egress);
   }
-  auto updated = store_.sandboxes().update(workspace, found->id, change);
+  auto updated = store_.sandboxes().update(workspace, id, change);
   if (!updated) return std::unexpected(refusal(updated.error()));
   if (!live.running) return std::move(*updated);
 
@@ -369,30 +395,47 @@ Answer<Resource> Boxes::update(const store::WorkspaceId& workspace, const std::s
   live.settings = settings;
   if (settings.idle_ttl != before.idle_ttl) {
     live.idle = false;
-    runner_.set_idle_ttl(found->id, settings.idle_ttl);
+    runner_.set_idle_ttl(id, settings.idle_ttl);
   }
   if (!egress && settings != before) {
-    auto policy = policies_.load(workspace, found->id, settings.tag_values);
-    if (!policy) return std::unexpected(refusal(policy.error()));
+    auto policy = policies_.load(workspace, id, settings.tag_values);
+    if (!policy) {  // What is in force is not what is in the store.
+      stop_held(live, id, policy.error().detail);
+      return std::unexpected(refusal(policy.error()));
+    }
     egress = std::move(policy->egress);
   }
   if (egress) {
-    runner_.set_environment(found->id, command_environment(settings, *egress->snapshot),
+    runner_.set_environment(id, command_environment(settings, *egress->snapshot),
                             settings.run_config.work_dir);
-    runner_.swap(found->id, std::move(egress));
+    runner_.swap(id, std::move(egress));
   }
   return std::move(*updated);
 }
 
+void Boxes::reload_held(Live& live, const std::string& id) {
+  if (!live.running) return;
+  auto policy = policies_.load(live.workspace, id, live.settings.tag_values);
+  if (policy)
+    runner_.swap(id, std::move(policy->egress));
+  else  // Whatever it had may not be good any more.
+    stop_held(live, id, policy.error().detail);
+}
+
 void Boxes::secrets_changed(const store::WorkspaceId& workspace) {
-  for (const auto& [id, live] : all()) {
+  ++secret_changes_;
+  std::vector<std::pair<std::string, std::shared_ptr<Live>>> busy;
+  for (auto& [id, live] : all()) {
+    if (live->workspace != workspace) continue;  // Nobody waits for what others do to their boxes.
+    const std::unique_lock lock(live->mutex, std::try_to_lock);
+    if (lock)
+      reload_held(*live, id);
+    else  // A slow one keeps a revoked secret in no other.
+      busy.emplace_back(id, live);
+  }
+  for (const auto& [id, live] : busy) {
     const std::lock_guard lock(live->mutex);
-    if (!live->running || live->workspace != workspace) continue;
-    auto policy = policies_.load(workspace, id, live->settings.tag_values);
-    if (policy)
-      runner_.swap(id, std::move(policy->egress));
-    else  // Whatever it had may not be good any more.
-      stop_held(*live, id, policy.error().detail);
+    reload_held(*live, id);
   }
 }
 
@@ -407,16 +450,18 @@ void Boxes::tend() {
   }
   if (clock_.now() < look_at_stopped_) return;
   look_at_stopped_ = clock_.now() + stopped_look_time;
+  const auto is_over = [&](const Resource& resource) {
+    const BoxSettings settings = settings_of(resource);
+    return resource.status == Status::stopped && settings.delete_after_stop.count() > 0 &&
+           resource.stopped_at && clock_.wall() >= *resource.stopped_at + settings.delete_after_stop;
+  };
   std::vector<Resource> over;
   each_resource(store_, Status::stopped, [&](const Resource& resource) {
-    const BoxSettings settings = settings_of(resource);
-    if (settings.delete_after_stop.count() > 0 && resource.stopped_at &&
-        clock_.wall() >= *resource.stopped_at + settings.delete_after_stop)
-      over.push_back(resource);
+    if (is_over(resource)) over.push_back(resource);
   });
   for (const Resource& resource : over) {
-    Hold hold(*this, resource);
-    if (!hold.live().running && !hold.live().gone) (void)remove_held(hold.live(), resource.id);
+    auto hold = Hold::of(*this, resource.workspace, resource.id);
+    if (hold && !hold->live().running && is_over(hold->box())) (void)remove_held(hold->live(), resource.id);
   }
 }
 

@@ -7,6 +7,7 @@
 
 #include <atomic>
 #include <expected>
+#include <functional>
 #include <map>
 #include <memory>
 #include <mutex>
@@ -52,8 +53,13 @@ struct BoxUpdate {
 
 class Boxes {
  public:
-  /// All outlive it. Boxes of an earlier process, which died with it, are marked as stopped.
-  Boxes(store::Store& store, const Policies& policies, Runner& runner, const Clock& clock);
+  /// For whoever runs the server: what a caller is not told, as it may name places of this host.
+  using Report = std::function<void(const std::string&)>;
+
+  /// All outlive it. Boxes of an earlier process, which died with it, are marked as stopped: no other process
+  /// has boxes in this store. `report` is called on any thread.
+  Boxes(store::Store& store, const Policies& policies, Runner& runner, const Clock& clock,
+        Report report = nullptr);
   /// Stops what runs; it is found stopped the next time.
   ~Boxes();
   Boxes(const Boxes&) = delete;
@@ -81,10 +87,10 @@ class Boxes {
 
  private:
   struct Live {
+    explicit Live(store::WorkspaceId whose) : workspace(std::move(whose)) {}
     std::mutex mutex;  ///< Held while something is done to the box.
-    store::WorkspaceId workspace;
+    const store::WorkspaceId workspace;
     std::atomic<bool> running = false;
-    bool gone = false;
     std::atomic<bool> ended = false;  ///< By itself; nobody has cleared up yet.
     std::atomic<bool> idle = false;   ///< For its whole idle_ttl, and not woken since.
     BoxSettings settings;             ///< While it runs.
@@ -99,6 +105,7 @@ class Boxes {
   Answer<store::Resource> ensure_running(Live& live, const store::Resource& resource);
   void stop_held(Live& live, const std::string& id, const std::string& why);
   store::Outcome<void> remove_held(Live& live, const std::string& id);
+  void reload_held(Live& live, const std::string& id);
   void clear_up(Live& live, const std::string& id);
   void recover();
   std::vector<std::pair<std::string, std::shared_ptr<Live>>> all() const;
@@ -107,6 +114,8 @@ class Boxes {
   const Policies& policies_;
   Runner& runner_;
   const Clock& clock_;
+  const Report report_;
+  std::atomic<std::uint64_t> secret_changes_ = 0;
   mutable std::mutex mutex_;
   std::map<std::string, std::shared_ptr<Live>> live_;
   TimePoint look_at_stopped_{};

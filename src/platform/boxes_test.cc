@@ -2,6 +2,7 @@
 
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
+#include <latch>
 #include <set>
 #include <thread>
 
@@ -23,13 +24,14 @@ class FakeRunner final : public Runner {
     const std::lock_guard lock(mutex_);
     ++starts;
     if (running.contains(start.id)) ADD_FAILURE() << "started twice";
-    if (refuses) return fail(Reason::internal, "this host has no room");
+    if (refuses) return std::unexpected(*refuses);
     const std::string id = start.id;
     egress[id] = start.egress;
     running.insert_or_assign(id, std::move(start));
     return {};
   }
   void stop(const std::string& id) override {
+    if (before_stop) before_stop();
     const std::lock_guard lock(mutex_);
     running.erase(id);
   }
@@ -43,15 +45,20 @@ class FakeRunner final : public Runner {
     egress[id] = std::move(next);
   }
   void set_environment(const std::string& id, std::vector<std::string> environment, std::string) override {
+    const std::lock_guard lock(mutex_);
     running.at(id).environment = std::move(environment);
   }
-  void set_idle_ttl(const std::string& id, Duration ttl) override { running.at(id).idle_ttl = ttl; }
+  void set_idle_ttl(const std::string& id, Duration ttl) override {
+    const std::lock_guard lock(mutex_);
+    running.at(id).idle_ttl = ttl;
+  }
 
   std::map<std::string, Start> running;
   std::map<std::string, std::shared_ptr<const proxy::Egress>> egress;
   std::set<std::string> erased;
-  bool refuses = false;
+  std::optional<Error> refuses;
   int starts = 0;
+  std::function<void()> before_stop;
 
  private:
   std::mutex mutex_;
@@ -137,13 +144,88 @@ TEST_F(BoxesTest, AreReadyWhenTheyAreCreated) {
 }
 
 TEST_F(BoxesTest, ThatCannotStartLeaveNothing) {
-  runner_.refuses = true;
+  runner_.refuses = fail(Reason::overloaded, "this host has no room").error();
   const auto refused = create("one");
   EXPECT_EQ(refused.error().status, 503);
   EXPECT_THAT(refused.error().body, HasSubstr("this host has no room"));
   EXPECT_EQ(boxes_->find(mine_, "one").error().status, 404);
-  runner_.refuses = false;
+  runner_.refuses.reset();
   EXPECT_TRUE(create("one"));
+}
+
+TEST_F(BoxesTest, TellTheirCallersNothingOfThisHost) {
+  std::string told;
+  boxes_ = std::make_unique<Boxes>(*store_, policies_, runner_, clock_,
+                                   [&](const std::string& what) { told = what; });
+  runner_.refuses = fail(Reason::internal, "cannot make '/srv/postern/boxes/1'").error();
+  EXPECT_THAT(create("one").error().body, Not(HasSubstr("/srv")));
+  EXPECT_THAT(told, HasSubstr("/srv/postern/boxes/1"));
+}
+
+TEST_F(BoxesTest, ThatAreMadeWhileASecretGoesDoNotHaveIt) {  // threats 93 and 94
+  for (int i = 0; i < 30; ++i) {
+    const std::string name = "box" + std::to_string(i);
+    set_secret("TOKEN", "canary");
+    std::jthread revoking([&] { set_secret("TOKEN", std::nullopt); });
+    const auto box = create(name, with_secret);
+    revoking.join();
+    if (!box) continue;  // The secret had gone before.
+    ASSERT_EQ(egress_of(*box).snapshot->rules()[0].action, policy::Action::deny) << "in round " << i;
+  }
+}
+
+TEST_F(BoxesTest, KeepEachOfTwoUpdatesAtOnce) {
+  made("one");
+  for (int i = 1; i <= 30; ++i) {
+    std::jthread other([&] {
+      BoxUpdate update;
+      update.idle_ttl = std::chrono::seconds(60 * i);
+      EXPECT_TRUE(boxes_->update(mine_, "one", update));
+    });
+    BoxUpdate update;
+    update.work_dir = "/" + std::to_string(i);
+    EXPECT_TRUE(boxes_->update(mine_, "one", update));
+    other.join();
+    const auto settings = settings_from_json(boxes_->find(mine_, "one")->settings);
+    ASSERT_EQ(settings->idle_ttl, std::chrono::seconds(60 * i));
+    ASSERT_EQ(settings->run_config.work_dir, "/" + std::to_string(i));
+  }
+}
+
+TEST_F(BoxesTest, OfOthersThatAreSlowHoldUpNoChangeOfSecrets) {
+  NewBox box;
+  box.name = "slow";
+  ASSERT_TRUE(boxes_->create(other_, box));
+  std::latch stopping(1), go_on(1);
+  runner_.before_stop = [&] {
+    stopping.count_down();
+    go_on.wait();
+  };
+  std::jthread slow([&] { EXPECT_TRUE(boxes_->stop(other_, "slow")); });
+  stopping.wait();
+  set_secret("TOKEN", "canary");  // Comes back.
+  go_on.count_down();
+}
+
+TEST_F(BoxesTest, UnderAttackByManyEndAsTheStoreSays) {
+  std::vector<std::jthread> callers;
+  for (int caller = 0; caller < 6; ++caller)
+    callers.emplace_back([&, caller] {
+      for (int i = 0; i < 25; ++i) switch ((caller + i) % 6) {
+          case 0: (void)create("one"); break;
+          case 1: (void)boxes_->wake(mine_, "one"); break;
+          case 2: (void)boxes_->stop(mine_, "one"); break;
+          case 3: (void)boxes_->remove(mine_, "one"); break;
+          case 4: set_secret("TOKEN", std::to_string(i)); break;
+          default: (void)boxes_->update(mine_, "one", {});
+        }
+    });
+  callers.clear();
+  boxes_->tend();
+  const auto left = boxes_->find(mine_, "one");
+  EXPECT_EQ(runner_.running.size(), boxes_->running());
+  EXPECT_EQ(runner_.running.size(), left && left->status == Status::ready ? 1u : 0u);
+  EXPECT_FALSE(left && left->status == Status::deleting);
 }
 
 TEST_F(BoxesTest, AreNotMadeOfWhateverDirectoryACallerNames) {

@@ -3,8 +3,6 @@
 #include <optional>
 #include <utility>
 
-#include "box/box_directory.h"
-
 namespace postern::platform {
 
 namespace {
@@ -83,7 +81,7 @@ void Machine::stop(const std::string& id) {
   data_plane_.remove(running->network);
 }
 
-Result<void> Machine::erase(const std::string& id) { return box::remove_box_directory(directory_of(id)); }
+Result<void> Machine::erase(const std::string& id) { return trash_.take(directory_of(id)); }
 
 void Machine::swap(const std::string& id, std::shared_ptr<const proxy::Egress> egress) {
   proxy::DataPlane::Id number = 0;

@@ -8,6 +8,7 @@
 
 #include "box/box_loop.h"
 #include "box/keeper.h"
+#include "box/trash.h"
 #include "platform/runner.h"
 #include "proxy/data_plane.h"
 #include "sandbox/trust.h"
@@ -23,8 +24,13 @@ class Machine final : public Runner {
   };
 
   /// All outlive it.
-  Machine(box::Keeper& keeper, box::BoxLoop& boxes, proxy::DataPlane& data_plane, Settings settings)
-      : keeper_(keeper), boxes_(boxes), data_plane_(data_plane), settings_(std::move(settings)) {}
+  Machine(box::Keeper& keeper, box::BoxLoop& boxes, box::Trash& trash, proxy::DataPlane& data_plane,
+          Settings settings)
+      : keeper_(keeper),
+        boxes_(boxes),
+        trash_(trash),
+        data_plane_(data_plane),
+        settings_(std::move(settings)) {}
 
   /// `own_home`: as prepare_trust() saw it.
   static sandbox::Trust trust_in_boxes(sandbox::Trust trust, const std::string& own_home);
@@ -47,6 +53,7 @@ class Machine final : public Runner {
 
   box::Keeper& keeper_;
   box::BoxLoop& boxes_;
+  box::Trash& trash_;
   proxy::DataPlane& data_plane_;
   const Settings settings_;
   std::mutex mutex_;

@@ -34,7 +34,8 @@ class Runner {
   virtual Result<void> start(Start start) = 0;
   /// Blocks until nothing of it runs. What it wrote to its files stays. Idempotent.
   virtual void stop(const std::string& id) = 0;
-  /// What belongs to it on disk goes too. Idempotent; of a box that does not run.
+  /// What belongs to it on disk goes too: it is out of the way at once, and deleted in its time. Idempotent;
+  /// of a box that does not run.
   virtual Result<void> erase(const std::string& id) = 0;
   /// When it returns, the next request is judged by this.
   virtual void swap(const std::string& id, std::shared_ptr<const proxy::Egress> egress) = 0;
