@@ -3,9 +3,9 @@
 import json
 import os
 import pathlib
-import socket
-import ssl
 import subprocess
+import threading
+import time
 
 import pytest
 
@@ -195,8 +195,8 @@ def test_a_box_does_not_reach_the_api(server):
     assert names == (200, {"status": "ok"})
 
 
-def ask_twice(host, change):
-    """One connection: a request, then `change`, then another. A program for the box."""
+def ask_twice(host):
+    """One connection: a request, then something changes, then another. A program for the box."""
     return f"""python3 - <<'END'
 import http.client, pathlib, time
 one = http.client.HTTPSConnection("{host}")
@@ -217,15 +217,12 @@ def test_what_is_changed_holds_for_the_next_request_of_an_open_connection(server
         server.at(API, origin.port).start()
         set_secret(server, "TOKEN", "canary-one")
         box = make(server, "one", proxy_config=rule({"name": "X-Key", "type": "workspace_secret", "value": "{TOKEN}"}))
-        status, started = server.call("POST", f"/{box['id']}/execute", {"command": "rm -f /tmp/asked /tmp/changed; nohup sh -c '" + "true" + "' &"})
-        import threading
         answers = []
-        thread = threading.Thread(target=lambda: answers.append(run(server, box, ask_twice(API, change))))
+        thread = threading.Thread(target=lambda: answers.append(run(server, box, ask_twice(API))))
         thread.start()
         assert eventually(lambda: len(origin.requests) == 1)
         if change == "policy":
-            new = rule({"name": "X-Key", "type": "plaintext", "value": "plain-two", "is_set": True})
-            new["rules"][0]["headers"] = [{"name": "X-Key", "type": "plaintext", "value": "plain-two"}]
+            new = rule({"name": "X-Key", "type": "plaintext", "value": "plain-two"})
             assert server.call("PATCH", "/boxes/one", {"proxy_config": new})[0] == 200
         else:
             set_secret(server, "TOKEN", None if change == "revoked" else "canary-two")
@@ -254,3 +251,38 @@ def test_an_opaque_value_goes_to_no_other_host(server, authority):  # threat 85
         assert thief.values("x-own") == []
     finally:
         thief.stop()
+
+
+HELD = f"""python3 - <<'END'
+import pathlib, socket, ssl
+context = ssl.create_default_context()
+context.check_hostname, context.verify_mode = False, ssl.CERT_NONE
+one = context.wrap_socket(socket.create_connection(("{API}", 443)), server_hostname="{API}")
+one.sendall(b"GET / HTTP/1.1\\r\\nHost: {API}\\r\\n\\r\\n")
+print(one.recv(12).decode(), flush=True)
+pathlib.Path("/tmp/answered").touch()
+try:
+    while one.recv(1000): pass
+except OSError:
+    pass
+print("closed")
+END"""
+
+
+def test_a_tunnel_that_is_not_allowed_any_more_is_closed(server, authority):  # threat 94
+    origin = Origin(authority=authority, names=[API])
+    try:
+        server.at(API, origin.port).start()
+        box = make(server, "one")  # No rule covers the host: its bytes pass through.
+        answers = []
+        thread = threading.Thread(target=lambda: answers.append(run(server, box, HELD)))
+        thread.start()
+        assert eventually(lambda: run(server, box, "test -e /tmp/answered; echo $?")["stdout"] == "0\n")
+        denied = {"rules": [{"name": "no", "match_hosts": [API], "action": "deny"}]}
+        began = time.monotonic()
+        assert server.call("PATCH", "/boxes/one", {"proxy_config": denied})[0] == 200
+        thread.join(WAIT)
+        assert answers and answers[0]["stdout"].split() == ["HTTP/1.1", "200", "closed"], answers
+        assert time.monotonic() - began < 5, "within a second, on a machine that is not busy"
+    finally:
+        origin.stop()
