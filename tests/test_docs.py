@@ -179,8 +179,14 @@ def test_every_option_of_check_is_documented():
         assert option == "--help" or f"`{option}" in section, option
 
 
+def test_every_option_of_serve_is_documented():
+    text = (ROOT / "docs/serve.md").read_text()
+    for option in re.findall(r"^ +(?:-\w,)?(--[a-z-]+)", help_of("serve"), re.M):
+        assert option == "--help" or f"`{option}" in text, option
+
+
 def test_every_command_is_documented():
-    text = (ROOT / "docs/run.md").read_text()
+    text = (ROOT / "docs/run.md").read_text() + (ROOT / "docs/serve.md").read_text()
     commands = re.findall(r"^  ([a-z]+) {5,}", help_of().split("Subcommands:")[1], re.M)
     assert {"run", "check", "doctor", "version"} <= set(commands)
     for command in commands:
