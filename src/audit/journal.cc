@@ -10,7 +10,8 @@
 
 namespace postern::audit {
 
-Journal::Journal(Fd sink) : sink_(std::move(sink)), writer_([this] { write_all(); }) {}
+Journal::Journal(Fd sink, LineKeeper* keeper)
+    : sink_(std::move(sink)), keeper_(keeper), writer_([this] { write_all(); }) {}
 
 Journal::~Journal() { close(); }
 
@@ -98,15 +99,34 @@ void Journal::write_batch(std::span<const std::unique_ptr<Record>> batch) {
       host.response_bytes += record->response_bytes;
       host.with_credentials += record->credentials.empty() ? 0 : 1;
     }
-    if (sink_) append_json(*record, line_buffer_);
+    count(*record);
+    if (sink_ || keeper_) append_json(*record, line_buffer_);
     record->clear();
   }
   write_lines();
 }
 
+void Journal::count(const Record& record) {
+  // There is one writer: no two ever add at once.
+  const auto add = [](std::atomic<std::uint64_t>& to, std::uint64_t value) {
+    to.store(to.load(std::memory_order_relaxed) + value, std::memory_order_relaxed);
+  };
+  add(counts_.by_reason[static_cast<std::size_t>(record.reason)], 1);
+  add(counts_.request_bytes, record.request_bytes);
+  add(counts_.response_bytes, record.response_bytes);
+}
+
 // Nothing is dropped while there is hope: what could not be written stays here, the queue behind it fills up,
 // and nothing new is accepted meanwhile.
 void Journal::write_lines() {
+  const std::size_t not_written = sink_ ? write_to_sink() : 0;
+  const std::size_t not_kept = keeper_ ? keep() : 0;
+  summary_.lost += std::max(not_written, not_kept);
+  counts_.lost.store(summary_.lost, std::memory_order_relaxed);
+}
+
+/// How many lines it did not take.
+std::size_t Journal::write_to_sink() {
   std::string_view rest = line_buffer_;
   while (!rest.empty()) {
     const ssize_t written = ::write(sink_.get(), rest.data(), rest.size());
@@ -114,11 +134,17 @@ void Journal::write_lines() {
       rest.remove_prefix(static_cast<std::size_t>(written));
       failing_.store(false, std::memory_order_relaxed);
     } else if (errno != EINTR && !wait_for_sink(errno)) {
-      // A line that was cut in the middle counts as lost too.
-      summary_.lost += static_cast<std::uint64_t>(std::ranges::count(rest, '\n'));
-      return;
+      break;  // A line that was cut in the middle counts as lost too.
     }
   }
+  return static_cast<std::size_t>(std::ranges::count(rest, '\n'));
+}
+
+std::size_t Journal::keep() {
+  while (!line_buffer_.empty() && !keeper_->append(line_buffer_))
+    if (!wait_for_sink(errno)) return static_cast<std::size_t>(std::ranges::count(line_buffer_, '\n'));
+  failing_.store(false, std::memory_order_relaxed);
+  return 0;
 }
 
 /// False when Postern is ending and the sink still takes nothing.

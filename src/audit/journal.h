@@ -3,6 +3,7 @@
 // formats and writes. The queue is bounded: while it is full no new exchange is accepted (audit_unavailable),
 // so nothing happens that is not recorded.
 
+#include <array>
 #include <atomic>
 #include <condition_variable>
 #include <cstdint>
@@ -12,6 +13,7 @@
 #include <optional>
 #include <span>
 #include <string>
+#include <string_view>
 #include <thread>
 #include <vector>
 
@@ -34,6 +36,23 @@ struct Summary {
   std::uint64_t lost = 0;  ///< Records that the sink refused.
 };
 
+/// How many there were of what, since the start. Written by the journal's writer, read by anybody.
+struct Counts {
+  static constexpr std::size_t reasons = static_cast<std::size_t>(Reason::internal) + 1;
+  std::array<std::atomic<std::uint64_t>, reasons> by_reason{};
+  std::atomic<std::uint64_t> request_bytes = 0, response_bytes = 0;
+  std::atomic<std::uint64_t> lost = 0;  ///< As Summary::lost.
+};
+
+/// Where lines are kept to be asked for, besides the sink.
+class LineKeeper {
+ public:
+  virtual ~LineKeeper() = default;
+  /// Whole lines. False: none of them is kept, errno says why, and it will be tried again. On the writer's
+  /// thread.
+  virtual bool append(std::string_view lines) = 0;
+};
+
 class Journal {
  public:
   static constexpr std::size_t queued_records_max =
@@ -41,7 +60,8 @@ class Journal {
   static constexpr std::size_t summary_hosts_max = 4096;
 
   /// `sink` receives JSON lines; an invalid Fd means that nothing is written, only summed up.
-  explicit Journal(Fd sink);
+  /// `keeper`, where there is one, gets the same lines, and outlives the journal.
+  explicit Journal(Fd sink, LineKeeper* keeper = nullptr);
   ~Journal();
   Journal(const Journal&) = delete;
 
@@ -55,6 +75,9 @@ class Journal {
   /// Takes the records out of `batch` and leaves used-up ones for reuse in `recycled`. Any thread.
   void submit(Batch& batch, Batch& recycled);
 
+  std::size_t queued() const { return queued_.load(std::memory_order_relaxed); }
+  const Counts& counts() const { return counts_; }
+
   /// Writes what is queued and ends the writer. Idempotent.
   Summary close();
 
@@ -66,11 +89,16 @@ class Journal {
 
   void write_all();
   void write_batch(std::span<const std::unique_ptr<Record>> batch);
+  void count(const Record& record);
   void write_lines();
+  std::size_t write_to_sink();
+  std::size_t keep();
   bool wait_for_sink(int error_number);
   Summary::PerHost* summary_of(const std::string& host, std::uint16_t port);
 
   Fd sink_;
+  LineKeeper* const keeper_;
+  Counts counts_;
   std::atomic<std::size_t> queued_ = 0;
   std::atomic<bool> failing_ = false;  ///< The sink takes nothing at the moment.
   std::mutex mutex_;

@@ -236,4 +236,19 @@ void append_json(const Record& record, std::string& out) {
   });
 }
 
+std::string time_text(std::chrono::system_clock::time_point time) {
+  char text[8 * Line::digits_max];
+  Line line(text);
+  line.time(time);
+  return {text, line.end()};
+}
+
+std::string json_text(std::string_view value) {
+  std::string out(Line::escaped_max * value.size() + 2, '\0');
+  Line line(out.data());
+  line.text(value);
+  out.resize(static_cast<std::size_t>(line.end() - out.data()));
+  return out.substr(1, out.size() - 2);
+}
+
 }  // namespace postern::audit

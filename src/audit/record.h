@@ -60,4 +60,8 @@ struct Record {
 /// One JSON object and a newline, appended.
 void append_json(const Record& record, std::string& out);
 
+// As values stand in such a line.
+std::string time_text(std::chrono::system_clock::time_point time);  ///< "2026-01-31T12:34:56.123456Z"
+std::string json_text(std::string_view value);                      ///< Without the quotes.
+
 }  // namespace postern::audit

@@ -18,12 +18,14 @@
 #include "api/boxes.h"
 #include "api/data_plane.h"
 #include "api/explain.h"
+#include "api/network_log.h"
 #include "api/not_yet.h"
 #include "api/secrets.h"
 #include "api/server_pages.h"
 #include "api/woken_door.h"
 #include "audit/journal.h"
 #include "base/private_directory.h"
+#include "audit/network_log.h"
 #include "box/box_loop.h"
 #include "box/keeper.h"
 #include "box/trash.h"
@@ -119,6 +121,15 @@ std::string origin_text(const Endpoint& at, bool tls) {
   return fmt::format("{}://{}", tls ? "https" : "http", at.to_string());
 }
 
+audit::LogLimits log_limits(const ServeOptions& options) {
+  audit::LogLimits limits;
+  limits.bytes = options.log_retention_bytes;
+  limits.age = std::chrono::days(options.log_retention_days);
+  // Small enough for retention to be even, and not more than some hundred files.
+  limits.segment_bytes = std::clamp<std::uint64_t>(limits.bytes / 64, 1 << 20, 1 << 28);
+  return limits;
+}
+
 class AccessLogFile {
  public:
   explicit AccessLogFile(Fd file) : file_(std::move(file)) {}
@@ -132,13 +143,14 @@ class AccessLogFile {
   Fd file_;
 };
 
-/// Until SIGTERM or SIGINT; meanwhile boxes are looked after.
-void wait_for_end(const sigset_t& ends, platform::Boxes& boxes) {
+/// Until SIGTERM or SIGINT; meanwhile boxes and the log are looked after.
+void wait_for_end(const sigset_t& ends, platform::Boxes& boxes, audit::NetworkLog& network_log) {
   const timespec second{.tv_sec = 1, .tv_nsec = 0};
   while (true) {
     const int number = ::sigtimedwait(&ends, nullptr, &second);
     if (number > 0 && number != SIGHUP) return;
     boxes.tend();
+    network_log.tend();
   }
 }
 
@@ -190,7 +202,9 @@ int serve(const ServeOptions& options) {
   const char* home = std::getenv("HOME");
   const sandbox::Trust trust = platform::Machine::trust_in_boxes(
       must(sandbox::prepare_trust({ca.certificate_pem(), data + "/trust"})), home ? home : "");
-  audit::Journal journal(open_log(options.log));
+  const auto network_log =
+      must(audit::NetworkLog::open(data + "/network-log", log_limits(options), clock));
+  audit::Journal journal(open_log(options.log), network_log.get());
   const AccessLogFile access_log(open_log(options.access_log));
   const auto keys = must(platform::ServerKeys::load(*store, clock, issuer));
   {
@@ -212,6 +226,7 @@ int serve(const ServeOptions& options) {
         *store, {.allow_private = allow_private, .signer = keys->signer(), .identity = keys->identity()});
     platform::Boxes boxes(*store, policies, machine, clock, complain);
     api::WokenDoor door(boxes, box_loop);
+    api::LogFollowers followers(*network_log, box_loop.loop());
 
     const control::PageGuard guard(hosts, options.origins);
     const api::StoredKeys stored_keys(*store);
@@ -223,6 +238,7 @@ int serve(const ServeOptions& options) {
     control::Router router;
     for (const char* prefix : {"/v2/sandboxes", "/api/v2/sandboxes"}) {
       router.mount(prefix, api::box_routes(boxes, *store, identify, origin));
+      router.mount(prefix, api::network_log_routes(*network_log, followers, boxes, identify));
       router.mount(prefix, api::explain_routes(boxes, policies, identify));
       router.mount(prefix, api::data_plane_routes(door, identify));
       router.mount(prefix, api::not_yet_routes(identify));
@@ -237,7 +253,8 @@ int serve(const ServeOptions& options) {
                 (options.public_url.empty() ? own_origin : options.public_url).c_str());
     if (bootstrap.key) hand_out(*bootstrap.key, options.bootstrap_api_key_file);
     std::fflush(stdout);
-    wait_for_end(ends, boxes);
+    wait_for_end(ends, boxes, *network_log);
+    followers.stop();
     server->stop(patience);
     data_plane.drain(std::chrono::milliseconds(300));
   }

@@ -1,6 +1,7 @@
 #pragma once
 // `postern serve`: sandboxes for many, behind an API.
 
+#include <cstdint>
 #include <string>
 #include <vector>
 
@@ -25,6 +26,8 @@ struct ServeOptions {
   std::vector<std::string> resolve;
   std::vector<std::string> origin_ca;
   std::string log;
+  std::uint64_t log_retention_bytes = std::uint64_t{1} << 30;
+  std::uint64_t log_retention_days = 30;
   std::string access_log;
 };
 
