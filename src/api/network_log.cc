@@ -177,7 +177,8 @@ class Handlers : public std::enable_shared_from_this<Handlers> {
     if (question.cursor && !log_.is_place(*question.cursor))
       return call->answer(control::bad_request("there is no such cursor"));
     const audit::LineMatcher wanted(question.filter);
-    auto response = control::json_response(200, page_json(log_.newest(wanted, question.cursor, question.limit)));
+    auto response =
+        control::json_response(200, page_json(log_.newest(wanted, question.cursor, question.limit)));
     response.fields.push_back({"Cache-Control", "no-store"});
     call->answer(std::move(response));
   }
@@ -250,7 +251,9 @@ class LogFollowers::Source final : public control::BodySource {
 
 class LogFollowers::Look final : public io::Timer {
  public:
-  Look(LogFollowers& followers, io::Loop& loop) : Timer(loop), followers_(followers), loop_(loop) { on_timer(); }
+  Look(LogFollowers& followers, io::Loop& loop) : Timer(loop), followers_(followers), loop_(loop) {
+    on_timer();
+  }
 
  private:
   void on_timer() override {
@@ -345,7 +348,8 @@ std::optional<WallTime> parse_time(std::string_view text) {
   if (rest.starts_with('.')) {
     std::size_t digits = 0;
     std::chrono::microseconds unit{100'000};
-    for (rest.remove_prefix(1); digits < rest.size() && rest[digits] >= '0' && rest[digits] <= '9'; ++digits) {
+    for (rest.remove_prefix(1); digits < rest.size() && rest[digits] >= '0' && rest[digits] <= '9';
+         ++digits) {
       time += (rest[digits] - '0') * unit;
       unit /= 10;
     }

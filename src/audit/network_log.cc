@@ -37,8 +37,7 @@ bool read_at(const Fd& file, std::uint64_t offset, std::size_t size, std::string
   out.resize(size);
   std::size_t got = 0;
   while (got < size) {
-    const ssize_t count =
-        ::pread(file.get(), out.data() + got, size - got, static_cast<off_t>(offset + got));
+    const ssize_t count = ::pread(file.get(), out.data() + got, size - got, static_cast<off_t>(offset + got));
     if (count < 0 && errno == EINTR) continue;
     if (count <= 0) return false;
     got += static_cast<std::size_t>(count);
@@ -54,9 +53,9 @@ WallTime wall_time(const timespec& time) {
 }  // namespace
 
 std::string NetworkLog::name_of(const Segment& segment) {
-  return fmt::format("{:020}-{}{}", segment.begin,
-                     std::chrono::duration_cast<std::chrono::seconds>(segment.begun.time_since_epoch()).count(),
-                     suffix);
+  return fmt::format(
+      "{:020}-{}{}", segment.begin,
+      std::chrono::duration_cast<std::chrono::seconds>(segment.begun.time_since_epoch()).count(), suffix);
 }
 
 Result<std::unique_ptr<NetworkLog>> NetworkLog::open(const std::string& directory, const LogLimits& limits,
@@ -124,8 +123,8 @@ bool NetworkLog::begin_segment() {
   Segment fresh;
   fresh.begin = segments_.empty() ? 0 : segments_.back().end();
   fresh.begun = fresh.written = clock_.wall();
-  Fd file(::openat(directory_.get(), name_of(fresh).c_str(), O_RDWR | O_CREAT | O_EXCL | O_CLOEXEC | O_NOFOLLOW,
-                   0600));
+  Fd file(::openat(directory_.get(), name_of(fresh).c_str(),
+                   O_RDWR | O_CREAT | O_EXCL | O_CLOEXEC | O_NOFOLLOW, 0600));
   if (!file) return false;
   current_ = std::move(file);
   segments_.push_back(fresh);
@@ -267,8 +266,7 @@ NetworkLog::Ahead NetworkLog::ahead(const LineMatcher& wanted, LogPlace from) co
     out.lost = true;
     out.next = from < all.front().begin ? all.front().begin : all.back().end();
   }
-  const auto segment =
-      std::ranges::find_if(all, [&](const Segment& one) { return out.next < one.end(); });
+  const auto segment = std::ranges::find_if(all, [&](const Segment& one) { return out.next < one.end(); });
   if (segment == all.end()) {
     out.at_end = true;
     return out;
@@ -295,7 +293,8 @@ NetworkLog::Ahead NetworkLog::ahead(const LineMatcher& wanted, LogPlace from) co
   std::string_view lines = window;
   for (std::size_t end = lines.find('\n'); end != std::string_view::npos; end = lines.find('\n')) {
     out.next += end + 1;
-    if (wanted.matches(lines.substr(0, end))) out.lines.push_back({std::string(lines.substr(0, end)), out.next});
+    if (wanted.matches(lines.substr(0, end)))
+      out.lines.push_back({std::string(lines.substr(0, end)), out.next});
     lines.remove_prefix(end + 1);
   }
   return out;

@@ -30,8 +30,8 @@ namespace postern::audit {
 using LogPlace = std::uint64_t;
 
 struct LogLimits {
-  std::uint64_t bytes = std::uint64_t{1} << 30;         ///< One segment more may be there for a moment.
-  std::chrono::seconds age = std::chrono::days(30);     ///< Since a segment's last line, and a thirtieth more.
+  std::uint64_t bytes = std::uint64_t{1} << 30;      ///< One segment more may be there for a moment.
+  std::chrono::seconds age = std::chrono::days(30);  ///< Since a segment's last line, and a thirtieth more.
   std::uint64_t segment_bytes = std::uint64_t{16} << 20;
 };
 
@@ -45,8 +45,8 @@ class NetworkLog final : public LineKeeper {
   // What one question may cost, whoever asks; then it is answered with what was found, and where to go on.
   static constexpr std::uint64_t scanned_bytes_max = 32 * MiB;  // some 50 ms of a worker
   static constexpr std::size_t answer_bytes_max = 4 * MiB;
-  static constexpr std::size_t window_bytes = 256 * KiB;   // read at once
-  static constexpr std::size_t line_bytes_max = 4 * MiB;   // above any line that record.h writes
+  static constexpr std::size_t window_bytes = 256 * KiB;  // read at once
+  static constexpr std::size_t line_bytes_max = 4 * MiB;  // above any line that record.h writes
 
   /// `directory` is made when it is absent, and used by one process at a time. The end of a line that a crash
   /// tore off is cut away. Errors: with a sentence.

@@ -119,14 +119,17 @@ TEST_F(NetworkLogTest, FiltersByEverythingThatItIsAskedFor) {
     return all(*log, filter);
   };
   EXPECT_THAT(ask([](LogFilter& f) { f.host = "example.com"; }), ElementsAre("example.com"));
-  EXPECT_THAT(ask([](LogFilter& f) { f.host = "*.example.com"; }), ElementsAre("a.b.example.com", "api.example.com"));
-  EXPECT_THAT(ask([](LogFilter& f) { f.decision = "denied"; }), ElementsAre("a.b.example.com", "example.com"));
+  EXPECT_THAT(ask([](LogFilter& f) { f.host = "*.example.com"; }),
+              ElementsAre("a.b.example.com", "api.example.com"));
+  EXPECT_THAT(ask([](LogFilter& f) { f.decision = "denied"; }),
+              ElementsAre("a.b.example.com", "example.com"));
   EXPECT_THAT(ask([](LogFilter& f) { f.decision = "failed"; }), ElementsAre("notexample.com"));
   EXPECT_THAT(ask([](LogFilter& f) { f.reason = "in_deny_list"; }), ElementsAre("a.b.example.com"));
   EXPECT_THAT(ask([](LogFilter& f) { f.rule = "api"; }), ElementsAre("api.example.com"));
   EXPECT_THAT(ask([](LogFilter& f) { f.rule = "né\""; }), ElementsAre("example.com"));
   EXPECT_THAT(ask([](LogFilter& f) { f.sandbox = "two"; }), ElementsAre("a.b.example.com", "example.com"));
-  EXPECT_THAT(ask([&](LogFilter& f) { f.since = noon + 2s; }), ElementsAre("a.b.example.com", "notexample.com"));
+  EXPECT_THAT(ask([&](LogFilter& f) { f.since = noon + 2s; }),
+              ElementsAre("a.b.example.com", "notexample.com"));
   EXPECT_THAT(ask([&](LogFilter& f) { f.until = noon + 1s; }), ElementsAre("api.example.com"));
 }
 
@@ -147,7 +150,8 @@ TEST_F(NetworkLogTest, ALineThatACrashToreIsCutAwayAndTheRestGoesOn) {
 TEST_F(NetworkLogTest, WhatIsNoRecordIsPassedOver) {
   const auto log = open();
   std::string blank(5000, '\0');
-  ASSERT_TRUE(log->append(line_of("a", "mine") + "\n" + blank + "\n{}\n{\"time\":\"\n" + line_of("b", "mine")));
+  ASSERT_TRUE(
+      log->append(line_of("a", "mine") + "\n" + blank + "\n{}\n{\"time\":\"\n" + line_of("b", "mine")));
   EXPECT_THAT(all(*log), ElementsAre("b", "a"));
   const auto ahead = log->ahead(LineMatcher(mine()), 0);
   EXPECT_THAT(hosts(ahead.lines), ElementsAre("a", "b"));
@@ -156,7 +160,8 @@ TEST_F(NetworkLogTest, WhatIsNoRecordIsPassedOver) {
 TEST_F(NetworkLogTest, CursorsGoThroughAllSegmentsAndStayGoodWhileMoreIsWritten) {
   const LogLimits small{.segment_bytes = 2000};
   auto log = open(small);
-  for (int i = 0; i < 100; ++i) ASSERT_TRUE(log->append(line_of(std::to_string(i), i % 3 ? "mine" : "other")));
+  for (int i = 0; i < 100; ++i)
+    ASSERT_TRUE(log->append(line_of(std::to_string(i), i % 3 ? "mine" : "other")));
   EXPECT_GT(files().size(), 5u);
   std::vector<std::string> expected, got;
   for (int i = 99; i >= 0; --i)
@@ -307,7 +312,9 @@ TEST_F(NetworkLogTest, AFullDiskLeavesNoTornLineAndIsTriedAgain) {
 }
 
 TEST_F(NetworkLogTest, ForeignFilesAreLeftAlone) {
-  { open(); }
+  {
+    open();
+  }
   std::ofstream(directory() + "/notes.jsonl") << "mine\n";
   ASSERT_EQ(::symlink("/etc/passwd", (directory() + "/00000000000000000099-1.jsonl").c_str()), 0);
   const auto log = open();

@@ -202,8 +202,7 @@ int serve(const ServeOptions& options) {
   const char* home = std::getenv("HOME");
   const sandbox::Trust trust = platform::Machine::trust_in_boxes(
       must(sandbox::prepare_trust({ca.certificate_pem(), data + "/trust"})), home ? home : "");
-  const auto network_log =
-      must(audit::NetworkLog::open(data + "/network-log", log_limits(options), clock));
+  const auto network_log = must(audit::NetworkLog::open(data + "/network-log", log_limits(options), clock));
   audit::Journal journal(open_log(options.log), network_log.get());
   const AccessLogFile access_log(open_log(options.access_log));
   const auto keys = must(platform::ServerKeys::load(*store, clock, issuer));

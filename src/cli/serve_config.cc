@@ -105,8 +105,8 @@ void add_serve_options(CLI::App& command, ServeOptions& options) {
   one("--log", options.log, "One JSON line per call of a sandbox; - is standard output", "FILE|-");
   number("--log-retention-bytes", options.log_retention_bytes, 16'777'216, std::uint64_t{1} << 50,
          "How much of the network log is kept (default: 1073741824)", "BYTES");
-  number("--log-retention-days", options.log_retention_days, 1, 36'500,
-         "How long it is kept (default: 30)", "DAYS");
+  number("--log-retention-days", options.log_retention_days, 1, 36'500, "How long it is kept (default: 30)",
+         "DAYS");
   one("--access-log", options.access_log, "One JSON line per request of the API", "FILE|-");
 }
 
