@@ -4,6 +4,7 @@ import http.client
 import json
 import time
 import urllib.parse
+import urllib.request
 import uuid
 
 import pytest
@@ -215,3 +216,34 @@ def test_what_retention_took_is_told(server):
     assert status == 200
     gap = Events(server, last="ffffffffffff")  # of a log that was longer
     assert gap.next() == {"event": "gap", "data": {}}
+
+
+def test_metrics_count_what_happened_and_name_nobody(server, origin):
+    port = kit.free_port()
+    server.at(API, origin.port).start("--metrics-listen", f"127.0.0.1:{port}")
+    box = make_box(server, "first")
+    call_out(server, box)
+    call_out(server, box, host="denied.example.test")
+
+    def metrics():
+        with urllib.request.urlopen(f"http://127.0.0.1:{port}/metrics", timeout=WAIT) as answer:
+            assert answer.headers["Content-Type"].startswith("text/plain")
+            text = answer.read().decode()
+        return text, dict(line.rsplit(" ", 1) for line in text.splitlines() if not line.startswith("#"))
+
+    assert eventually(lambda: metrics()[1]['postern_requests_total{decision="allowed",reason="allowed"}'] == "1")
+    text, values = metrics()
+    assert any(int(value) > 0 for name, value in values.items() if 'decision="denied"' in name)
+    assert values["postern_boxes_running"] == "1" and values["postern_journal_queued"] == "0"
+    assert int(values["postern_response_bytes_total"]) > 0 and int(values["postern_network_log_bytes"]) > 0
+    made = 'route="/api/v2/sandboxes/boxes",method="POST",status="2xx"'
+    assert values[f"postern_api_request_duration_seconds_count{{{made}}}"] == "1"
+    assert values[f'postern_api_request_duration_seconds_bucket{{{made},le="+Inf"}}'] == "1"
+    assert int(values["process_resident_memory_bytes"]) > 1_000_000 and int(values["process_open_fds"]) > 3
+    for name in (box, server.key, "canary", "example.test"):
+        assert name not in text
+    size = len(text)
+    for number in range(20):
+        server.call("GET", f"/nothing/{number}/x")
+        server.call("GET", f"/boxes/nobody-{number}")
+    assert len(metrics()[0]) < size + 3000  # Two rows more, whoever asks for what.

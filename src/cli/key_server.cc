@@ -20,14 +20,15 @@ std::unexpected<Error> unusable(std::string detail) {
   return fail(Reason::invalid_configuration, std::move(detail));
 }
 
-std::string answer(std::string_view status, std::string_view type, std::string_view body, bool to_head) {
+std::string answer(std::string_view status, std::string_view type, std::string_view body, bool to_head,
+                   int max_age_seconds = 300) {
   return fmt::format(
-      "HTTP/1.1 {}\r\nContent-Type: {}\r\nContent-Length: {}\r\nCache-Control: max-age=300\r\n"
+      "HTTP/1.1 {}\r\nContent-Type: {}\r\nContent-Length: {}\r\nCache-Control: max-age={}\r\n"
       "Connection: close\r\n\r\n{}",
-      status, type, body.size(), to_head ? std::string_view() : body);
+      status, type, body.size(), max_age_seconds, to_head ? std::string_view() : body);
 }
 
-Result<Fd> listen_on(const Endpoint& endpoint) {
+Result<Fd> listen_on(const Endpoint& endpoint, const std::string& option) {
   sockaddr_storage address{};
   const socklen_t size = endpoint.to_sockaddr(address);
   Fd socket(::socket(address.ss_family, SOCK_STREAM | SOCK_NONBLOCK | SOCK_CLOEXEC, 0));
@@ -35,33 +36,33 @@ Result<Fd> listen_on(const Endpoint& endpoint) {
   if (!socket || ::setsockopt(socket.get(), SOL_SOCKET, SO_REUSEADDR, &on, sizeof on) != 0 ||
       ::bind(socket.get(), reinterpret_cast<const sockaddr*>(&address), size) != 0 ||
       ::listen(socket.get(), 64) != 0)
-    return unusable(fmt::format("--callback-jwks {}: {}", endpoint.to_string(), std::strerror(errno)));
+    return unusable(fmt::format("{} {}: {}", option, endpoint.to_string(), std::strerror(errno)));
   return socket;
 }
 
 }  // namespace
 
-Result<std::unique_ptr<KeyServer>> KeyServer::listen(const std::string& address) {
+Result<std::unique_ptr<KeyServer>> KeyServer::listen(const std::string& address, const std::string& option) {
   const auto endpoint = parse_listen(address);
   if (!endpoint)
-    return unusable(fmt::format(
-        "--callback-jwks '{}' is not ADDRESS:PORT (for example 127.0.0.1:8090 or [::1]:8090)", address));
-  auto listening = listen_on(*endpoint);
+    return unusable(fmt::format("{} '{}' is not ADDRESS:PORT (for example 127.0.0.1:8090 or [::1]:8090)",
+                                option, address));
+  auto listening = listen_on(*endpoint, option);
   if (!listening) return std::unexpected(std::move(listening.error()));
   sockaddr_storage name{};
   socklen_t size = sizeof name;
   ::getsockname(listening->get(), reinterpret_cast<sockaddr*>(&name), &size);
   const auto bound = Endpoint::from_sockaddr(reinterpret_cast<const sockaddr&>(name));
-  if (!bound) return unusable("--callback-jwks: the socket has no address");
+  if (!bound) return unusable(option + ": the socket has no address");
   return std::unique_ptr<KeyServer>(new KeyServer(std::move(*listening), "http://" + bound->to_string()));
 }
 
 KeyServer::KeyServer(Fd listening, std::string origin)
     : listening_(std::move(listening)), origin_(std::move(origin)), loop_(clock_) {}
 
-const std::string* KeyServer::document_at(std::string_view path) const {
-  for (const auto& [known, document] : documents_)
-    if (path == known) return &document;
+const KeyServer::Document* KeyServer::document_at(std::string_view path) const {
+  for (const Document& document : documents_)
+    if (path == document.path) return &document;
   return nullptr;
 }
 
@@ -109,16 +110,17 @@ io::Task<void> KeyServer::serve(Fd accepted) {
   }
   std::vector<HeaderField> fields;
   RequestHead request;
-  const std::string* document = nullptr;
+  const Document* document = nullptr;
   std::string said;
   if (size == 0 || !wire::parse_request_head(std::string_view(head).substr(0, size), fields, request)) {
     said = answer("400 Bad Request", "text/plain", "not acceptable HTTP\n", false);
   } else if (document = document_at(request.target.substr(0, request.target.find('?'))); !document) {
-    said = answer("404 Not Found", "text/plain", "there is nothing here but keys\n", false);
+    said = answer("404 Not Found", "text/plain", "there is nothing here\n", false);
   } else if (request.method != "GET" && request.method != "HEAD") {
     said = answer("405 Method Not Allowed", "text/plain", "only GET and HEAD\n", false);
   } else {
-    said = answer("200 OK", "application/json", *document, request.method == "HEAD");
+    said = answer("200 OK", document->type, document->make(), request.method == "HEAD",
+                  document->max_age_seconds);
   }
   auto sent = co_await stream.write_all(said, deadline);
   if (sent) stream.shutdown_write();

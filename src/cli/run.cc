@@ -89,7 +89,7 @@ Asking prepare_asking(const RunOptions& options, const policy::Snapshot& snapsho
   if (!options.callback_jwks.empty()) {
     std::vector<const credential::JwtKey*> published = {&key};
     if (asking.identity) published.push_back(&asking.identity->key);
-    asking.keys = must(KeyServer::listen(options.callback_jwks));
+    asking.keys = must(KeyServer::listen(options.callback_jwks, "--callback-jwks"));
     if (issuer.empty()) issuer = asking.keys->origin();
     asking.keys->publish("/.well-known/jwks.json", credential::jwk_set(published));
     asking.keys->publish("/.well-known/openid-configuration", credential::openid_configuration(issuer));

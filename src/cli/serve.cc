@@ -30,6 +30,8 @@
 #include "box/keeper.h"
 #include "box/trash.h"
 #include "cli/doctor.h"
+#include "cli/key_server.h"
+#include "cli/metrics.h"
 #include "cli/run_options.h"
 #include "cli/serve_config.h"
 #include "cli/server_data.h"
@@ -205,6 +207,10 @@ int serve(const ServeOptions& options) {
   const auto network_log = must(audit::NetworkLog::open(data + "/network-log", log_limits(options), clock));
   audit::Journal journal(open_log(options.log), network_log.get());
   const AccessLogFile access_log(open_log(options.access_log));
+  ApiCounts api_counts;
+  std::unique_ptr<KeyServer> metrics;
+  if (!options.metrics_listen.empty())
+    metrics = must(KeyServer::listen(options.metrics_listen, "--metrics-listen"));
   const auto keys = must(platform::ServerKeys::load(*store, clock, issuer));
   {
     proxy::DataPlane data_plane({.overrides = overrides,
@@ -246,13 +252,22 @@ int serve(const ServeOptions& options) {
       router.mount(prefix, api::secret_routes(boxes, *store, identify));
     router.mount("", api::server_pages(*store, guard, *keys, issuer));
     server->start([&router](const std::shared_ptr<control::Call>& call) { router.serve(call); },
-                  [&access_log](const control::AccessRecord& record) { access_log.write(record); });
+                  [&access_log, &api_counts](const control::AccessRecord& record) {
+                    access_log.write(record);
+                    api_counts.add(record);
+                  });
 
     std::printf("postern is ready: %s\n",
                 (options.public_url.empty() ? own_origin : options.public_url).c_str());
     if (bootstrap.key) hand_out(*bootstrap.key, options.bootstrap_api_key_file);
     std::fflush(stdout);
+    if (metrics) {
+      metrics->publish("/metrics", "text/plain; version=0.0.4", 0,
+                       [&] { return metrics_text(journal, *network_log, boxes, api_counts); });
+      metrics->start();
+    }
     wait_for_end(ends, boxes, *network_log);
+    metrics.reset();
     followers.stop();
     server->stop(patience);
     data_plane.drain(std::chrono::milliseconds(300));

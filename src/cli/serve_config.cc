@@ -108,6 +108,8 @@ void add_serve_options(CLI::App& command, ServeOptions& options) {
   number("--log-retention-days", options.log_retention_days, 1, 36'500, "How long it is kept (default: 30)",
          "DAYS");
   one("--access-log", options.access_log, "One JSON line per request of the API", "FILE|-");
+  one("--metrics-listen", options.metrics_listen,
+      "Metrics for Prometheus at /metrics, without a key (for example 127.0.0.1:9464)", "ADDRESS:PORT");
 }
 
 void read_serve_config(CLI::App& command, const ServeOptions& options) {
