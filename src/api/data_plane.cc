@@ -7,6 +7,7 @@
 #include "api/download.h"
 #include "api/execute.h"
 #include "api/search.h"
+#include "api/tunnel.h"
 #include "api/upload.h"
 
 namespace postern::api {
@@ -32,6 +33,7 @@ std::vector<control::Route> data_plane_routes(BoxDoor& door, Identify identify) 
       route("GET", "/download", Scope::read_only, download),
       route("POST", "/glob", Scope::read_only, glob),
       route("POST", "/grep", Scope::read_only, grep),
+      route("GET", "/tunnel", Scope::workspace, tunnel),
   };
 }
 

@@ -7,6 +7,7 @@
 //   POST /{sandbox_id}/execute/stream/resume
 //   POST /{sandbox_id}/upload?path=             GET, HEAD /{sandbox_id}/download?path=
 //   POST /{sandbox_id}/glob                     POST /{sandbox_id}/grep
+//   GET  /{sandbox_id}/tunnel                   connections to ports of the box, on a WebSocket
 
 #include <vector>
 

@@ -28,7 +28,6 @@ constexpr Part parts[] = {
     {"service URLs", "GET", "/boxes/{name}/service-urls"},
     {"service URLs", "DELETE", "/boxes/{name}/service-urls"},
     {"download URLs", "POST", "/boxes/{name}/download-url"},
-    {"tunnels", "GET", "/{sandbox_id}/tunnel"},
     {"usage", "GET", "/usage"},
     {"usage", "GET", "/usage/costs"},
 };

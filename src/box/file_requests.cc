@@ -71,6 +71,12 @@ RunRequest grep_request(std::string text, std::string path, std::string glob, st
   return of_agent({"grep", std::move(text), std::move(path), std::move(glob), std::to_string(limit)});
 }
 
+RunRequest connect_request(std::uint16_t port) {
+  RunRequest request = of_agent({"connect", std::to_string(port)});
+  request.has_input = true;
+  return request;
+}
+
 std::optional<std::vector<FileEntry>> parse_entries(std::string_view answer) {
   std::vector<FileEntry> out;
   while (!answer.empty()) {

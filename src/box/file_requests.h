@@ -38,6 +38,9 @@ RunRequest write_request(std::string path);
 RunRequest glob_request(std::string pattern, std::string path, std::uint64_t limit);
 RunRequest grep_request(std::string text, std::string path, std::string glob, std::uint64_t limit);
 
+/// A connection to a port of the box (box/agent/connect.h).
+RunRequest connect_request(std::uint16_t port);
+
 /// What was answered; nullopt when it is nothing that an agent says.
 std::optional<std::vector<FileEntry>> parse_entries(std::string_view answer);
 std::optional<std::vector<FoundLine>> parse_lines(std::string_view answer);

@@ -24,6 +24,7 @@
 #include <utility>
 #include <vector>
 
+#include "box/agent/connect.h"
 #include "box/agent/files.h"
 #include "box/agent/protocol.h"
 
@@ -132,7 +133,9 @@ void close_from(unsigned first) {
   if (!start.request.directory.empty() && chdir(start.request.directory.c_str()) != 0) fail_start(failure);
   if (start.request.of_agent) {
     close_from(3);  // The pipes of other commands, too, which would not end else.
-    _exit(run_file_command(start.request.arguments));
+    const std::vector<std::string>& words = start.request.arguments;
+    if (words[0] == "connect" && words.size() == 2) _exit(run_connect(words[1]));
+    _exit(run_file_command(words));
   }
   const std::vector<char*> arguments = pointers_to(start.request.arguments);
   std::vector<char*> variables = pointers_to(start.request.environment);

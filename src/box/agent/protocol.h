@@ -53,7 +53,7 @@ struct RunRequest {
   std::vector<std::string> arguments;    ///< At least the program; looked up in PATH of `environment`.
   std::vector<std::string> environment;  ///< NAME=VALUE: all of it.
   std::string directory;                 ///< Empty: the agent's.
-  bool of_agent = false;                 ///< One of the agent's own (box/agent/files.h), and no program.
+  bool of_agent = false;                 ///< One of the agent's own (box/agent/), and no program.
   bool terminal = false;
   bool has_input = false;  ///< Else the standard input is /dev/null. A terminal always has.
   std::uint16_t rows = 24, columns = 80;
