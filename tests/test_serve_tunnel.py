@@ -1,12 +1,16 @@
-"""Tunnels into boxes of `postern serve`, with the Python SDK and with clients that break the protocol."""
+"""Tunnels into boxes of `postern serve` and links to their files, with the Python SDK and with clients that break the protocol."""
 
+import base64
 import contextlib
 import socket
 import struct
 import threading
+import urllib.error
+import urllib.request
 
 import pytest
 
+from attacks_support import eventually
 from clients_support import WAIT
 from serve_support import Server, python_sdk, run_python, server  # noqa: F401 (fixtures)
 
@@ -156,6 +160,7 @@ def test_the_python_sdk_tunnels(server, python_sdk, host_listener):
     assert found["small"] and found["large"] and found["many"] and found["flood"] and found["deaf"]
     assert found["page"] == "<h1>from the box</h1>"
     assert found["host"] == "" and found["alive"] == "yes\n"
+    assert found["link"] == ["<h1>from the box</h1>", "text/html", True]
     assert server.stop() == 0
 
 
@@ -260,3 +265,76 @@ def test_a_tunnel_wakes_its_box_and_ends_with_it(box):
         assert client.status_of(1) == b"\0"
         assert box.call("POST", "/boxes/one/stop")[0] == 204
         assert client.end() == 1001
+
+
+def fetch(url, method="GET", **fields):
+    """(status, fields, body), without a key."""
+    asked = urllib.request.Request(url, method=method, headers=fields)
+    try:
+        with urllib.request.urlopen(asked, timeout=WAIT) as answer:
+            return answer.status, answer.headers, answer.read()
+    except urllib.error.HTTPError as error:
+        return error.code, error.headers, error.read()
+
+
+def link(server, **asked):
+    status, answer = server.call("POST", "/boxes/one/download-url", asked)
+    assert status == 200, answer
+    return answer
+
+
+def test_a_download_link_is_all_that_its_holder_needs(box):
+    assert box.call("POST", "/one/execute", {"command": "printf '<h1>hello</h1>' > /tmp/a.html; printf x > '/tmp/b\"; evil'"})[1]["exit_code"] == 0
+    made = link(box, path="/tmp/a.html", content_type="text/html; charset=utf-8", content_disposition="inline", csp_sandbox_flags=["allow-scripts"])
+    assert made["expires_at"] is None and made["download_url"].startswith(box.url) and made["download_url"].endswith(made["token"])
+    assert box.call("POST", "/boxes/one/stop")[0] == 204  # It is woken.
+    status, fields, body = fetch(made["download_url"])
+    assert (status, body, fields["Content-Type"]) == (200, b"<h1>hello</h1>", "text/html; charset=utf-8")
+    assert fields["Content-Security-Policy"] == "sandbox allow-scripts; frame-ancestors 'none'" and fields["X-Content-Type-Options"] == "nosniff"
+    assert fields["Content-Disposition"] == "inline; filename*=UTF-8''a.html"
+    status, fields, body = fetch(made["download_url"], Range="bytes=4-8")
+    assert (status, body, fields["Content-Range"]) == (206, b"hello", "bytes 4-8/14") and "sandbox" in fields["Content-Security-Policy"]
+    status, fields, body = fetch(made["download_url"], "HEAD")
+    assert (status, body, fields["Content-Length"]) == (200, b"", "14")
+    status, fields, _ = fetch(link(box, path='/tmp/b"; evil')["download_url"])
+    assert status == 200 and fields["Content-Disposition"] == "attachment; filename*=UTF-8''b%22%3B%20evil" and fields["Content-Type"] == "application/octet-stream"
+    assert fetch(link(box, path="/tmp/none")["download_url"])[0] == 404
+
+
+def test_a_download_link_is_for_one_file_of_one_box_and_for_its_time(box):
+    assert box.call("POST", "/one/execute", {"command": "echo first > /tmp/a"})[1]["exit_code"] == 0
+    made = link(box, path="/tmp/a", expires_in_seconds=1)
+    url = made["download_url"]
+    assert made["expires_at"].endswith("Z")
+    assert eventually(lambda: fetch(url)[0] == 403)
+    payload, mac = link(box, path="/tmp/a")["token"].split(".")
+    forged = base64.urlsafe_b64encode(base64.urlsafe_b64decode(payload + "===").replace(b"/tmp/a", b"/etc/x")).decode().rstrip("=")
+    for token in ("", ".", f"{payload}.", f".{mac}", f"{forged}.{mac}", f"{payload}.{mac}A", f"{payload}.{'A' * 43}", "x" * 6000):
+        assert fetch(f"{box.url}/downloads?token={token}")[0] == 403, token
+    assert fetch(f"{box.url}/downloads")[0] == 403
+    url = link(box, path="/tmp/a")["download_url"]
+    assert fetch(url)[2] == b"first\n"
+    assert box.call("DELETE", "/boxes/one")[0] == 204
+    assert box.call("POST", "/boxes", {"name": "one"})[0] == 201  # Another one of the same name.
+    assert box.call("POST", "/one/execute", {"command": "echo second > /tmp/a"})[1]["exit_code"] == 0
+    assert fetch(url)[0] == 404
+    assert box.call("POST", "/boxes/nothing/download-url", {"path": "/x"})[0] == 404
+    assert box.call("POST", "/boxes/one/download-url", {"path": "/x"}, key=False)[0] == 401
+
+
+@pytest.mark.parametrize("asked", [
+    {}, {"path": ""}, {"path": "/x", "expires_in_seconds": 0}, {"path": "/x", "content_type": "text/html\r\nX-Evil: 1"}, {"path": "/x", "content_type": "html"},
+    {"path": "/x", "content_disposition": "inline; x"}, {"path": "/x", "csp_sandbox": False}, {"path": "/x", "csp_sandbox_flags": ["allow-same-origin"]},
+    {"path": "/x", "csp_sandbox_flags": ["allow-scripts; script-src *"]}, {"path": "/x", "csp_source_bundles": ["all"]}], ids=range(10))
+def test_a_download_link_that_would_give_away_too_much_is_not_made(box, asked):
+    assert box.call("POST", "/boxes/one/download-url", asked)[0] == 422
+
+
+def test_no_log_holds_a_download_link(server):
+    server.start("--access-log", server.directory / "access.jsonl")
+    assert server.call("POST", "/boxes", {"name": "one"})[0] == 201
+    made = link(server, path="/etc/passwd")
+    assert fetch(made["download_url"])[0] == 200
+    assert server.stop() == 0
+    said = (server.directory / "access.jsonl").read_text()
+    assert '"/downloads"' in said and made["token"] not in said + server.said() and made["token"].split(".")[1] not in said

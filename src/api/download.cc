@@ -117,7 +117,7 @@ class Reading final : public box::Guest, box::AgentLink::Events, io::Timer {
   std::uint32_t number_ = 0;
 };
 
-void answer(box::OpenBox& box, const std::shared_ptr<Call>& call, FileEntry entry) {
+void answer(box::OpenBox& box, const std::shared_ptr<Call>& call, FileEntry entry, const FileLook& look) {
   if (entry.kind == FileEntry::Kind::folder) return call->answer(file_error(EISDIR, Doing::reading));
   if (entry.kind != FileEntry::Kind::file) return call->answer(file_error(EINVAL, Doing::reading));
   const std::string tag = fmt::format("\"{}\"", entry.tag);
@@ -130,12 +130,13 @@ void answer(box::OpenBox& box, const std::shared_ptr<Call>& call, FileEntry entr
   response.status = part.status;
   response.fields = {
       {"ETag", tag}, {"Last-Modified", modified}, {"Accept-Ranges", "bytes"}, {"Cache-Control", "no-cache"}};
+  response.fields.insert(response.fields.end(), look.fields.begin(), look.fields.end());
   if (part.status == 304) return call->answer(std::move(response));
   if (part.status == 416) {
     response.fields.push_back({"Content-Range", fmt::format("bytes */{}", entry.bytes)});
     return call->answer(std::move(response));
   }
-  response.fields.push_back({"Content-Type", "application/octet-stream"});
+  response.fields.push_back({"Content-Type", look.content_type});
   if (part.status == 206)
     response.fields.push_back({"Content-Range", fmt::format("bytes {}-{}/{}", part.first,
                                                             part.first + part.length - 1, entry.bytes)});
@@ -148,18 +149,22 @@ void answer(box::OpenBox& box, const std::shared_ptr<Call>& call, FileEntry entr
 
 }  // namespace
 
-void download(const std::shared_ptr<Call>& call, BoxDoor& door, const control::Principal& caller) {
-  auto path = path_parameter(*call);
-  if (!path) return;
-  door.with_box(caller, call->request().parameter("sandbox_id"), [call, path = std::move(*path)](auto box) {
-    if (!box) return call->answer(box.error());
-    const std::string whole = path_in(**box, path);
-    ask_entry(**box, call, whole, [call, whole, box = *box](auto entry) {
+void download_file(const std::shared_ptr<Call>& call, BoxDoor& door, const control::Principal& caller,
+                   const std::string& box, std::string path, FileLook look) {
+  door.with_box(caller, box, [call, path = std::move(path), look = std::move(look)](auto open) mutable {
+    if (!open) return call->answer(open.error());
+    const std::string whole = path_in(**open, path);
+    ask_entry(**open, call, whole, [call, whole, look = std::move(look), box = *open](auto entry) {
       if (!entry) return call->answer(entry.error());
       entry->path = whole;
-      answer(*box, call, std::move(*entry));
+      answer(*box, call, std::move(*entry), look);
     });
   });
+}
+
+void download(const std::shared_ptr<Call>& call, BoxDoor& door, const control::Principal& caller) {
+  auto path = path_parameter(*call);
+  if (path) download_file(call, door, caller, call->request().parameter("sandbox_id"), std::move(*path), {});
 }
 
 }  // namespace postern::api

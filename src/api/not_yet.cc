@@ -27,7 +27,6 @@ constexpr Part parts[] = {
     {"service URLs", "POST", "/boxes/{name}/service-url"},
     {"service URLs", "GET", "/boxes/{name}/service-urls"},
     {"service URLs", "DELETE", "/boxes/{name}/service-urls"},
-    {"download URLs", "POST", "/boxes/{name}/download-url"},
     {"usage", "GET", "/usage"},
     {"usage", "GET", "/usage/costs"},
 };

@@ -17,6 +17,7 @@
 
 #include "api/boxes.h"
 #include "api/data_plane.h"
+#include "api/download_links.h"
 #include "api/explain.h"
 #include "api/network_log.h"
 #include "api/not_yet.h"
@@ -240,16 +241,19 @@ int serve(const ServeOptions& options) {
       return !options.public_url.empty() ? options.public_url
                                          : fmt::format("{}://{}", tls ? "https" : "http", request.host);
     };
+    const api::DownloadLinks links(boxes, door, keys->links(), clock);
     control::Router router;
     for (const char* prefix : {"/v2/sandboxes", "/api/v2/sandboxes"}) {
       router.mount(prefix, api::box_routes(boxes, *store, identify, origin));
       router.mount(prefix, api::network_log_routes(*network_log, followers, boxes, identify));
       router.mount(prefix, api::explain_routes(boxes, policies, identify));
       router.mount(prefix, api::data_plane_routes(door, identify));
+      router.mount(prefix, links.making_routes(identify, origin));
       router.mount(prefix, api::not_yet_routes(identify));
     }
     for (const char* prefix : {"/v1", "/api/v1"})
       router.mount(prefix, api::secret_routes(boxes, *store, identify));
+    router.mount("", links.serving_routes());
     router.mount("", api::server_pages(*store, guard, *keys, issuer));
     server->start([&router](const std::shared_ptr<control::Call>& call) { router.serve(call); },
                   [&access_log, &api_counts](const control::AccessRecord& record) {

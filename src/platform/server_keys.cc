@@ -44,6 +44,7 @@ store::Outcome<std::unique_ptr<ServerKeys>> ServerKeys::load(store::Store& store
   out->jwk_set_ = credential::jwk_set(all);
   auto& callback_key = newest[static_cast<std::size_t>(JwtAlgorithm::eddsa)];
   auto& identity_key = newest[static_cast<std::size_t>(JwtAlgorithm::rs256)];
+  out->links_ = std::make_shared<const credential::LinkKey>(*callback_key);
   out->signer_ = std::make_shared<const credential::CallbackSigner>(std::move(*callback_key), issuer);
   if (issuer.starts_with("https://"))
     out->identity_ = std::make_shared<const credential::WorkloadIdentity>(std::move(*identity_key), issuer);

@@ -7,6 +7,7 @@
 
 #include "base/clock.h"
 #include "credential/callback.h"
+#include "credential/link_key.h"
 #include "credential/workload_identity.h"
 #include "store/store.h"
 
@@ -23,12 +24,15 @@ class ServerKeys {
   const std::shared_ptr<const credential::CallbackSigner>& signer() const { return signer_; }
   /// nullptr unless the issuer is https: no cloud asks any other for keys.
   const std::shared_ptr<const credential::WorkloadIdentity>& identity() const { return identity_; }
+  /// What links of this server are signed with; nullptr in a sealed server.
+  const std::shared_ptr<const credential::LinkKey>& links() const { return links_; }
   /// The public halves, of retired keys too as long as what they signed may be about (RFC 7517 §5).
   const std::string& jwk_set() const { return jwk_set_; }
 
  private:
   std::shared_ptr<const credential::CallbackSigner> signer_;
   std::shared_ptr<const credential::WorkloadIdentity> identity_;
+  std::shared_ptr<const credential::LinkKey> links_;
   std::string jwk_set_ = R"({"keys":[]})";
 };
 

@@ -1,4 +1,4 @@
-"""Tunnels, download links and services with the Python SDK; says what it found as one line of JSON."""
+"""Tunnels and download links with the Python SDK; says what it found as one line of JSON."""
 
 import concurrent.futures
 import hashlib
@@ -106,6 +106,9 @@ with SandboxClient() as client:
                 found["host"] = connection.recv(100).decode()
             except ConnectionError:
                 found["host"] = ""
+    link = box.generate_download_url("site/index.html", expires_in_seconds=600, content_type="text/html", content_disposition="inline")
+    with urllib.request.urlopen(link.download_url, timeout=20) as answer:
+        found["link"] = [answer.read().decode(), answer.headers["Content-Type"], link.expires_at is not None]
     found["alive"] = box.run("echo yes").stdout
     client.delete_sandbox("tunnels")
 print(json.dumps(found))
