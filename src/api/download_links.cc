@@ -136,7 +136,8 @@ void DownloadLinks::serve(const std::shared_ptr<control::Call>& call) const {
 std::vector<control::Route> DownloadLinks::making_routes(Identify identify, Origin origin) const {
   return {{"POST", "/boxes/{name}/download-url",
            [this, identify, origin](const std::shared_ptr<control::Call>& call) {
-             const auto caller = admit(*call, identify, control::Scope::read_only);
+             // A link outlives the key that asked for it: reading is not enough.
+             const auto caller = admit(*call, identify, control::Scope::workspace);
              if (!caller) return;
              call->read_body(body_bytes_max, [this, call, origin, caller = *caller](const std::string& body) {
                make(call, caller, origin(call->request()), body);
