@@ -37,7 +37,8 @@ TEST(BodyFields, OfTheRightKindAreRead) {
 }
 
 TEST(BodyFields, ThatAreWrongAreAllNamed) {
-  const auto tree = body(R"({"t": 1, "n": 1.5, "big": 99999999999999999999, "f": "true", "m": {"a": 1}, "l": "c",
+  const auto tree =
+      body(R"({"t": 1, "n": 1.5, "big": 99999999999999999999, "f": "true", "m": {"a": 1}, "l": "c",
                              "o": {"x": 1}, "zero": "a\u0000b"})");
   BodyFields fields(tree);
   EXPECT_FALSE(fields.text("t"));
@@ -53,8 +54,9 @@ TEST(BodyFields, ThatAreWrongAreAllNamed) {
   EXPECT_FALSE(fields.good());
   const auto refusal = fields.refusal();
   EXPECT_EQ(refusal.status, 422);
-  for (const char* place : {R"(["body","t"])", R"(["body","n"])", R"(["body","big"])", R"(["body","f"])",
-                            R"(["body","m","a"])", R"(["body","l"])", R"(["body","zero"])", R"(["body","o","x"])"})
+  for (const char* place :
+       {R"(["body","t"])", R"(["body","n"])", R"(["body","big"])", R"(["body","f"])", R"(["body","m","a"])",
+        R"(["body","l"])", R"(["body","zero"])", R"(["body","o","x"])"})
     EXPECT_THAT(refusal.body, HasSubstr(place));
 }
 
