@@ -40,7 +40,7 @@ LAYERS = {
 }
 
 # Third-party headers that stay in .cc files: a header that shows one makes everybody depend on it.
-HIDDEN = re.compile(r"#include <(sodium|sqlite3|openssl|nghttp2|ares|idn2|libpsl|yaml-cpp|re2|nftables|libmnl|seccomp|cap-ng|CLI|boost)[/.]")
+HIDDEN = re.compile(r"#include <(curl|sodium|sqlite3|openssl|nghttp2|ares|idn2|libpsl|yaml-cpp|re2|nftables|libmnl|seccomp|cap-ng|CLI|boost)[/.]")
 
 
 def sources(*suffixes, folders=("src", "fuzz", "bench")):

@@ -14,6 +14,7 @@
 #include "cli/check.h"
 #include "cli/doctor.h"
 #include "cli/key.h"
+#include "cli/log.h"
 #include "cli/run.h"
 #include "cli/serve.h"
 #include "cli/state_directory.h"
@@ -172,6 +173,7 @@ int main(int argc, char** argv) {
   add_run(app, options);
   postern::cli::add_check_command(app, exit_code);
   postern::cli::add_serve_command(app, exit_code);
+  postern::cli::add_log_command(app, exit_code);
   postern::cli::add_key_command(app, exit_code);
   CLI::App* doctor = app.add_subcommand("doctor", "Check this machine, and say how to mend what is missing");
   CLI::App* version = app.add_subcommand("version", "Print the version");
