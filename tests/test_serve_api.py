@@ -2,6 +2,7 @@
 
 import json
 import os
+import socket
 import stat
 import subprocess
 
@@ -207,6 +208,20 @@ def test_the_first_key_can_go_to_a_file(place):
     server.key = file.read_text().strip()
     assert stat.S_IMODE(file.stat().st_mode) == 0o600 and server.call("GET", "/boxes")[0] == 200
     assert "postern_" not in server.said()
+    server.stop()
+
+
+def test_a_start_that_fails_does_not_use_the_first_key_up(place):
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        environment = {**os.environ, "POSTERN_STATE_DIR": str(place / "state")}
+        words = [kit.POSTERN, "serve", "--listen", f"127.0.0.1:{taken.getsockname()[1]}"]
+        (place / "state").mkdir()
+        done = subprocess.run(words, env=environment, capture_output=True, text=True, timeout=WAIT)
+    assert done.returncode == 1 and "in use" in done.stderr and "postern_" not in done.stdout, done.stderr
+    done = subprocess.run([*words[:2], "--listen", "127.0.0.1:0", "--bootstrap-api-key-file", place / "none/key"], env=environment, capture_output=True, text=True, timeout=WAIT)
+    assert done.returncode == 1 and "none/key' cannot be written" in done.stderr
+    server = Server(place).start()
+    assert server.call("GET", "/boxes")[0] == 200
     server.stop()
 
 

@@ -74,23 +74,12 @@ Fd take_data(const std::string& data) {
   throw Stop{};
 }
 
-/// The workspace and the key that a new server begins with.
-struct Bootstrap {
-  store::WorkspaceId workspace;
-  std::optional<credential::NewApiKey> key;
-};
-
-Bootstrap prepare_workspace(store::Store& store) {
-  Bootstrap out;
+/// The workspace that a new server begins with.
+store::WorkspaceId prepare_workspace(store::Store& store) {
   auto found = store.workspaces().find_by_name(first_workspace);
   if (!found && found.error().fault == store::Fault::not_found && store.seal() == store::Seal::open)
     found = store.workspaces().create(first_workspace);
-  out.workspace = must(std::move(found)).id;
-  if (must(store.api_keys().list(out.workspace)).empty()) {
-    out.key = credential::make_api_key();
-    must(store.api_keys().add(out.workspace, out.key->proof, store::Scope::admin, "first key"));
-  }
-  return out;
+  return must(std::move(found)).id;
 }
 
 void hand_out(const credential::NewApiKey& key, const std::string& file) {
@@ -107,6 +96,20 @@ void hand_out(const credential::NewApiKey& key, const std::string& file) {
   }
   must(credential::hand_over(key, out.get()));
   std::printf("API key: in %s\n", file.c_str());
+}
+
+/// The key that a new server begins with. Not kept if nobody could be given it.
+void hand_out_first_key(store::Store& store, const store::WorkspaceId& workspace, const std::string& file) {
+  const auto keys = must(store.api_keys().list(workspace));
+  if (std::ranges::any_of(keys, [](const store::ApiKey& key) { return !key.revoked_at; })) return;
+  const auto key = credential::make_api_key();
+  must(store.api_keys().add(workspace, key.proof, store::Scope::admin, "first key"));
+  try {
+    hand_out(key, file);
+  } catch (const Stop&) {
+    (void)store.api_keys().revoke(workspace, key.proof.id);
+    throw;
+  }
 }
 
 /// "sandboxes.example" of "https://sandboxes.example:8443".
@@ -184,7 +187,7 @@ int serve(const ServeOptions& options) {
             ? "sealed: there is no master key; nothing that needs a secret works until it is given"
             : "sealed: the master key is not the one that this store was sealed with; nothing that needs "
               "a secret works");
-  const Bootstrap bootstrap = prepare_workspace(*store);
+  const store::WorkspaceId workspace = prepare_workspace(*store);
 
   const bool tls = !options.tls_certificate.empty();
   std::string issuer = options.public_url;
@@ -263,7 +266,7 @@ int serve(const ServeOptions& options) {
 
     std::printf("postern is ready: %s\n",
                 (options.public_url.empty() ? own_origin : options.public_url).c_str());
-    if (bootstrap.key) hand_out(*bootstrap.key, options.bootstrap_api_key_file);
+    hand_out_first_key(*store, workspace, options.bootstrap_api_key_file);
     std::fflush(stdout);
     if (metrics) {
       metrics->publish("/metrics", "text/plain; version=0.0.4", 0,
