@@ -78,7 +78,7 @@ void add_serve_options(CLI::App& command, ServeOptions& options) {
   const auto number = [&command](const char* name, std::uint64_t& into, std::uint64_t min, std::uint64_t max,
                                  const char* help, const char* type) {
     command.add_option(name, into, help)
-        ->check(CLI::Range(min, max))
+        ->check(CLI::Range(min, max).description(""))
         ->type_name(type)
         ->envname(variable_of(name));
   };
@@ -104,7 +104,7 @@ void add_serve_options(CLI::App& command, ServeOptions& options) {
   list("--origin-ca", options.origin_ca, "Trust these certificates of origins too", "FILE");
   one("--log", options.log, "One JSON line per call of a sandbox; - is standard output", "FILE|-");
   number("--log-retention-bytes", options.log_retention_bytes, 16'777'216, std::uint64_t{1} << 50,
-         "How much of the network log is kept (default: 1073741824)", "BYTES");
+         "How much of the network log is kept, at least 16 MiB (default: 1 GiB)", "BYTES");
   number("--log-retention-days", options.log_retention_days, 1, 36'500, "How long it is kept (default: 30)",
          "DAYS");
   one("--access-log", options.access_log, "One JSON line per request of the API", "FILE|-");

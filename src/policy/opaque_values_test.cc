@@ -34,6 +34,12 @@ std::vector<std::string> places(const std::vector<PlacedValue>& values) {
   return out;
 }
 
+std::vector<std::string> wheres(const std::vector<Problem>& problems) {
+  std::vector<std::string> out;
+  for (const Problem& problem : problems) out.push_back(problem.where);
+  return out;
+}
+
 TEST(OpaqueValues, AreTakenFromEveryPlaceAndPutBackThere) {
   Document document = parsed();
   const std::string shown = print(document);
@@ -64,15 +70,15 @@ TEST(Document, IsReadFromATreeAsFromItsText) {
   ASSERT_TRUE(document);
   EXPECT_EQ(print(*document), print(parsed()));
 
-  const auto broken = read_tree(R"({"p": {"rules": [{"name": "a"}, {"nome": 1}], "else": 1}})", Format::json);
-  const auto problems = read_document(*broken->find("p"));
-  ASSERT_FALSE(problems);
-  EXPECT_THAT(places([&] {
-                std::vector<PlacedValue> out;
-                for (const Problem& problem : problems.error()) out.push_back({problem.where, {}});
-                return out;
-              }()),
-              testing::Contains("rules[1].name"));
+  // The same mistakes are found in the same places.
+  const std::string broken = R"({"rules": [{"name": "a"}, {"nome": 1}], "access_control": 1})";
+  const auto whole = read_tree("{\"p\": " + broken + "}", Format::json);
+  const auto from_tree = read_document(*whole->find("p"));
+  const auto from_text = parse_document(broken, Format::json, UnknownFields::tolerate);
+  ASSERT_FALSE(from_tree);
+  ASSERT_FALSE(from_text);
+  EXPECT_EQ(wheres(from_tree.error()), wheres(from_text.error()));
+  EXPECT_THAT(wheres(from_tree.error()), testing::Contains("rules[1]"));
 }
 
 }  // namespace
