@@ -163,10 +163,16 @@ int write_file(const std::string& path) {
   const std::string target = resolved ? resolved : path;
   free(resolved);
   std::string name = target + ".postern-XXXXXX";
+  // Never a moment with the file and without who takes it away.
+  sigset_t ends;
+  sigemptyset(&ends);
+  sigaddset(&ends, SIGTERM);
+  sigprocmask(SIG_BLOCK, &ends, nullptr);
   const File file(mkostemp(name.data(), O_CLOEXEC));
   if (!file) return trouble(errno);
   unfinished = name.data();
   signal(SIGTERM, give_up_unfinished);
+  sigprocmask(SIG_UNBLOCK, &ends, nullptr);
   const auto give_up = [&] {
     const int number = errno;
     unlink(name.c_str());
