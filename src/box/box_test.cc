@@ -38,27 +38,8 @@ class RealBox : public testing::Test {
     std::filesystem::remove_all(work_);
   }
 
-  struct Ended {
-    int status = -1;
-    std::string out;
-  };
   Ended run(CommandOptions options) {
-    Command command(loop_, *link_, std::move(options));
-    struct : Command::Viewer {
-      void changed() override {}
-    } viewer;
-    command.attach(viewer, 0, 0);
-    Ended ended;
-    const TimePoint end = clock_.now() + std::chrono::seconds(20);
-    while (!command.at_end(viewer) && clock_.now() < end) {
-      loop_.run_once(std::chrono::milliseconds(20));
-      for (const StreamId stream : {StreamId::standard_output, StreamId::standard_error})
-        while (auto chunk = command.pull(viewer, stream, 100'000)) ended.out += chunk->bytes;
-    }
-    EXPECT_EQ(command.state(), Command::State::exited) << command.error_number();
-    ended.status = command.status();
-    command.detach(viewer);
-    return ended;
+    return run_to_end(loop_, clock_, *link_, std::move(options), std::chrono::seconds(20));
   }
 
   SystemClock clock_;

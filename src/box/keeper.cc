@@ -157,7 +157,7 @@ Result<Fd> Keeper::ask(const std::string& request) {
   auto answer = make_pair_of_sockets(SOCK_SEQPACKET);
   if (!answer) return std::unexpected(std::move(answer.error()));
   std::string bytes;
-  keeper_wire::put(request, bytes);
+  wire_detail::put(request, bytes);
   const std::lock_guard lock(sending_);
   if (!send_with(socket_.get(), bytes, answer->second.get())) {
     // What follows half a request would be read as the rest of it.

@@ -107,27 +107,10 @@ class WithKeeper : public testing::Test {
     return {std::move(*launched), std::make_unique<AgentLink>(loop_, std::move(agent))};
   }
 
-  struct Ended {
-    int status = -1;
-    std::string out;
-  };
   Ended run(Running& box, const std::string& script) {
     CommandOptions options = shell(script);
     options.request.environment = {"PATH=/usr/local/bin:/usr/bin:/bin", "HOME=/root", "LANG=C.UTF-8"};
-    Command command(loop_, *box.link, std::move(options));
-    Watcher viewer;
-    command.attach(viewer, 0, 0);
-    Ended ended;
-    const TimePoint end = clock_.now() + std::chrono::seconds(60);
-    while (!command.at_end(viewer) && clock_.now() < end) {
-      loop_.run_once(std::chrono::milliseconds(20));
-      for (const StreamId stream : {StreamId::standard_output, StreamId::standard_error})
-        while (auto chunk = command.pull(viewer, stream, 100'000)) ended.out += chunk->bytes;
-    }
-    EXPECT_EQ(command.state(), Command::State::exited) << command.error_number();
-    ended.status = command.status();
-    command.detach(viewer);
-    return ended;
+    return run_to_end(loop_, clock_, *box.link, std::move(options), std::chrono::seconds(60));
   }
   std::string out(Running& box, const std::string& script) { return run(box, script).out; }
   void stop(Running& box) {

@@ -48,6 +48,30 @@ struct Watcher final : Command::Viewer {
   void changed() override { ++changes; }
 };
 
+struct Ended {
+  int status = -1;
+  std::string out;  ///< Both streams, as they came.
+};
+
+/// Runs a command to its end, which must be its own.
+inline Ended run_to_end(io::Loop& loop, const Clock& clock, AgentLink& link, CommandOptions options,
+                        std::chrono::seconds longest) {
+  Command command(loop, link, std::move(options));
+  Watcher viewer;
+  command.attach(viewer, 0, 0);
+  Ended ended;
+  const TimePoint end = clock.now() + longest;
+  while (!command.at_end(viewer) && clock.now() < end) {
+    loop.run_once(std::chrono::milliseconds(20));
+    for (const StreamId stream : {StreamId::standard_output, StreamId::standard_error})
+      while (auto chunk = command.pull(viewer, stream, 100'000)) ended.out += chunk->bytes;
+  }
+  EXPECT_EQ(command.state(), Command::State::exited) << command.error_number();
+  ended.status = command.status();
+  command.detach(viewer);
+  return ended;
+}
+
 class WithAgent : public testing::Test {
  protected:
   WithAgent() : loop_(clock_), agent_(start_agent(pair_.theirs)), link_(loop_, std::move(pair_.ours)) {

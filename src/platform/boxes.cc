@@ -4,6 +4,7 @@
 #include <fmt/format.h>
 
 #include "credential/random.h"
+#include "store/checks.h"
 
 namespace postern::platform {
 
@@ -30,17 +31,6 @@ control::Response policy_refusal(const PolicyRefusal& why) {
   if (const auto* problems = std::get_if<std::vector<policy::Problem>>(&why))
     return control::validation_response(*problems);
   return platform::refusal(std::get<store::Failure>(why));
-}
-
-bool is_uuid(std::string_view text) {
-  if (text.size() != 36) return false;
-  for (std::size_t i = 0; i < text.size(); ++i) {
-    const bool dash = i == 8 || i == 13 || i == 18 || i == 23;
-    const char c = text[i];
-    const bool hex = (c >= '0' && c <= '9') || (c >= 'a' && c <= 'f') || (c >= 'A' && c <= 'F');
-    if (dash ? c != '-' : !hex) return false;
-  }
-  return true;
 }
 
 /// As a host name: what the box's name has of letters, digits and '-'.
@@ -210,8 +200,8 @@ std::size_t Boxes::running() const {
 }
 
 store::Outcome<Resource> Boxes::look_up(const store::WorkspaceId& workspace, const std::string& name_or_id) {
-  return is_uuid(name_or_id) ? store_.sandboxes().find(workspace, name_or_id)
-                             : store_.sandboxes().find_by_name(workspace, name_or_id);
+  return store::looks_like_uuid(name_or_id) ? store_.sandboxes().find(workspace, name_or_id)
+                                            : store_.sandboxes().find_by_name(workspace, name_or_id);
 }
 
 Answer<Resource> Boxes::find(const store::WorkspaceId& workspace, const std::string& name_or_id) {

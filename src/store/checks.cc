@@ -33,17 +33,6 @@ std::string_view word_of(Enum value) {
   return words<Enum>[static_cast<std::size_t>(value)];
 }
 
-bool looks_like_uuid(std::string_view name) {
-  if (name.size() != 36) return false;
-  for (std::size_t i = 0; i < name.size(); ++i) {
-    const bool dash = i == 8 || i == 13 || i == 18 || i == 23;
-    const char c = static_cast<char>(name[i] | 0x20);
-    const bool digit = (name[i] >= '0' && name[i] <= '9') || (c >= 'a' && c <= 'f');
-    if (dash ? name[i] != '-' : !digit) return false;
-  }
-  return true;
-}
-
 constexpr std::string_view orders = "cnst";  // by Order
 
 }  // namespace
@@ -80,6 +69,17 @@ Outcome<void> check_name(std::string_view what, std::string_view name) {
   if (std::ranges::any_of(name, [](char c) { return static_cast<unsigned char>(c) < 0x20 || c == 0x7f; }))
     return fail(Fault::invalid, fmt::format("{} has a control character in it", what));
   return check_text(what, name, name_bytes_max);
+}
+
+bool looks_like_uuid(std::string_view name) {
+  if (name.size() != 36) return false;
+  for (std::size_t i = 0; i < name.size(); ++i) {
+    const bool dash = i == 8 || i == 13 || i == 18 || i == 23;
+    const char c = static_cast<char>(name[i] | 0x20);
+    const bool digit = (name[i] >= '0' && name[i] <= '9') || (c >= 'a' && c <= 'f');
+    if (dash ? name[i] != '-' : !digit) return false;
+  }
+  return true;
 }
 
 Outcome<void> check_resource_name(std::string_view name) {

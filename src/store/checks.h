@@ -11,6 +11,8 @@ namespace postern::store {
 
 /// 1 to name_bytes_max bytes of UTF-8 without control characters. `what`: for the sentence, "a name".
 Outcome<void> check_name(std::string_view what, std::string_view name);
+/// The form of an id, which no name has: by it a caller's word is taken for the one or the other.
+bool looks_like_uuid(std::string_view text);
 /// As check_name(), and not the form of a UUID, by which things are found too.
 Outcome<void> check_resource_name(std::string_view name);
 /// As check_name(), but may be empty.

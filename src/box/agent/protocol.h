@@ -60,28 +60,35 @@ struct RunRequest {
 };
 
 namespace wire_detail {
-inline void put(std::uint32_t number, std::string& out) {
+template <class Number>
+void put_number(Number number, std::string& out) {
   char bytes[sizeof number];
   std::memcpy(bytes, &number, sizeof number);
   out.append(bytes, sizeof number);
 }
-inline void put(std::string_view text, std::string& out) {
-  put(static_cast<std::uint32_t>(text.size()), out);
-  out.append(text);
-}
-inline bool take(std::string_view& from, std::uint32_t& number) {
+template <class Number>
+bool take_number(std::string_view& from, Number& number) {
   if (from.size() < sizeof number) return false;
   std::memcpy(&number, from.data(), sizeof number);
   from.remove_prefix(sizeof number);
   return true;
 }
+inline void put(std::uint32_t number, std::string& out) { put_number(number, out); }
+inline void put(std::string_view text, std::string& out) {
+  put(static_cast<std::uint32_t>(text.size()), out);
+  out.append(text);
+}
+inline bool take(std::string_view& from, std::uint32_t& number) { return take_number(from, number); }
+inline bool take_bytes(std::string_view& from, std::string& bytes) {
+  std::uint32_t size = 0;
+  if (!take_number(from, size) || from.size() < size) return false;
+  bytes.assign(from.substr(0, size));
+  from.remove_prefix(size);
+  return true;
+}
 /// Without NUL: it becomes a C string.
 inline bool take(std::string_view& from, std::string& text) {
-  std::uint32_t size = 0;
-  if (!take(from, size) || from.size() < size) return false;
-  text.assign(from.substr(0, size));
-  from.remove_prefix(size);
-  return text.find('\0') == std::string::npos;
+  return take_bytes(from, text) && text.find('\0') == std::string::npos;
 }
 inline bool take(std::string_view& from, std::vector<std::string>& words) {
   std::uint32_t count = 0;
