@@ -17,7 +17,7 @@
 
 namespace postern::box {
 
-class AgentLink : private io::Pollable, private io::Deferred {
+class AgentLink final : private io::Pollable, private io::Deferred {
  public:
   /// What becomes of one command. After exited(), refused() or lost() nothing more is said.
   class Events {
