@@ -27,6 +27,7 @@ struct BoxSpec {
   std::vector<sandbox::Variable> environment;  ///< Of the agent. Added to PATH, HOME and the like.
   std::vector<sandbox::MountStep> files;       ///< CA bundles and the like; sources are paths of the host.
   std::string state_directory;                 ///< Has the parts that boxes share.
+  std::vector<std::string> cgroups;            ///< Cgroups::make()'s.
 };
 
 /// Where the finished root is, for RootSpec::directory. In this process' mount namespace only.

@@ -10,6 +10,7 @@
 #include <signal.h>
 #include <string_view>
 #include <sys/prctl.h>
+#include <sys/resource.h>
 #include <sys/signalfd.h>
 #include <sys/socket.h>
 #include <sys/syscall.h>
@@ -18,6 +19,7 @@
 #include <vector>
 
 #include "box/box_directory.h"
+#include "box/cgroups.h"
 #include "box/keeper_protocol.h"
 #include "sandbox/capture.h"
 #include "sandbox/launch.h"
@@ -108,6 +110,8 @@ void die_with_outer(int outer) {
 
 Result<sandbox::Sandbox> make_box(const Inherited& inherited, const BoxSpec& spec,
                                   const std::string& userland) {
+  const rlimit processes{processes_max, processes_max};
+  if (::setrlimit(RLIMIT_NPROC, &processes) != 0) return fail_errno("limit the box's processes");
   if (auto made = make_box_root(spec, userland); !made) return std::unexpected(std::move(made.error()));
   die_with_outer(inherited.outer);  // Once more: becoming another user cleared it.
   auto sandbox = sandbox::start(launch_spec(spec));
@@ -185,6 +189,7 @@ Result<pid_t> start_box(int answer, const BoxSpec& spec, const std::string& user
   if (auto checked = check(spec); !checked) return std::unexpected(std::move(checked.error()));
   auto directory = take_box_directory(spec.directory);
   if (!directory) return std::unexpected(std::move(directory.error()));
+  if (auto joined = join_cgroups(spec.cgroups); !joined) return std::unexpected(std::move(joined.error()));
   // Open as long as this process and the inner one are: the directory is taken by the box.
   (void)directory->release();
   return start_inner(answer, spec, userland, keeps_alive);

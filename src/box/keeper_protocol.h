@@ -45,6 +45,8 @@ inline std::string encode(const Request& request) {
     for (const std::string* text : {&step.source, &step.destination, &step.content})
       wire_detail::put(*text, out);
   }
+  wire_detail::put_number(static_cast<std::uint32_t>(spec.cgroups.size()), out);
+  for (const std::string& directory : spec.cgroups) wire_detail::put(directory, out);
   return out;
 }
 
@@ -79,6 +81,9 @@ inline std::optional<Request> decode_request(std::string_view bytes) {
     step.kind = static_cast<MountStep::Kind>(kind);
     spec.files.push_back(std::move(step));
   }
+  if (!wire_detail::take_number(bytes, count)) return std::nullopt;
+  for (; count > 0; --count)
+    if (!wire_detail::take_bytes(bytes, spec.cgroups.emplace_back())) return std::nullopt;
   return bytes.empty() ? std::optional(std::move(request)) : std::nullopt;
 }
 

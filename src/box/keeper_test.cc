@@ -14,6 +14,7 @@
 #include <thread>
 
 #include "box/box_directory.h"
+#include "box/cgroups.h"
 #include "box/keeper_protocol.h"
 #include "box/test_kit.h"
 #include "box/userland.h"
@@ -92,7 +93,8 @@ class WithKeeper : public testing::Test {
             .snapshot = "",
             .environment = {},
             .files = {},
-            .state_directory = state_};
+            .state_directory = state_,
+            .cgroups = {}};
   }
 
   /// A box, and a link to its agent.
@@ -124,6 +126,34 @@ class WithKeeper : public testing::Test {
   std::string state_;
   std::unique_ptr<Keeper> keeper_;
 };
+
+TEST_F(WithKeeper, ABoxHasNoMoreProcessesThanItMay) {
+  Running box = launch(spec());
+  EXPECT_EQ(out(box, "ulimit -H -p; ulimit -p 5000 2>/dev/null || echo no more"),
+            fmt::format("{}\nno more\n", processes_max));
+  // Counted for this box alone: root's and other boxes' are not in the way.
+  EXPECT_EQ(out(box, "ulimit -p 20; for i in $(seq 8); do sleep 60 & done; echo all"), "all\n");
+  EXPECT_THAT(out(box, "ulimit -p 20; for i in $(seq 40); do sleep 60 & done; echo all"),
+              AllOf(HasSubstr("Cannot fork"), Not(HasSubstr("all\n"))));
+  stop(box);
+}
+
+TEST_F(WithKeeper, ABoxHasNoMoreMemoryThanItMay) {
+  const Cgroups cgroups = Cgroups::open(state_);
+  const auto groups = cgroups.make(1, {.cpu_millicores = 1000, .memory_bytes = 64 << 20});
+  ASSERT_TRUE(groups) << groups.error().detail;
+  BoxSpec limited = spec();
+  limited.cgroups = *groups;
+  Running box = launch(limited);
+  if (cgroups.unenforced().find("memory") == std::string::npos) {
+    EXPECT_EQ(out(box, "exec 2> /dev/null; head -c 200M /dev/zero | tail -c 150M > /dev/null; echo $?"),
+              "137\n");
+    EXPECT_EQ(out(box, "echo still here"), "still here\n");
+  }
+  stop(box);
+  cgroups.remove(1);
+  for (const std::string& group : *groups) EXPECT_FALSE(fs::exists(group));
+}
 
 TEST_F(WithKeeper, ABoxRunsCommandsAsItsRootAndHasOnlyOurNetwork) {
   Running box = launch(spec());

@@ -28,6 +28,7 @@
 #include "audit/network_log.h"
 #include "base/private_directory.h"
 #include "box/box_loop.h"
+#include "box/cgroups.h"
 #include "box/keeper.h"
 #include "box/trash.h"
 #include "cli/doctor.h"
@@ -160,6 +161,19 @@ void wait_for_end(const sigset_t& ends, platform::Boxes& boxes, audit::NetworkLo
   }
 }
 
+box::Cgroups open_limits(const std::string& choice, const std::string& data) {
+  if (choice == "off") return {};
+  box::Cgroups cgroups = box::Cgroups::open(data);
+  const std::string lacking = cgroups.unenforced();
+  if (lacking.empty()) return cgroups;
+  complain(
+      fmt::format("{} of boxes cannot be limited here: no control groups are ours to divide (as root, or "
+                  "`Delegate=yes` in a systemd unit; docs/serve.md#limits)",
+                  lacking));
+  if (choice == "required") throw Stop{};
+  return cgroups;
+}
+
 int serve(const ServeOptions& options) {
   const Endpoint listen = listen_endpoint(options.listen);
   const auto overrides = must(parse_overrides(options.resolve));
@@ -174,11 +188,12 @@ int serve(const ServeOptions& options) {
   for (const int number : {SIGTERM, SIGINT, SIGHUP}) sigaddset(&ends, number);
   ::pthread_sigmask(SIG_BLOCK, &ends, nullptr);
   (void)harden();
+  const Fd taken = take_data(data);
+  const box::Cgroups cgroups = open_limits(options.limits, data);
   // Before there are secrets and threads.
   const auto keeper = must(box::Keeper::start(master_key_variable));
 
   const SystemClock clock;
-  const Fd taken = take_data(data);
   auto master = read_master_key(options.master_key, data);
   const auto store = must(store::SqliteStore::open(data, std::move(master), clock));
   if (store->seal() != store::Seal::open)
@@ -229,7 +244,7 @@ int serve(const ServeOptions& options) {
       throw Stop{};
     }
     const auto trash = must(box::Trash::open(data + "/trash"));
-    platform::Machine machine(*keeper, box_loop, *trash, data_plane,
+    platform::Machine machine(*keeper, cgroups, box_loop, *trash, data_plane,
                               {.boxes_directory = boxes_directory, .state_directory = data, .trust = trust});
     const platform::Policies policies(
         *store, {.allow_private = allow_private, .signer = keys->signer(), .identity = keys->identity()});

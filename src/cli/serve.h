@@ -29,7 +29,8 @@ struct ServeOptions {
   std::uint64_t log_retention_bytes = std::uint64_t{1} << 30;
   std::uint64_t log_retention_days = 30;
   std::string access_log;
-  std::string metrics_listen;  ///< ADDRESS:PORT; empty: no metrics.
+  std::string limits = "auto";  ///< auto, required or off.
+  std::string metrics_listen;   ///< ADDRESS:PORT; empty: no metrics.
 };
 
 /// `exit_code` becomes 1 when the server could not start.

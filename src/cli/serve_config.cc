@@ -108,6 +108,13 @@ void add_serve_options(CLI::App& command, ServeOptions& options) {
   number("--log-retention-days", options.log_retention_days, 1, 36'500, "How long it is kept (default: 30)",
          "DAYS");
   one("--access-log", options.access_log, "One JSON line per request of the API", "FILE|-");
+  command
+      .add_option("--limits", options.limits,
+                  "What boxes may use of processors and memory: auto limits what this host lets us, required "
+                  "does not start without, off limits nothing (default: auto)")
+      ->type_name("auto|required|off")
+      ->transform(CLI::IsMember({"auto", "required", "off"}).description(""))
+      ->envname(variable_of("--limits"));
   one("--metrics-listen", options.metrics_listen,
       "Metrics for Prometheus at /metrics, without a key (for example 127.0.0.1:9464)", "ADDRESS:PORT");
 }

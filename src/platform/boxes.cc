@@ -49,6 +49,10 @@ BoxSettings settings_of(const Resource& resource) {
   return settings_from_json(resource.settings).value_or(BoxSettings{});
 }
 
+box::Limits limits_of(const BoxSettings& settings) {
+  return {.cpu_millicores = settings.cpu_millicores, .memory_bytes = settings.mem_bytes};
+}
+
 }  // namespace
 
 ApiError to_api_error(const store::Failure& failure) {
@@ -253,6 +257,7 @@ Answer<Resource> Boxes::start_held(Live& live, const Resource& resource,
   live.idle = false;
   const auto held = live_of(resource.id, resource.workspace);
   start.idle_ttl = live.settings.idle_ttl;
+  start.limits = limits_of(live.settings);
   start.on_end = [held] { held->ended = true; };
   start.on_idle = [held] { held->idle = true; };
   const auto started = runner_.start(std::move(start));
@@ -377,8 +382,14 @@ Answer<Resource> Boxes::update(const store::WorkspaceId& workspace, const std::s
     change.policy = std::move(policy->document);
     egress = std::move(policy->egress);
   }
+  if (live.running && limits_of(settings) != limits_of(before))
+    if (auto limited = runner_.set_limits(id, limits_of(settings)); !limited)
+      return std::unexpected(refuse(error(409, "ResourceInUse", limited.error().detail)));
   auto updated = store_.sandboxes().update(workspace, id, change);
-  if (!updated) return std::unexpected(refusal(updated.error()));
+  if (!updated) {
+    if (live.running) (void)runner_.set_limits(id, limits_of(before));
+    return std::unexpected(refusal(updated.error()));
+  }
   if (!live.running) return std::move(*updated);
 
   // What is acknowledged is in force.

@@ -52,12 +52,19 @@ class FakeRunner final : public Runner {
     const std::lock_guard lock(mutex_);
     running.at(id).idle_ttl = ttl;
   }
+  Result<void> set_limits(const std::string& id, const box::Limits& limits) override {
+    const std::lock_guard lock(mutex_);
+    if (limits.memory_bytes < memory_in_use) return fail(Reason::overloaded, "it uses more memory");
+    running.at(id).limits = limits;
+    return {};
+  }
 
   std::map<std::string, Start> running;
   std::map<std::string, std::shared_ptr<const proxy::Egress>> egress;
   std::set<std::string> erased;
   std::optional<Error> refuses;
   int starts = 0;
+  std::uint64_t memory_in_use = 0;
   std::function<void()> before_stop;
 
  private:
@@ -235,6 +242,38 @@ TEST_F(BoxesTest, AreNotMadeOfWhateverDirectoryACallerNames) {
   ASSERT_FALSE(refused);
   EXPECT_EQ(refused.error().status, 400);
   EXPECT_EQ(runner_.starts, 0);
+}
+
+TEST_F(BoxesTest, HaveTheLimitsThatTheyWereGivenWheneverTheyRun) {
+  BoxSettings settings;
+  settings.cpu_millicores = 500;
+  settings.mem_bytes = 1 << 30;
+  const auto box = made("one", nullptr, settings);
+  EXPECT_EQ(runner_.running.at(box.id).limits, (box::Limits{500, 1 << 30}));
+
+  BoxUpdate update;
+  update.mem_bytes = 512 << 20;
+  EXPECT_TRUE(boxes_->update(mine_, "one", update));
+  EXPECT_EQ(runner_.running.at(box.id).limits, (box::Limits{500, 512 << 20}));
+
+  runner_.memory_in_use = 256 << 20;
+  update.mem_bytes = 128 << 20;
+  EXPECT_EQ(boxes_->update(mine_, "one", update).error().status, 409);
+  EXPECT_EQ(runner_.running.at(box.id).limits, (box::Limits{500, 512 << 20}));
+  EXPECT_TRUE(boxes_->stop(mine_, "one"));
+  EXPECT_TRUE(boxes_->update(mine_, "one", update));
+  EXPECT_TRUE(boxes_->start(mine_, "one"));
+  EXPECT_EQ(runner_.running.at(box.id).limits, (box::Limits{500, 128 << 20}));
+}
+
+TEST_F(BoxesTest, WhoseUpdateIsNotKeptHaveTheirOldLimits) {
+  const auto box = made("one");
+  (void)made("two");
+  BoxUpdate update;
+  update.name = "two";
+  update.cpu_millicores = 4000;
+  EXPECT_EQ(boxes_->update(mine_, "one", update).error().status, 409);
+  EXPECT_EQ(runner_.running.at(box.id).limits, box::Limits{});
 }
 
 TEST_F(BoxesTest, StopAndStartAndWake) {

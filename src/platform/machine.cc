@@ -45,8 +45,19 @@ Result<void> Machine::start(Start start) {
   spec.directory = directory_of(start.id);
   spec.files = settings_.trust.mounts;
   spec.state_directory = settings_.state_directory;
+  std::uint64_t group = 0;
+  {
+    const std::lock_guard lock(mutex_);
+    group = ++last_group_;
+  }
+  auto groups = cgroups_.make(group, start.limits);
+  if (!groups) return std::unexpected(std::move(groups.error()));
+  spec.cgroups = std::move(*groups);
   auto launched = keeper_.launch(spec);
-  if (!launched) return std::unexpected(std::move(launched.error()));
+  if (!launched) {
+    cgroups_.remove(group);
+    return std::unexpected(std::move(launched.error()));
+  }
   auto& network = launched->network;
   proxy::SandboxEntry entry;
   entry.sandbox = start.id;
@@ -57,7 +68,7 @@ Result<void> Machine::start(Start start) {
   const proxy::DataPlane::Id number = data_plane_.add(std::move(entry));
   {
     const std::lock_guard lock(mutex_);
-    running_[start.id] = {launched->number, number};
+    running_[start.id] = {launched->number, group, number};
   }
   box::BoxDefaults defaults;
   defaults.environment = environment_of(std::move(start.environment));
@@ -78,6 +89,7 @@ void Machine::stop(const std::string& id) {
   if (!running) return;
   boxes_.close(id);
   keeper_.stop(running->process);
+  cgroups_.remove(running->group);
   data_plane_.remove(running->network);
 }
 
@@ -103,6 +115,17 @@ void Machine::set_environment(const std::string& id, std::vector<std::string> en
     box->environment = std::move(own);
     box->home = std::move(place);
   });
+}
+
+Result<void> Machine::set_limits(const std::string& id, const box::Limits& limits) {
+  std::uint64_t group = 0;
+  {
+    const std::lock_guard lock(mutex_);
+    const auto found = running_.find(id);
+    if (found == running_.end()) return {};
+    group = found->second.group;
+  }
+  return cgroups_.change(group, limits);
 }
 
 void Machine::set_idle_ttl(const std::string& id, Duration idle_ttl) { boxes_.set_idle_ttl(id, idle_ttl); }

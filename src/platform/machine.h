@@ -7,6 +7,7 @@
 #include <string>
 
 #include "box/box_loop.h"
+#include "box/cgroups.h"
 #include "box/keeper.h"
 #include "box/trash.h"
 #include "platform/runner.h"
@@ -24,9 +25,10 @@ class Machine final : public Runner {
   };
 
   /// All outlive it.
-  Machine(box::Keeper& keeper, box::BoxLoop& boxes, box::Trash& trash, proxy::DataPlane& data_plane,
-          Settings settings)
+  Machine(box::Keeper& keeper, const box::Cgroups& cgroups, box::BoxLoop& boxes, box::Trash& trash,
+          proxy::DataPlane& data_plane, Settings settings)
       : keeper_(keeper),
+        cgroups_(cgroups),
         boxes_(boxes),
         trash_(trash),
         data_plane_(data_plane),
@@ -42,22 +44,26 @@ class Machine final : public Runner {
   void set_environment(const std::string& id, std::vector<std::string> environment,
                        std::string work_directory) override;
   void set_idle_ttl(const std::string& id, Duration idle_ttl) override;
+  Result<void> set_limits(const std::string& id, const box::Limits& limits) override;
 
  private:
   struct Running {
     std::uint64_t process = 0;  ///< The keeper's number.
+    std::uint64_t group = 0;    ///< Ours, of its control groups.
     proxy::DataPlane::Id network = 0;
   };
   std::string directory_of(const std::string& id) const { return settings_.boxes_directory + "/" + id; }
   std::vector<std::string> environment_of(std::vector<std::string> own) const;
 
   box::Keeper& keeper_;
+  const box::Cgroups& cgroups_;
   box::BoxLoop& boxes_;
   box::Trash& trash_;
   proxy::DataPlane& data_plane_;
   const Settings settings_;
   std::mutex mutex_;
   std::map<std::string, Running> running_;
+  std::uint64_t last_group_ = 0;
 };
 
 }  // namespace postern::platform

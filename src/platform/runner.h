@@ -9,6 +9,7 @@
 
 #include "base/clock.h"
 #include "base/result.h"
+#include "box/cgroups.h"
 #include "proxy/egress.h"
 
 namespace postern::platform {
@@ -24,6 +25,7 @@ class Runner {
     std::vector<std::string> environment;  ///< NAME=VALUE, in addition to what every box has.
     std::string work_directory;            ///< Where commands start; empty: the home directory.
     Duration idle_ttl{0};                  ///< Unused for so long it is idle; 0: never.
+    box::Limits limits;
     // On any thread; not after stop().
     std::function<void()> on_end;   ///< It has ended by itself. Once; stop() is still to be called.
     std::function<void()> on_idle;  ///< Again after each further idle_ttl.
@@ -43,6 +45,8 @@ class Runner {
   virtual void set_environment(const std::string& id, std::vector<std::string> environment,
                                std::string work_directory) = 0;
   virtual void set_idle_ttl(const std::string& id, Duration idle_ttl) = 0;
+  /// Errors: it uses more than it would be allowed; nothing has changed.
+  virtual Result<void> set_limits(const std::string& id, const box::Limits& limits) = 0;
 };
 
 }  // namespace postern::platform
