@@ -117,7 +117,7 @@ def server(request, place, authority):
 
 @pytest.fixture(scope="session")
 def python_sdk():
-    return python_environment(CACHE / "langsmith", "langsmith", f"langsmith[sandbox]=={PYTHON_SDK}")
+    return python_environment(CACHE / "langsmith", "jwt", f"langsmith[sandbox,sandbox-auth]=={PYTHON_SDK}")
 
 
 @pytest.fixture(scope="session")

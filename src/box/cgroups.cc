@@ -208,7 +208,7 @@ Cgroups& Cgroups::operator=(Cgroups&& other) noexcept {
   return *this;
 }
 
-bool Cgroups::has(bool Group::*controller) const {
+bool Cgroups::has(bool Group::* controller) const {
   return std::ranges::any_of(groups_, [&](const Group& group) { return group.*controller; });
 }
 
@@ -226,8 +226,7 @@ Result<void> Cgroups::write_limits(const Group& group, const std::string& direct
       return fail(Reason::overloaded, "the sandbox uses more memory than it would be allowed");
     return fail_errno(fmt::format("limit a box by {}", file));
   };
-  const auto set_all =
-      [&](std::initializer_list<std::pair<const char*, std::string>> files) -> Result<void> {
+  const auto set_all = [&](std::initializer_list<std::pair<const char*, std::string>> files) -> Result<void> {
     for (const auto& [file, value] : files)
       if (auto done = set(file, value); !done) return done;
     return {};
@@ -249,7 +248,8 @@ Result<void> Cgroups::write_limits(const Group& group, const std::string& direct
     limit_swap();
   }
   if (done && group.cpu && group.version1)
-    done = set_all({{"cpu.cfs_period_us", std::to_string(period_us)}, {"cpu.cfs_quota_us", std::to_string(quota)}});
+    done = set_all(
+        {{"cpu.cfs_period_us", std::to_string(period_us)}, {"cpu.cfs_quota_us", std::to_string(quota)}});
   else if (done && group.cpu)
     done = set("cpu.max", fmt::format("{} {}", quota, period_us));
   if (done && group.processes) done = set("pids.max", processes);

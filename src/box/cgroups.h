@@ -55,7 +55,7 @@ class Cgroups {
   };
   static bool join_version2(Group& group, const std::string& parent, const std::string& name);
   static Result<void> write_limits(const Group& group, const std::string& directory, const Limits& limits);
-  bool has(bool Group::*controller) const;
+  bool has(bool Group::* controller) const;
 
   std::vector<Group> groups_;
 };
