@@ -24,9 +24,6 @@ constexpr Part parts[] = {
     {"registries", "GET", "/registries/{name}"},
     {"registries", "PATCH", "/registries/{name}"},
     {"registries", "DELETE", "/registries/{name}"},
-    {"service URLs", "POST", "/boxes/{name}/service-url"},
-    {"service URLs", "GET", "/boxes/{name}/service-urls"},
-    {"service URLs", "DELETE", "/boxes/{name}/service-urls"},
     {"usage", "GET", "/usage"},
     {"usage", "GET", "/usage/costs"},
 };

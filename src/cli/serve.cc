@@ -23,6 +23,7 @@
 #include "api/not_yet.h"
 #include "api/secrets.h"
 #include "api/server_pages.h"
+#include "api/services.h"
 #include "api/woken_door.h"
 #include "audit/journal.h"
 #include "audit/network_log.h"
@@ -48,6 +49,7 @@
 #include "store/sqlite_store.h"
 #include "tls/ca.h"
 #include "tls/context.h"
+#include "wire/host.h"
 #include "wire/url.h"
 
 namespace postern::cli {
@@ -124,6 +126,13 @@ std::string host_of(const std::string& url) {
   return parsed->host.name;
 }
 
+std::string service_domain(const std::string& name) {
+  const auto host = wire::canonical_host(name);
+  if (host && !host->literal) return host->name;
+  complain(fmt::format("--service-domain '{}' is not a name (for example services.example)", name));
+  throw Stop{};
+}
+
 std::string origin_text(const Endpoint& at, bool tls) {
   return fmt::format("{}://{}", tls ? "https" : "http", at.to_string());
 }
@@ -177,6 +186,7 @@ box::Cgroups open_limits(const std::string& choice, const std::string& data) {
 int serve(const ServeOptions& options) {
   const Endpoint listen = listen_endpoint(options.listen);
   const auto overrides = must(parse_overrides(options.resolve));
+  const std::string services_below = service_domain(options.service_domain);
   const auto allow_private = must(parse_networks(options.allow_private));
   must(tls::TrustStore::check(options.origin_ca));
   must(preflight());
@@ -260,6 +270,7 @@ int serve(const ServeOptions& options) {
                                          : fmt::format("{}://{}", tls ? "https" : "http", request.host);
     };
     const api::DownloadLinks links(boxes, door, keys->links(), clock);
+    const api::Services services({boxes, door, guard, keys->links(), clock, origin, services_below});
     control::Router router;
     for (const char* prefix : {"/v2/sandboxes", "/api/v2/sandboxes"}) {
       router.mount(prefix, api::box_routes(boxes, *store, identify, origin));
@@ -267,17 +278,21 @@ int serve(const ServeOptions& options) {
       router.mount(prefix, api::explain_routes(boxes, policies, identify));
       router.mount(prefix, api::data_plane_routes(door, identify));
       router.mount(prefix, links.making_routes(identify, origin));
+      router.mount(prefix, services.granting_routes(identify));
       router.mount(prefix, api::not_yet_routes(identify));
     }
     for (const char* prefix : {"/v1", "/api/v1"})
       router.mount(prefix, api::secret_routes(boxes, *store, identify));
     router.mount("", links.serving_routes());
     router.mount("", api::server_pages(*store, guard, *keys, issuer));
-    server->start([&router](const std::shared_ptr<control::Call>& call) { router.serve(call); },
-                  [&access_log, &api_counts](const control::AccessRecord& record) {
-                    access_log.write(record);
-                    api_counts.add(record);
-                  });
+    server->start(
+        [&](const std::shared_ptr<control::Call>& call) {
+          if (!services.serve(call)) router.serve(call);
+        },
+        [&access_log, &api_counts](const control::AccessRecord& record) {
+          access_log.write(record);
+          api_counts.add(record);
+        });
 
     std::printf("postern is ready: %s\n",
                 (options.public_url.empty() ? own_origin : options.public_url).c_str());

@@ -19,6 +19,7 @@ struct ServeOptions {
   std::string public_url;  ///< How callers reach us; empty: as each of them did.
   std::vector<std::string> hosts;
   std::vector<std::string> origins;
+  std::string service_domain = "localhost";
   std::string tls_certificate, tls_key;
   std::string bootstrap_api_key_file;
   std::string master_key;  ///< file:PATH or cmd:COMMAND; empty: POSTERN_MASTER_KEY, else a file in `data`.

@@ -89,6 +89,8 @@ void add_serve_options(CLI::App& command, ServeOptions& options) {
       "URL");
   list("--host", options.hosts, "A name by which callers reach this server, besides --public-url's", "NAME");
   list("--allow-origin", options.origins, "A web page that may use the API", "ORIGIN");
+  one("--service-domain", options.service_domain,
+      "Services of boxes have hosts of their own below this name (default: localhost)", "DOMAIN");
   one("--tls-certificate", options.tls_certificate, "Speak TLS: the certificate with its chain", "FILE.pem");
   one("--tls-key", options.tls_key, "and its private key", "FILE.pem");
   one("--bootstrap-api-key-file", options.bootstrap_api_key_file,

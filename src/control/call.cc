@@ -48,6 +48,13 @@ void Call::upgrade(std::unique_ptr<WebSocketHandler> handler, std::size_t messag
   });
 }
 
+void Call::hand_over(Response response, std::shared_ptr<BodySink> sink) {
+  connection_->post(serial_,
+                    [response = std::move(response), sink = std::move(sink)](Connection& connection) mutable {
+                      connection.hand_over(std::move(response), std::move(sink));
+                    });
+}
+
 void Call::note_route(std::string_view pattern) {
   connection_->post(serial_, [route = std::string(pattern)](Connection& connection) mutable {
     connection.record_in_progress().route = std::move(route);

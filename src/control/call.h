@@ -127,6 +127,12 @@ class Call {
   /// ask for one properly. Messages above `message_bytes_max` end it with code 1009.
   void upgrade(std::unique_ptr<WebSocketHandler> handler, std::size_t message_bytes_max = MiB);
 
+  /// Answers 101 with the fields of `response` to a request that asked for a WebSocket (Request
+  /// wants_websocket), on behalf of somebody who speaks it: from then on all that comes goes to `sink`, whose
+  /// end() says that the caller has ended its direction, and what `response.source` makes goes out until its
+  /// end, which is the connection's. Nobody here looks at either. 400 when the caller did not wait for it.
+  void hand_over(Response response, std::shared_ptr<BodySink> sink);
+
   // For the access log; before the answer. None of it is secret.
   void note_route(std::string_view pattern);
   void note_caller(std::string workspace, std::string key_id);

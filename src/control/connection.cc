@@ -5,6 +5,7 @@
 #include <exception>
 #include <fmt/chrono.h>
 #include <fmt/format.h>
+#include <limits>
 #include <utility>
 
 #include "base/units.h"
@@ -140,6 +141,7 @@ void Connection::start() {
 
 void Connection::wind_down() {
   if (websocket_) return websocket_->close(1001, "the server is stopping");
+  if (state_ == State::call && now_->handed_over) return broken();
   if (state_ == State::handshake || (state_ == State::head && in_.empty())) finish();
 }
 
@@ -220,6 +222,15 @@ void Connection::on_deadline() {
   }
 }
 
+/// Of whoever was handed over nobody knows when they speak.
+TimePoint Connection::pause_deadline() const {
+  return now_->handed_over ? TimePoint::max() : now() + server_->options.limits.body_pause;
+}
+Duration Connection::write_time() const {
+  const ServerLimits& limits = server_->options.limits;
+  return now_->handed_over ? limits.websocket_write_time : limits.write_time;
+}
+
 // --- Reading ---------------------------------------------------------------------------------------------
 
 bool Connection::wants_input() const {
@@ -229,7 +240,7 @@ bool Connection::wants_input() const {
     case State::call:
       // What comes behind the head of an upgrade is not HTTP, and no read may be under way when it is
       // granted. Hence, too, the next request is read no further than it came with the last read.
-      if (now_->wants_websocket) return false;
+      if (now_->wants_websocket && !now_->handed_over) return false;
       if (now_->arrived) return in_.empty();
       return in_.size() < (now_->intake == Intake::passing ? body_piece_bytes : prefetch_max);
     default: return false;
@@ -388,6 +399,9 @@ Result<void> Connection::decode_body(std::string& out, std::size_t room) {
       current.remaining -= size;
       used += size;
       current.arrived = current.remaining == 0;
+    } else if (current.framing == BodyFraming::until_close) {
+      out.append(rest);
+      used += rest.size();
     } else {
       const auto step = current.chunks.step(rest);
       if (!step) {
@@ -411,6 +425,7 @@ void Connection::take_body() {
   if (const auto decoded = decode_body(piece, body_piece_bytes); !decoded)
     return fail_body(from_error(decoded.error()));
   current.record.bytes_in += piece.size();
+  if (current.framing == BodyFraming::until_close && peer_ended_) current.arrived = true;
   if (current.record.bytes_in > current.body_max && current.intake != Intake::discarding)
     return fail_body(too_large(fmt::format("The body has more than {} bytes.", current.body_max)));
   const bool broke_off = !current.arrived && peer_ended_ && in_.empty();
@@ -427,8 +442,7 @@ void Connection::take_body() {
       }
       break;
     case Intake::passing:
-      if (current.record.bytes_in != before && !current.arrived)
-        read_until(now() + server_->options.limits.body_pause);
+      if (current.record.bytes_in != before && !current.arrived) read_until(pause_deadline());
       if (!piece.empty() || current.arrived) return hand_on(std::move(piece));
       break;
     case Intake::discarding:
@@ -474,7 +488,7 @@ void Connection::on_taken(std::optional<BodySink::Then> said, bool last) {
     current.sink = nullptr;
     if (current.answer_sent) return next_request();
   } else if (current.intake == Intake::passing && !current.arrived) {
-    read_until(now() + server_->options.limits.body_pause);
+    read_until(pause_deadline());
   }
   proceed();
 }
@@ -508,7 +522,8 @@ void Connection::answer(Response response) {
   if (current.answered) return drop(std::shared_ptr<BodySource>(std::move(response.source)));
   current.answered = true;
   if (server_->stopping) current.keep_alive = false;
-  if (current.intake != Intake::over) {
+  const bool goes_on = response.while_receiving && current.intake == Intake::passing;
+  if (current.intake != Intake::over && !goes_on) {
     drop(std::move(current.then));
     current.then = nullptr;
     if (std::exchange(current.sink_waits, false)) current.sink_busy = false;
@@ -530,7 +545,7 @@ void Connection::answer(Response response) {
   }
   current.record.status = response.status;
   current.source = std::move(response.source);
-  if (current.head_only || has_no_body(response.status)) {
+  if (!current.handed_over && (current.head_only || has_no_body(response.status))) {
     response.body.clear();
     drop(std::move(current.source));
     current.source = nullptr;
@@ -549,6 +564,7 @@ bool Connection::write_head(Response& response) {
   writer.field("Date", date_of(server_->clock.wall()));
   writer.field("X-Content-Type-Options", "nosniff");
   for (const Field& field : response.fields) writer.field(field.name, field.value);
+  if (current.handed_over) return writer.end();
   if (!has_no_body(response.status)) {
     if (response.length) {
       writer.content_length(*response.length);
@@ -582,7 +598,7 @@ void Connection::write_next() {
   }
   current.record.bytes_out += piece.size();
   current.writing = true;
-  set_deadlines(read_deadline_, now() + server_->options.limits.write_time);
+  set_deadlines(read_deadline_, now() + write_time());
   const auto on_done = [self = shared_from_this()](Outcome outcome) { self->on_written(outcome); };
   if (current.piece_end.empty()) return socket_->write(current.head, piece, on_done);
   current.piece += current.piece_end;
@@ -663,6 +679,12 @@ void Connection::answer_complete() {
   drop(std::move(current.gone));
   current.source = nullptr;
   current.gone = nullptr;
+  if (current.intake == Intake::passing && !current.arrived) {  // Nobody waits for the rest any more.
+    drop(std::move(current.sink));
+    current.sink = nullptr;
+    current.intake = Intake::over;
+    current.keep_alive = false;
+  }
   if (!current.keep_alive || server_->stopping) return linger();
   if (current.intake == Intake::over) return next_request();
   read_until(now() + server_->options.limits.linger_time);
@@ -684,6 +706,29 @@ void Connection::record(AccessRecord::End end) {
   record.took = now() - now_->started;
   record.end = end;
   if (server_->log) server_->log(record);
+}
+
+// --- What others speak ------------------------------------------------------------------------------------
+
+void Connection::hand_over(Response response, std::shared_ptr<BodySink> sink) {
+  Current& current = *now_;
+  if (current.answered || !current.wants_websocket || !in_.empty() || reading_) {
+    drop(std::move(sink));
+    drop(std::shared_ptr<BodySource>(std::move(response.source)));
+    current.keep_alive = false;
+    return answer(to_response(bad_request("Nothing may follow before the upgrade was answered.")));
+  }
+  response.status = 101;
+  response.while_receiving = true;
+  current.handed_over = true;
+  current.keep_alive = false;
+  current.framing = BodyFraming::until_close;
+  current.arrived = peer_ended_;
+  current.intake = Intake::passing;
+  current.body_max = std::numeric_limits<std::uint64_t>::max();
+  current.sink = std::move(sink);
+  answer(std::move(response));
+  if (state_ == State::call) proceed();
 }
 
 // --- WebSocket -------------------------------------------------------------------------------------------

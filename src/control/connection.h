@@ -49,6 +49,7 @@ class Connection final : public std::enable_shared_from_this<Connection> {
   void wake();
   void upgrade(const Request& request, std::unique_ptr<WebSocketHandler> handler,
                std::size_t message_bytes_max);
+  void hand_over(Response response, std::shared_ptr<BodySink> sink);
   AccessRecord& record_in_progress() { return now_->record; }
 
  private:
@@ -78,6 +79,7 @@ class Connection final : public std::enable_shared_from_this<Connection> {
     bool arrived = false;  ///< All of the body was decoded.
     bool wants_continue = false;
     bool wants_websocket = false;
+    bool handed_over = false;  ///< Whatever comes is a body without an end, and so is what goes.
     Intake intake = Intake::unasked;
     std::uint64_t body_max = 0;
     std::string collected;
@@ -134,6 +136,8 @@ class Connection final : public std::enable_shared_from_this<Connection> {
   void next_request();
   void record(AccessRecord::End end);
 
+  TimePoint pause_deadline() const;
+  Duration write_time() const;
   bool gave_up() const;
   void broken();
   void linger();

@@ -414,6 +414,21 @@ Answer<Resource> Boxes::update(const store::WorkspaceId& workspace, const std::s
   return std::move(*updated);
 }
 
+Answer<Resource> Boxes::change_settings(const store::WorkspaceId& workspace, const std::string& name_or_id,
+                                        const SettingsChange& change) {
+  auto hold = Hold::of_present(*this, workspace, name_or_id);
+  if (!hold) return std::unexpected(refusal(hold.error()));
+  const BoxSettings before = settings_of(hold->box());
+  BoxSettings settings = before;
+  if (auto instead = change(settings)) return std::unexpected(std::move(*instead));
+  if (settings == before) return hold->box();
+  store::ResourceChange changed;
+  changed.settings = store::Document{to_json(settings), {}};
+  auto updated = store_.sandboxes().update(workspace, hold->box().id, changed);
+  if (!updated) return std::unexpected(refusal(updated.error()));
+  return std::move(*updated);
+}
+
 void Boxes::reload_held(Live& live, const std::string& id) {
   if (!live.running) return;
   auto policy = policies_.load(live.workspace, id, live.settings.tag_values);

@@ -69,6 +69,11 @@ class Boxes {
   Answer<store::Resource> find(const store::WorkspaceId& workspace, const std::string& name_or_id);
   Answer<store::Resource> update(const store::WorkspaceId& workspace, const std::string& name_or_id,
                                  const BoxUpdate& update);
+  /// Changes what does not change how it runs. `change`: says what to answer instead, and then nothing is
+  /// kept.
+  using SettingsChange = std::function<std::optional<control::Response>(BoxSettings&)>;
+  Answer<store::Resource> change_settings(const store::WorkspaceId& workspace, const std::string& name_or_id,
+                                          const SettingsChange& change);
   Answer<store::Resource> start(const store::WorkspaceId& workspace, const std::string& name_or_id);
   Answer<void> stop(const store::WorkspaceId& workspace, const std::string& name_or_id);
   Answer<void> remove(const store::WorkspaceId& workspace, const std::string& name_or_id);

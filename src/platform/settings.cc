@@ -8,6 +8,36 @@ namespace {
 
 using Json = nlohmann::json;
 
+std::int64_t seconds_of(WallTime at) {
+  return std::chrono::floor<std::chrono::seconds>(at).time_since_epoch().count();
+}
+WallTime time_of(std::int64_t seconds) { return WallTime(std::chrono::seconds(seconds)); }
+
+Json services_json(const Services& services) {
+  Json out = Json::array();
+  for (const auto& [port, grant] : services)
+    out.push_back({{"port", port},
+                   {"id", grant.id},
+                   {"created_at", seconds_of(grant.created_at)},
+                   {"created_by", grant.created_by},
+                   {"expires_at", seconds_of(grant.expires_at)},
+                   {"embed_origins", grant.embed_origins}});
+  return out;
+}
+
+Services read_services(const Json& from) {
+  Services out;
+  for (const Json& item : from) {
+    ServiceGrant& grant = out[item.at("port").get<std::uint16_t>()];
+    grant.id = item.at("id");
+    grant.created_at = time_of(item.at("created_at"));
+    grant.created_by = item.at("created_by");
+    grant.expires_at = time_of(item.at("expires_at"));
+    grant.embed_origins = item.at("embed_origins").get<std::vector<std::string>>();
+  }
+  return out;
+}
+
 void read(const Json& from, RunConfig& out) {
   out.user = from.value("user", "");
   out.work_dir = from.value("work_dir", "");
@@ -31,7 +61,8 @@ std::string to_json(const BoxSettings& settings) {
                       {"work_dir", settings.run_config.work_dir},
                       {"env_vars", settings.run_config.env_vars}}},
                     {"tag_values", settings.tag_values},
-                    {"access_delegation", settings.access_delegation}};
+                    {"access_delegation", settings.access_delegation},
+                    {"services", services_json(settings.services)}};
   return out.dump();
 }
 
@@ -53,6 +84,8 @@ std::optional<BoxSettings> settings_from_json(std::string_view json) {
     if (const auto run = from.find("run_config"); run != from.end()) read(*run, out.run_config);
     out.tag_values = from.value("tag_values", std::vector<std::string>{});
     out.access_delegation = from.value("access_delegation", "");
+    if (const auto services = from.find("services"); services != from.end())
+      out.services = read_services(*services);
     return out;
   } catch (const Json::exception&) {
     return std::nullopt;

@@ -10,6 +10,8 @@
 #include <string_view>
 #include <vector>
 
+#include "base/clock.h"
+
 namespace postern::platform {
 
 using Variables = std::map<std::string, std::string>;
@@ -21,6 +23,17 @@ struct RunConfig {
   Variables env_vars;
   bool operator==(const RunConfig&) const = default;
 };
+
+/// What was given away to reach a port of a box.
+struct ServiceGrant {
+  std::string id;  ///< Stands in its tokens: without this grant they are good for nothing.
+  WallTime created_at{};
+  std::string created_by;
+  WallTime expires_at{};  ///< Of the last of its tokens.
+  std::vector<std::string> embed_origins;
+  bool operator==(const ServiceGrant&) const = default;
+};
+using Services = std::map<std::uint16_t, ServiceGrant>;  // by port
 
 struct BoxSettings {
   static constexpr std::chrono::seconds idle_ttl_default{600};
@@ -37,6 +50,7 @@ struct BoxSettings {
   RunConfig run_config;
   std::vector<std::string> tag_values;
   std::string access_delegation;  ///< JSON as it came; empty: none.
+  Services services;
 
   bool operator==(const BoxSettings&) const = default;
 };
