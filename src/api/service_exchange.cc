@@ -296,8 +296,7 @@ void Exchange::answer(const ResponseHead& head) {
   }
   if (head.framing == BodyFraming::length) response.length = head.content_length;
   if (method_ == "HEAD") response.length = length_of(head);
-  response.while_receiving = true;
-  call_->answer(std::move(response));
+  call_->answer_while_receiving(std::move(response));
   if (framing_ == BodyFraming::none || (framing_ == BodyFraming::length && remaining_ == 0)) complete();
 }
 

@@ -50,7 +50,6 @@ class Services {
 
  private:
   struct Claims;
-  struct Place;
   using CallPointer = std::shared_ptr<control::Call>;
 
   void grant(const CallPointer& call, const control::Principal& caller, std::string_view text) const;

@@ -19,6 +19,12 @@ void Call::answer(Response response) {
   });
 }
 
+void Call::answer_while_receiving(Response response) {
+  connection_->post(serial_, [response = std::move(response)](Connection& connection) mutable {
+    connection.answer(std::move(response), Connection::Body::goes_on);
+  });
+}
+
 void Call::read_body(std::size_t max, std::move_only_function<void(std::string)> then) {
   connection_->post(serial_, [max, then = std::move(then)](Connection& connection) mutable {
     connection.receive(max, std::move(then), nullptr);

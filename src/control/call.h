@@ -104,6 +104,8 @@ class Call {
   /// connection ends with the answer when much of it is to come.
   void answer(Response response);
   void answer(const ApiError& error) { answer(to_response(error)); }
+  /// As answer(), but what is still to come of a streamed body goes on to its sink meanwhile.
+  void answer_while_receiving(Response response);
 
   /// The whole body, on a worker. Above `max` bytes, or when it breaks off or does not come in time, the
   /// server answers (413, 400, 408), and `then` is destroyed. Once, and not together with stream_body().

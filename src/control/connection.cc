@@ -517,12 +517,12 @@ void Connection::forget() {
   if (!now_->answered) answer(to_response(internal_error()));
 }
 
-void Connection::answer(Response response) {
+void Connection::answer(Response response, Body body) {
   Current& current = *now_;
   if (current.answered) return drop(std::shared_ptr<BodySource>(std::move(response.source)));
   current.answered = true;
   if (server_->stopping) current.keep_alive = false;
-  const bool goes_on = response.while_receiving && current.intake == Intake::passing;
+  const bool goes_on = body == Body::goes_on && current.intake == Intake::passing;
   if (current.intake != Intake::over && !goes_on) {
     drop(std::move(current.then));
     current.then = nullptr;
@@ -719,7 +719,6 @@ void Connection::hand_over(Response response, std::shared_ptr<BodySink> sink) {
     return answer(to_response(bad_request("Nothing may follow before the upgrade was answered.")));
   }
   response.status = 101;
-  response.while_receiving = true;
   current.handed_over = true;
   current.keep_alive = false;
   current.framing = BodyFraming::until_close;
@@ -727,7 +726,7 @@ void Connection::hand_over(Response response, std::shared_ptr<BodySink> sink) {
   current.intake = Intake::passing;
   current.body_max = std::numeric_limits<std::uint64_t>::max();
   current.sink = std::move(sink);
-  answer(std::move(response));
+  answer(std::move(response), Body::goes_on);
   if (state_ == State::call) proceed();
 }
 

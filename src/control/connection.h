@@ -41,7 +41,9 @@ class Connection final : public std::enable_shared_from_this<Connection> {
   void when_gone(std::uint64_t serial, Job then, Call::Half half);
 
   // On behalf of a Call, on the lane:
-  void answer(Response response);
+  /// Of the request, as far as it is still to come.
+  enum class Body : std::uint8_t { unwanted, goes_on };
+  void answer(Response response, Body body = Body::unwanted);
   void forget();
   void receive(std::uint64_t max, std::move_only_function<void(std::string)> then,
                std::shared_ptr<BodySink> sink);

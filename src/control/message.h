@@ -78,8 +78,6 @@ struct Response {
   std::string body;                     ///< Unless there is a source.
   std::unique_ptr<BodySource> source;   ///< Never asked for the answer to a HEAD.
   std::optional<std::uint64_t> length;  ///< Of the source, exactly. Without: chunked.
-  /// What is still to come of a streamed body goes on to its sink while this is sent.
-  bool while_receiving = false;
 };
 
 /// A JSON document with its Content-Type.
