@@ -11,7 +11,6 @@
 #include <string_view>
 #include <sys/prctl.h>
 #include <sys/resource.h>
-#include <sys/signalfd.h>
 #include <sys/socket.h>
 #include <sys/syscall.h>
 #include <sys/wait.h>
@@ -87,6 +86,28 @@ struct Inherited {
   int outer;   ///< A byte: the ids are mapped. End of file: the outer one is gone.
 };
 
+/// What both processes need from outside the box.
+struct Held {
+  Fd directory;  ///< As long as it is open, the box's directory is taken.
+  Fd rest;       ///< The program that they become.
+};
+
+/// Becomes the program that waits for `child`, and keeps what must stay open. No return.
+[[noreturn]] void become_rest(const Held& held, pid_t child, int kept) {
+  for (const int descriptor : {held.directory.get(), kept})
+    if (descriptor >= 0) ::fcntl(descriptor, F_SETFD, 0);
+  sigset_t awaited;
+  sigemptyset(&awaited);
+  sigaddset(&awaited, SIGTERM);
+  sigaddset(&awaited, SIGCHLD);
+  ::sigprocmask(SIG_BLOCK, &awaited, nullptr);
+  const std::string number = std::to_string(child);
+  const std::array<const char*, 3> arguments{"postern-box", number.c_str(), nullptr};
+  const char* const nothing = nullptr;
+  ::syscall(SYS_execveat, held.rest.get(), "", arguments.data(), &nothing, AT_EMPTY_PATH);
+  ::_exit(1);  // And the box ends with it.
+}
+
 /// Tells the server of the box, which can be used now, and forgets its sockets.
 void send_launched(const Inherited& inherited, Fd agent, sandbox::CaptureSockets network) {
   std::vector<int> descriptors{agent.get(), inherited.exit};
@@ -125,7 +146,8 @@ Result<sandbox::Sandbox> make_box(const Inherited& inherited, const BoxSpec& spe
   return sandbox;
 }
 
-[[noreturn]] void run_inner(const Inherited& inherited, const BoxSpec& spec, const std::string& userland) {
+[[noreturn]] void run_inner(const Inherited& inherited, const Held& held, const BoxSpec& spec,
+                            const std::string& userland) {
   die_with_outer(inherited.outer);
   char byte = 0;
   if (::read(inherited.outer, &byte, 1) != 1) ::_exit(1);
@@ -135,9 +157,8 @@ Result<sandbox::Sandbox> make_box(const Inherited& inherited, const BoxSpec& spe
     send_failure(inherited.answer, sandbox.error());
     ::_exit(1);
   }
-  ::close(inherited.answer);
-  (void)sandbox->wait();
-  ::_exit(0);  // And what the box's process 1 still has is gone.
+  // When that has ended, what the box's process 1 still has is gone.
+  become_rest(held, sandbox->detach(), -1);
 }
 
 // ---------------------------------------------------------------------------------------------------------------
@@ -160,7 +181,8 @@ Result<void> map_owner(pid_t inner, const Owner& owner) {
   return write_text(process + "/gid_map", fmt::format("0 {} 1\n", owner.group));
 }
 
-Result<pid_t> start_inner(int answer, const BoxSpec& spec, const std::string& userland, Fd& keeps_alive) {
+Result<pid_t> start_inner(int answer, const Held& held, const BoxSpec& spec, const std::string& userland,
+                          Fd& keeps_alive) {
   std::array<int, 2> ends{};
   if (::pipe2(ends.data(), O_CLOEXEC) != 0) return fail_errno("make a pipe");
   Fd outer(ends[0]);
@@ -175,7 +197,7 @@ Result<pid_t> start_inner(int answer, const BoxSpec& spec, const std::string& us
         "make namespaces for a box; this host may forbid them to ordinary users (`postern doctor`)");
   if (inner == 0) {
     keeps_alive.reset();
-    run_inner({answer, exit.get(), outer.get()}, spec, userland);
+    run_inner({answer, exit.get(), outer.get()}, held, spec, userland);
   }
   auto mapped = map_owner(inner, box_owner());
   ::prctl(PR_SET_DUMPABLE, 0);
@@ -185,14 +207,16 @@ Result<pid_t> start_inner(int answer, const BoxSpec& spec, const std::string& us
   return std::unexpected(std::move(mapped.error()));
 }
 
-Result<pid_t> start_box(int answer, const BoxSpec& spec, const std::string& userland, Fd& keeps_alive) {
+Result<pid_t> start_box(int answer, const BoxSpec& spec, const std::string& userland, Held& held,
+                        Fd& keeps_alive) {
   if (auto checked = check(spec); !checked) return std::unexpected(std::move(checked.error()));
   auto directory = take_box_directory(spec.directory);
   if (!directory) return std::unexpected(std::move(directory.error()));
   if (auto joined = join_cgroups(spec.cgroups); !joined) return std::unexpected(std::move(joined.error()));
-  // Open as long as this process and the inner one are: the directory is taken by the box.
-  (void)directory->release();
-  return start_inner(answer, spec, userland, keeps_alive);
+  held.directory = std::move(*directory);
+  held.rest = Fd(::open(fmt::format("{}/programs/rest", userland).c_str(), O_PATH | O_CLOEXEC | O_NOFOLLOW));
+  if (!held.rest) return fail_errno("open the program that holds boxes");
+  return start_inner(answer, held, spec, userland, keeps_alive);
 }
 
 }  // namespace
@@ -202,30 +226,19 @@ void run_holder(int answer, const BoxSpec& spec, const std::string& userland, pi
   ::prctl(PR_SET_DUMPABLE, 0);
   ::prctl(PR_SET_NAME, "postern-box");
   keep_only(answer);
-  sigset_t none, both;
+  sigset_t none;
   sigemptyset(&none);
-  sigemptyset(&both);
-  sigaddset(&both, SIGTERM);
-  sigaddset(&both, SIGCHLD);
   // Inside they are as anywhere. What comes here meanwhile is ignored like the keeper's, but for SIGTERM.
   ::signal(SIGTERM, SIG_DFL);
   ::sigprocmask(SIG_SETMASK, &none, nullptr);
+  Held held;
   Fd keeps_alive;
-  const auto inner = start_box(3, spec, userland, keeps_alive);
+  const auto inner = start_box(3, spec, userland, held, keeps_alive);
   if (!inner) {
     send_failure(3, inner.error());
     ::_exit(1);
   }
-  ::close(3);
-  ::sigprocmask(SIG_BLOCK, &both, nullptr);
-  const Fd told(::signalfd(-1, &both, SFD_CLOEXEC));
-  while (::waitpid(*inner, nullptr, WNOHANG) == 0) {
-    signalfd_siginfo info{};
-    if (::read(told.get(), &info, sizeof info) == static_cast<ssize_t>(sizeof info) &&
-        info.ssi_signo == SIGTERM)
-      ::kill(*inner, SIGKILL);
-  }
-  ::_exit(0);
+  become_rest(held, *inner, keeps_alive.get());
 }
 
 void send_failure(int answer, const Error& error) {

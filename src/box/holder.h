@@ -2,7 +2,8 @@
 // The holder of one box: two processes below the keeper (keeper.h). The outer one makes a user, a mount and a
 // pid namespace, whose process 1 is the inner one; that makes the box's root and starts bubblewrap. When the
 // inner one goes the kernel kills all that are below it, whatever they were doing: bubblewrap's own processes
-// die with each other only once they have said so to the kernel.
+// die with each other only once they have said so to the kernel. Once the box runs, both have nothing to do
+// but to wait, and become postern-rest (rest/main.cc) for it.
 
 #include <string>
 #include <sys/types.h>

@@ -407,6 +407,26 @@ TEST_F(WithKeeper, ManyStartAtOnce) {
   EXPECT_EQ(numbers.size(), static_cast<std::size_t>(count));
 }
 
+TEST_F(WithKeeper, WhatHoldsABoxHasSomePagesOfMemory) {
+  Running box = launch(spec());
+  (void)out(box, "true");  // It runs, and nobody is at work on it any more.
+  int holders = 0;
+  for (const pid_t process : processes_of(keeper_->process())) {
+    const std::string place = fmt::format("/proc/{}/", process);
+    if (content_of(place + "comm") != "postern-box\n") continue;
+    ++holders;
+    EXPECT_EQ(content_of(place + "environ"), "");
+    std::istringstream lines(content_of(place + "smaps_rollup"));
+    long kib = 0;
+    for (std::string word; lines >> word;)
+      if (word == "Pss:") lines >> kib;
+    EXPECT_GT(kib, 0);
+    EXPECT_LT(kib, 40);
+  }
+  EXPECT_EQ(holders, 2);
+  stop(box);
+}
+
 TEST_F(WithKeeper, ADeadKeeperIsAnErrorAndLeavesNothing) {
   Running box = launch(spec());
   const pid_t keeper = keeper_->process();

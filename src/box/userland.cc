@@ -297,6 +297,7 @@ Result<void> fill(int top, const std::string& host_etc) {
   if (auto written = write_file(programs.get(), "agent", agent_bytes(), 0555); !written) return written;
   if (auto written = write_file(programs.get(), "launch", sandbox::shim_bytes(), 0555); !written)
     return written;
+  if (auto written = write_file(programs.get(), "rest", rest_bytes(), 0555); !written) return written;
   return make_root(root.get(), host_etc);
 }
 

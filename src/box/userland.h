@@ -5,7 +5,8 @@
 //   root/      the lower layer of every such box's "/": empty places, and an /etc of which the host gives
 //   only
 //              what is on a list and open to everybody; accounts and profile are our own
-//   programs/  the agent and the launcher, which boxes of any snapshot see at /run/postern
+//   programs/  the agent and the launcher, which boxes of any snapshot see at /run/postern, and what holds
+//              boxes (rest/main.cc)
 
 #include <string>
 #include <vector>

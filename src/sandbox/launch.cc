@@ -605,6 +605,8 @@ int Sandbox::recorded_exit_code() {
   return -1;
 }
 
+pid_t Sandbox::detach() { return std::exchange(monitor_, -1); }
+
 pid_t Sandbox::command_pid() const {
   // The program is the first child of the sandbox's process 1; orphans that it adopts come behind.
   const std::string children = read_all(fmt::format("/proc/{0}/task/{0}/children", init_).c_str());

@@ -88,6 +88,10 @@ class Sandbox {
   /// runs and after its end.
   bool signal(int number);
 
+  /// The child of this process to wait for, in place of wait(): its end is the sandbox's, and nothing here
+  /// kills it any more.
+  pid_t detach();
+
   /// Kills everything in the sandbox. wait() afterwards.
   void kill();
 
