@@ -88,7 +88,7 @@ Asking prepare_asking(const RunOptions& options, const policy::Snapshot& snapsho
   auto key = must(credential::load_or_create_callback_key(workspace_directory));
   if (!options.callback_jwks.empty()) {
     std::vector<const credential::JwtKey*> published = {&key};
-    if (asking.identity) published.push_back(&asking.identity->key);
+    if (asking.identity) published.push_back(asking.identity->key.get().get());
     asking.keys = must(KeyServer::listen(options.callback_jwks, "--callback-jwks"));
     if (issuer.empty()) issuer = asking.keys->origin();
     asking.keys->publish("/.well-known/jwks.json", credential::jwk_set(published));

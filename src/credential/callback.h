@@ -19,9 +19,9 @@ inline constexpr std::size_t callback_headers_max = 64;  // as a rule's
 inline constexpr std::size_t shown_body_bytes_max =
     1024 * 1024;  // of a request whose callback wants to see it
 
-/// Who signs what callbacks are asked (EdDSA). Shared by all sources; immutable.
+/// Who signs what callbacks are asked (EdDSA). Shared by all sources.
 struct CallbackSigner {
-  JwtKey key;
+  CurrentKey key;
   std::string issuer;  ///< `iss`: where the key set is found, without a trailing slash.
 };
 

@@ -6,6 +6,7 @@
 #include <chrono>
 #include <cstdint>
 #include <memory>
+#include <mutex>
 #include <span>
 #include <string>
 #include <string_view>
@@ -67,6 +68,28 @@ class JwtKey {
   Handle key_;
   JwtAlgorithm algorithm_;
   std::string key_id_;
+};
+
+/// The key that is signed with now. It may give way to another while others use it, on any thread.
+class CurrentKey {
+ public:
+  CurrentKey(JwtKey key) : key_(std::make_shared<const JwtKey>(std::move(key))) {}
+  explicit CurrentKey(std::shared_ptr<const JwtKey> key) : key_(std::move(key)) {}
+
+  std::shared_ptr<const JwtKey> get() const {
+    const std::lock_guard lock(mutex_);
+    return key_;
+  }
+  void set(std::shared_ptr<const JwtKey> key) {
+    const std::lock_guard lock(mutex_);
+    key_.swap(key);
+  }
+  Secret mint(std::string_view claims) const { return get()->mint(claims); }
+  std::string key_id() const { return get()->key_id(); }
+
+ private:
+  mutable std::mutex mutex_;
+  std::shared_ptr<const JwtKey> key_;
 };
 
 /// {"keys": [...]} (RFC 7517 §5), for /.well-known/jwks.json: one line, without a line end.

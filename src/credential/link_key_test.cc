@@ -30,5 +30,20 @@ TEST(LinkKey, OpensNothingElse) {
     EXPECT_EQ(key.open("download", other), std::nullopt);
 }
 
+TEST(LinkKey, OpensWhatAnyOfItsKeysSignedAndSignsWithTheFirst) {
+  const JwtKey old_key = JwtKey::generate(JwtAlgorithm::eddsa),
+               new_key = JwtKey::generate(JwtAlgorithm::eddsa);
+  LinkKey links(old_key);
+  const std::string before = links.sign("download", "payload");
+  links.set(std::vector{&new_key, &old_key});
+  const std::string after = links.sign("download", "payload");
+  EXPECT_EQ(after, LinkKey(new_key).sign("download", "payload"));
+  EXPECT_EQ(links.open("download", before), "payload");
+  EXPECT_EQ(links.open("download", after), "payload");
+  links.set(std::vector{&new_key});
+  EXPECT_EQ(links.open("download", before), std::nullopt);
+  EXPECT_EQ(links.open("download", after), "payload");
+}
+
 }  // namespace
 }  // namespace postern::credential

@@ -16,9 +16,9 @@ namespace postern::credential {
 
 inline constexpr std::chrono::seconds identity_token_lifetime{300};  // it is exchanged at once
 
-/// Who signs. Shared by all sources; immutable.
+/// Who signs. Shared by all sources.
 struct WorkloadIdentity {
-  JwtKey key;          ///< RS256.
+  CurrentKey key;      ///< RS256.
   std::string issuer;  ///< `iss`: https, without a trailing slash.
 };
 
