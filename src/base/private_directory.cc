@@ -104,6 +104,12 @@ Result<PrivateDirectory> PrivateDirectory::open(const std::string& path) {
   return PrivateDirectory(path, std::move(*directory), std::move(*locked));
 }
 
+Result<PrivateDirectory> PrivateDirectory::look_into(const std::string& path) {
+  auto directory = open_private_directory(path);
+  if (!directory) return std::unexpected(directory.error());
+  return PrivateDirectory(path, std::move(*directory), Fd());
+}
+
 std::string PrivateDirectory::path_of(std::string_view name) const { return path_ + "/" + std::string(name); }
 
 Result<bool> PrivateDirectory::read(const std::string& name, std::string& out) const {
@@ -141,9 +147,13 @@ Result<void> PrivateDirectory::write(const std::string& name, std::string_view b
   // Content before name, name before use: what is signed by a key that a power cut took back would help
   // nobody.
   if (fsync(file.get()) != 0) return system_failure("writing '" + path + "'");
-  if (renameat(directory_.get(), fresh.c_str(), directory_.get(), name.c_str()) != 0)
-    return system_failure("renaming '" + path + ".new'");
-  if (fsync(directory_.get()) != 0) return system_failure("writing the directory of '" + path + "'");
+  return rename(fresh, name);
+}
+
+Result<void> PrivateDirectory::rename(const std::string& from, const std::string& to) const {
+  if (renameat(directory_.get(), from.c_str(), directory_.get(), to.c_str()) != 0)
+    return system_failure("renaming '" + path_of(from) + "'");
+  if (fsync(directory_.get()) != 0) return system_failure("writing the directory of '" + path_of(to) + "'");
   return {};
 }
 

@@ -26,12 +26,17 @@ class PrivateDirectory {
   /// owner, open to others, or a symbolic link; internal for failing I/O.
   static Result<PrivateDirectory> open(const std::string& path);
 
+  /// Without waiting for others, who may replace files meanwhile: to read only.
+  static Result<PrivateDirectory> look_into(const std::string& path);
+
   std::string path_of(std::string_view name) const;
   /// False: there is no such file. `out` is sized once, so that no growth leaves a copy behind; its owner
   /// wipes it. Errors as open(), for the file.
   Result<bool> read(const std::string& name, std::string& out) const;
   /// The file is there whole and on disk, or as it was.
   Result<void> write(const std::string& name, std::string_view bytes) const;
+  /// `from` takes the place of `to`: on disk when it is answered, and before that as it was.
+  Result<void> rename(const std::string& from, const std::string& to) const;
 
  private:
   PrivateDirectory(std::string path, Fd directory, Fd lock)

@@ -1,25 +1,23 @@
 #include "cli/key.h"
 
 #include <CLI/CLI.hpp>
-#include <cerrno>
-#include <cstring>
 #include <fmt/chrono.h>
 #include <fmt/format.h>
 #include <memory>
 #include <string>
 #include <unistd.h>
 
+#include "cli/master_key.h"
 #include "cli/server_data.h"
 #include "credential/api_key.h"
 #include "store/checks.h"
-#include "store/sqlite_store.h"
 
 namespace postern::cli {
 
 namespace {
 
 struct KeyOptions {
-  std::string data, master_key;
+  std::string data, master_key, new_master_key;
   std::string workspace = first_workspace;
   std::string scope = "workspace";
   std::string label;
@@ -36,15 +34,10 @@ std::string word_of(store::Scope scope) {
   return scope == store::Scope::read_only ? "read-only" : std::string(store::token(scope));
 }
 
-std::unique_ptr<store::SqliteStore> open_store(const KeyOptions& options, const Clock& clock) {
+std::unique_ptr<store::SqliteStore> opened(const KeyOptions& options, const Clock& clock) {
   const std::string data = data_directory(options.data);
-  if (::access((data + "/store.db").c_str(), R_OK | W_OK) != 0) {
-    complain(
-        fmt::format("'{}' has no store that can be used ({}); `postern serve` makes one, --data says where",
-                    data, std::strerror(errno)));
-    throw Stop{};
-  }
-  return must(store::SqliteStore::open(data, read_master_key(options.master_key, data), clock));
+  expect_store(data);
+  return open_store(data, options.master_key, clock);
 }
 
 template <class Each>
@@ -60,7 +53,7 @@ void each_workspace(store::Store& store, Each each) {
 void create(const KeyOptions& options) {
   const auto scope = scope_of(options.scope);
   const SystemClock clock;
-  const auto store = open_store(options, clock);
+  const auto store = opened(options, clock);
   auto workspace = store->workspaces().find_by_name(options.workspace);
   if (!workspace && workspace.error().fault == store::Fault::not_found)
     workspace = store->workspaces().create(options.workspace);
@@ -80,7 +73,7 @@ std::string date_or(const std::optional<WallTime>& at, const char* otherwise) {
 
 void list(const KeyOptions& options) {
   const SystemClock clock;
-  const auto store = open_store(options, clock);
+  const auto store = opened(options, clock);
   constexpr const char* row = "{:<17} {:<10} {:<21} {:<21} {:<21} {}\n";
   std::string out = fmt::format(row, "KEY", "SCOPE", "CREATED", "LAST USED", "REVOKED", "WORKSPACE, LABEL");
   each_workspace(*store, [&](const store::Workspace& workspace) {
@@ -94,7 +87,7 @@ void list(const KeyOptions& options) {
 
 void revoke(const KeyOptions& options) {
   const SystemClock clock;
-  const auto store = open_store(options, clock);
+  const auto store = opened(options, clock);
   bool revoked = false;
   each_workspace(*store, [&](const store::Workspace& workspace) {
     const auto removal = store->api_keys().revoke(workspace.id, options.id);
@@ -108,11 +101,16 @@ void revoke(const KeyOptions& options) {
   throw Stop{};
 }
 
+void rotate(const KeyOptions& options) {
+  rotate_master_key(data_directory(options.data), options.master_key, options.new_master_key);
+}
+
 }  // namespace
 
 void add_key_command(CLI::App& app, int& exit_code) {
   const auto options = std::make_shared<KeyOptions>();
-  CLI::App* key = app.add_subcommand("key", "Make, list and revoke the API keys of a server");
+  CLI::App* key = app.add_subcommand(
+      "key", "The API keys of a server, and the master key that its secrets are sealed with");
   key->require_subcommand(1);
   const auto add = [&](const char* name, const char* help, void (*act)(const KeyOptions&)) {
     CLI::App* command = key->add_subcommand(name, help);
@@ -140,6 +138,13 @@ void add_key_command(CLI::App& app, int& exit_code) {
   add("revoke", "Refuse a key from the next request on", revoke)
       ->add_option("KEY", options->id, "The public part: what follows postern_")
       ->required();
+  CLI::App* rotation = add("rotate", "Seal everything with another master key from now on", rotate);
+  rotation
+      ->add_option("--new-master-key", options->new_master_key,
+                   "The key to use from now on where it is not in DIR/master.key: file:PATH or cmd:COMMAND, "
+                   "as `openssl rand -hex 32` prints it")
+      ->type_name("SOURCE");
+  rotation->footer(rotation_help);
 }
 
 }  // namespace postern::cli

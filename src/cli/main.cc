@@ -11,6 +11,7 @@
 #include <unistd.h>
 #include <vector>
 
+#include "cli/backup.h"
 #include "cli/check.h"
 #include "cli/doctor.h"
 #include "cli/key.h"
@@ -175,6 +176,7 @@ int main(int argc, char** argv) {
   postern::cli::add_serve_command(app, exit_code);
   postern::cli::add_log_command(app, exit_code);
   postern::cli::add_key_command(app, exit_code);
+  postern::cli::add_backup_commands(app, exit_code);
   CLI::App* doctor = app.add_subcommand("doctor", "Check this machine, and say how to mend what is missing");
   CLI::App* version = app.add_subcommand("version", "Print the version");
   try {

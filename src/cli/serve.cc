@@ -10,7 +10,6 @@
 #include <fmt/format.h>
 #include <memory>
 #include <optional>
-#include <sys/file.h>
 #include <sys/stat.h>
 #include <time.h>
 #include <unistd.h>
@@ -27,7 +26,6 @@
 #include "api/woken_door.h"
 #include "audit/journal.h"
 #include "audit/network_log.h"
-#include "base/private_directory.h"
 #include "box/box_loop.h"
 #include "box/cgroups.h"
 #include "box/keeper.h"
@@ -46,7 +44,6 @@
 #include "platform/machine.h"
 #include "platform/server_keys.h"
 #include "sandbox/trust.h"
-#include "store/sqlite_store.h"
 #include "tls/ca.h"
 #include "tls/context.h"
 #include "wire/host.h"
@@ -63,17 +60,6 @@ constexpr unsigned workers = 64;
 Endpoint listen_endpoint(const std::string& text) {
   if (auto endpoint = parse_listen(text)) return *endpoint;
   complain(fmt::format("--listen '{}' is not ADDRESS:PORT (for example 127.0.0.1:8080, [::1]:8080)", text));
-  throw Stop{};
-}
-
-/// No other process has boxes in this store, for as long as the descriptor is open: it would take ours for
-/// those of a server that died.
-Fd take_data(const std::string& data) {
-  auto directory = must(open_private_directory(data));
-  if (::flock(directory.get(), LOCK_EX | LOCK_NB) == 0) return directory;
-  complain(errno == EWOULDBLOCK
-               ? fmt::format("another `postern serve` uses '{}'; give each its own --data", data)
-               : fmt::format("'{}' cannot be locked: {}", data, std::strerror(errno)));
   throw Stop{};
 }
 
@@ -160,13 +146,16 @@ class AccessLogFile {
 };
 
 /// Until SIGTERM or SIGINT; meanwhile boxes and the log are looked after.
-void wait_for_end(const sigset_t& ends, platform::Boxes& boxes, audit::NetworkLog& network_log) {
+void wait_for_end(const sigset_t& ends, platform::Boxes& boxes, audit::NetworkLog& network_log,
+                  platform::ServerKeys& keys) {
   const timespec second{.tv_sec = 1, .tv_nsec = 0};
   while (true) {
     const int number = ::sigtimedwait(&ends, nullptr, &second);
     if (number > 0 && number != SIGHUP) return;
     boxes.tend();
     network_log.tend();
+    if (auto tended = keys.tend(); !tended)
+      complain("the signing keys could not be looked after: " + tended.error().detail);
   }
 }
 
@@ -199,13 +188,16 @@ int serve(const ServeOptions& options) {
   ::pthread_sigmask(SIG_BLOCK, &ends, nullptr);
   (void)harden();
   const Fd taken = take_data(data);
+  if (!taken) {
+    complain(fmt::format("another `postern serve` uses '{}'; give each its own --data", data));
+    throw Stop{};
+  }
   const box::Cgroups cgroups = open_limits(options.limits, data);
   // Before there are secrets and threads.
   const auto keeper = must(box::Keeper::start(master_key_variable));
 
   const SystemClock clock;
-  auto master = read_master_key(options.master_key, data);
-  const auto store = must(store::SqliteStore::open(data, std::move(master), clock));
+  const auto store = open_store(data, options.master_key, clock);
   if (store->seal() != store::Seal::open)
     complain(
         store->seal() == store::Seal::no_key
@@ -240,7 +232,9 @@ int serve(const ServeOptions& options) {
   std::unique_ptr<KeyServer> metrics;
   if (!options.metrics_listen.empty())
     metrics = must(KeyServer::listen(options.metrics_listen, "--metrics-listen"));
-  const auto keys = must(platform::ServerKeys::load(*store, clock, issuer));
+  const std::chrono::days key_life(options.signing_key_days);
+  const auto keys =
+      must(platform::ServerKeys::load(*store, clock, issuer, {.lifetime = key_life, .links = key_life}));
   {
     proxy::DataPlane data_plane({.overrides = overrides,
                                  .allow_private = allow_private,
@@ -303,7 +297,7 @@ int serve(const ServeOptions& options) {
                        [&] { return metrics_text(journal, *network_log, boxes, api_counts); });
       metrics->start();
     }
-    wait_for_end(ends, boxes, *network_log);
+    wait_for_end(ends, boxes, *network_log, *keys);
     metrics.reset();
     followers.stop();
     server->stop(patience);

@@ -29,6 +29,7 @@ struct ServeOptions {
   std::string log;
   std::uint64_t log_retention_bytes = std::uint64_t{1} << 30;
   std::uint64_t log_retention_days = 30;
+  std::uint64_t signing_key_days = 90;
   std::string access_log;
   std::string limits = "auto";  ///< auto, required or off.
   std::string metrics_listen;   ///< ADDRESS:PORT; empty: no metrics.

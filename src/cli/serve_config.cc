@@ -109,6 +109,9 @@ void add_serve_options(CLI::App& command, ServeOptions& options) {
          "How much of the network log is kept, at least 16 MiB (default: 1 GiB)", "BYTES");
   number("--log-retention-days", options.log_retention_days, 1, 36'500, "How long it is kept (default: 30)",
          "DAYS");
+  number("--signing-key-days", options.signing_key_days, 1, 3'650,
+         "After how long a key that signs for callbacks, clouds and links gets a successor (default: 90)",
+         "DAYS");
   one("--access-log", options.access_log, "One JSON line per request of the API", "FILE|-");
   command
       .add_option("--limits", options.limits,

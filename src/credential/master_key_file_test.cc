@@ -40,6 +40,48 @@ TEST_F(MasterKeyFile, ThatIsNoKeyIsNotReplaced) {
   EXPECT_EQ(std::filesystem::file_size(file()), 6u);
 }
 
+TEST_F(MasterKeyFile, IsRotatedSoThatOneOfTheTwoIsAlwaysThere) {
+  EXPECT_FALSE(MasterKeyRotation::begin(directory_)) << "there is none to rotate";
+  const std::string before = load_or_create_master_key(directory_)->fingerprint();
+  std::string next;
+  {
+    auto rotation = MasterKeyRotation::begin(directory_);
+    ASSERT_TRUE(rotation);
+    EXPECT_FALSE(rotation->resumed());
+    EXPECT_EQ(rotation->take_current().fingerprint(), before);
+    next = rotation->take_next().fingerprint();
+  }  // Killed before or after the store had it.
+  EXPECT_NE(next, before);
+  EXPECT_EQ(load_or_create_master_key(directory_)->fingerprint(), before);
+  EXPECT_EQ((*find_master_key(directory_, before))->fingerprint(), before);
+  {
+    auto again = MasterKeyRotation::begin(directory_);
+    ASSERT_TRUE(again);
+    EXPECT_TRUE(again->resumed());
+    EXPECT_EQ(again->take_next().fingerprint(), next);
+    ASSERT_TRUE(again->finish());
+  }
+  EXPECT_EQ(load_or_create_master_key(directory_)->fingerprint(), next);
+  EXPECT_FALSE(std::filesystem::exists(file() + ".next"));
+  EXPECT_FALSE(*find_master_key(directory_, before));
+}
+
+TEST_F(MasterKeyFile, ThatTheStoreHasAlreadyTakesItsPlace) {
+  load_or_create_master_key(directory_);
+  std::string next;
+  {
+    auto rotation = MasterKeyRotation::begin(directory_);
+    ASSERT_TRUE(rotation);
+    next = rotation->take_next().fingerprint();
+  }
+  EXPECT_EQ((*find_master_key(directory_, next))->fingerprint(), next);
+  ASSERT_TRUE(settle_master_key(directory_, "another"));
+  EXPECT_TRUE(std::filesystem::exists(file() + ".next"));
+  ASSERT_TRUE(settle_master_key(directory_, next));
+  EXPECT_FALSE(std::filesystem::exists(file() + ".next"));
+  EXPECT_EQ(load_or_create_master_key(directory_)->fingerprint(), next);
+}
+
 TEST_F(MasterKeyFile, CanLieElsewhere) {
   const std::string text(64, 'a');
   std::ofstream(directory_ + "/elsewhere") << text << "\n";

@@ -15,6 +15,8 @@ using store::Fault;
 using store::Resource;
 using store::Status;
 
+constexpr const char* files_are_gone =
+    "its files are not there any more, as after a restored backup; starting it begins anew";
 constexpr std::chrono::seconds stopped_look_time{10};  // between two looks for boxes to be removed
 
 ApiError error(int status, std::string type, std::string message) {
@@ -163,11 +165,23 @@ static void each_resource(store::Store& store, std::optional<Status> status, Eac
 }
 
 void Boxes::recover() {
-  std::vector<Resource> lost, half_removed;
+  std::vector<Resource> lost, without_files, half_removed;
   each_resource(store_, std::nullopt, [&](const Resource& resource) {
-    if (resource.status == Status::ready || resource.status == Status::provisioning) lost.push_back(resource);
-    if (resource.status == Status::deleting) half_removed.push_back(resource);
+    const bool never_ran = resource.status == Status::provisioning;
+    if (resource.status == Status::failed) return;
+    if (resource.status == Status::deleting)
+      half_removed.push_back(resource);
+    else if (!runner_.has_files(resource.id))  // What nobody was told of is not kept, as by create().
+      (never_ran ? half_removed : without_files).push_back(resource);
+    else if (never_ran || resource.status == Status::ready)
+      lost.push_back(resource);
   });
+  for (const Resource& resource : without_files) {
+    store::ResourceChange change;
+    change.status = Status::failed;
+    change.status_message = files_are_gone;
+    (void)store_.sandboxes().update(resource.workspace, resource.id, change);
+  }
   for (const Resource& resource : lost) {
     store::ResourceChange change;
     change.status = Status::stopped;
@@ -238,7 +252,10 @@ Answer<Resource> Boxes::create(const store::WorkspaceId& workspace, const NewBox
   auto started = current ? start_held(hold->live(), *created, std::move(policy->egress))
                          : ensure_running(hold->live(), hold->box());
   // What could not be started is not kept: the caller was told, and asks again by the same name.
-  if (!started) (void)remove_held(hold->live(), created->id);
+  if (!started)
+    (void)remove_held(hold->live(), created->id);
+  else
+    ++counts_.created;
   return started;
 }
 
@@ -260,8 +277,10 @@ Answer<Resource> Boxes::start_held(Live& live, const Resource& resource,
   start.limits = limits_of(live.settings);
   start.on_end = [held] { held->ended = true; };
   start.on_idle = [held] { held->idle = true; };
+  const TimePoint began = clock_.now();
   const auto started = runner_.start(std::move(start));
   if (!started) {
+    ++counts_.failed;
     runner_.stop(resource.id);
     const Error& why = started.error();
     if (report_) report_(fmt::format("the sandbox {} could not be started: {}", resource.id, why.detail));
@@ -272,6 +291,7 @@ Answer<Resource> Boxes::start_held(Live& live, const Resource& resource,
                          : "the sandbox could not be started; the server's operator was told why")));
   }
   live.running = true;
+  counts_.note_start(clock_.now() - began);
   store::ResourceChange change;
   change.status = Status::ready;
   change.status_message = "";
@@ -302,6 +322,8 @@ std::expected<std::string, ApiError> Boxes::wake(const store::WorkspaceId& works
   auto hold = Hold::of_present(*this, workspace, name_or_id);
   if (!hold) return std::unexpected(to_api_error(hold.error()));
   hold->live().idle = false;
+  if (hold->box().status == Status::failed && !runner_.has_files(hold->box().id))
+    return std::unexpected(error(409, "Conflict", files_are_gone));
   if (auto started = ensure_running(hold->live(), hold->box()); !started)
     return std::unexpected(error(503, "ServiceUnavailable", "the sandbox could not be started"));
   return hold->box().id;
@@ -309,6 +331,7 @@ std::expected<std::string, ApiError> Boxes::wake(const store::WorkspaceId& works
 
 void Boxes::stop_held(Live& live, const std::string& id, const std::string& why) {
   runner_.stop(id);
+  ++counts_.stopped;
   live.running = false;
   live.ended = false;
   store::ResourceChange change;
@@ -342,6 +365,7 @@ store::Outcome<void> Boxes::remove_held(Live& live, const std::string& id) {
   }
   if (auto removed = store_.sandboxes().remove(live.workspace, id); !removed) return store::failed(removed);
   forget(id);
+  ++counts_.removed;
   return {};
 }
 

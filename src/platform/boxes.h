@@ -17,6 +17,7 @@
 
 #include "base/clock.h"
 #include "control/errors.h"
+#include "platform/box_counts.h"
 #include "platform/policies.h"
 #include "platform/runner.h"
 #include "platform/settings.h"
@@ -56,8 +57,9 @@ class Boxes {
   /// For whoever runs the server: what a caller is not told, as it may name places of this host.
   using Report = std::function<void(const std::string&)>;
 
-  /// All outlive it. Boxes of an earlier process, which died with it, are marked as stopped: no other process
-  /// has boxes in this store. `report` is called on any thread.
+  /// All outlive it. Boxes of an earlier process, which died with it, are marked as stopped, or as failed
+  /// where their files are gone too: no other process has boxes in this store. `report` is called on any
+  /// thread.
   Boxes(store::Store& store, const Policies& policies, Runner& runner, const Clock& clock,
         Report report = nullptr);
   /// Stops what runs; it is found stopped the next time.
@@ -77,7 +79,8 @@ class Boxes {
   Answer<store::Resource> start(const store::WorkspaceId& workspace, const std::string& name_or_id);
   Answer<void> stop(const store::WorkspaceId& workspace, const std::string& name_or_id);
   Answer<void> remove(const store::WorkspaceId& workspace, const std::string& name_or_id);
-  /// The id of a box that runs, started if need be: for requests to its data plane.
+  /// The id of a box that runs, started if need be: for requests to its data plane. Not one whose files are
+  /// lost: that it begins anew is for its owner to say, by start().
   std::expected<std::string, control::ApiError> wake(const store::WorkspaceId& workspace,
                                                      const std::string& name_or_id);
 
@@ -89,6 +92,7 @@ class Boxes {
   void tend();
 
   std::size_t running() const;
+  const BoxCounts& counts() const { return counts_; }
 
  private:
   struct Live {
@@ -120,6 +124,7 @@ class Boxes {
   Runner& runner_;
   const Clock& clock_;
   const Report report_;
+  BoxCounts counts_;
   std::atomic<std::uint64_t> secret_changes_ = 0;
   mutable std::mutex mutex_;
   std::map<std::string, std::shared_ptr<Live>> live_;

@@ -40,6 +40,7 @@ class FakeRunner final : public Runner {
     erased.insert(id);
     return {};
   }
+  bool has_files(const std::string& id) const override { return !lost.contains(id); }
   void swap(const std::string& id, std::shared_ptr<const proxy::Egress> next) override {
     const std::lock_guard lock(mutex_);
     egress[id] = std::move(next);
@@ -61,7 +62,7 @@ class FakeRunner final : public Runner {
 
   std::map<std::string, Start> running;
   std::map<std::string, std::shared_ptr<const proxy::Egress>> egress;
-  std::set<std::string> erased;
+  std::set<std::string> erased, lost;
   std::optional<Error> refuses;
   int starts = 0;
   std::uint64_t memory_in_use = 0;
@@ -406,6 +407,33 @@ TEST_F(BoxesTest, OfAServerThatDiedAreFoundStopped) {
   EXPECT_EQ(found->status, Status::stopped);
   EXPECT_EQ(found->status_message, "the server was restarted");
   EXPECT_TRUE(boxes_->wake(mine_, "one"));
+}
+
+TEST_F(BoxesTest, WithoutTheirFilesFailAndBeginAnewOnlyWhenToldTo) {
+  const auto box = made("one"), other = made("other");
+  boxes_.reset();
+  runner_.lost = {box.id};
+  begin();
+  const auto found = boxes_->find(mine_, "one");
+  ASSERT_TRUE(found);
+  EXPECT_EQ(found->status, Status::failed);
+  EXPECT_THAT(found->status_message, testing::HasSubstr("files"));
+  EXPECT_EQ(status_of(other), Status::stopped);
+  EXPECT_EQ(boxes_->wake(mine_, "one").error().status, 409);
+  EXPECT_TRUE(boxes_->start(mine_, "one"));
+  EXPECT_EQ(status_of(box), Status::ready);
+  EXPECT_TRUE(boxes_->wake(mine_, "one"));
+}
+
+TEST_F(BoxesTest, ThatNobodyWasToldOfAreNotKeptWithoutFiles) {
+  const auto box = made("one");
+  boxes_.reset();
+  store::ResourceChange half;
+  half.status = Status::provisioning;
+  store::value(store_->sandboxes().update(mine_, box.id, half));
+  runner_.lost = {box.id};
+  begin();
+  EXPECT_EQ(boxes_->find(mine_, box.id).error().status, 404);
 }
 
 TEST_F(BoxesTest, HalfRemovedAreRemovedAtTheNextStart) {

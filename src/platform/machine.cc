@@ -1,6 +1,7 @@
 #include "platform/machine.h"
 
 #include <optional>
+#include <unistd.h>
 #include <utility>
 
 namespace postern::platform {
@@ -94,6 +95,8 @@ void Machine::stop(const std::string& id) {
 }
 
 Result<void> Machine::erase(const std::string& id) { return trash_.take(directory_of(id)); }
+
+bool Machine::has_files(const std::string& id) const { return ::access(directory_of(id).c_str(), F_OK) == 0; }
 
 void Machine::swap(const std::string& id, std::shared_ptr<const proxy::Egress> egress) {
   proxy::DataPlane::Id number = 0;

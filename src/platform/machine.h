@@ -40,6 +40,7 @@ class Machine final : public Runner {
   Result<void> start(Start start) override;
   void stop(const std::string& id) override;
   Result<void> erase(const std::string& id) override;
+  bool has_files(const std::string& id) const override;
   void swap(const std::string& id, std::shared_ptr<const proxy::Egress> egress) override;
   void set_environment(const std::string& id, std::vector<std::string> environment,
                        std::string work_directory) override;

@@ -39,6 +39,8 @@ class Runner {
   /// What belongs to it on disk goes too: it is out of the way at once, and deleted in its time. Idempotent;
   /// of a box that does not run.
   virtual Result<void> erase(const std::string& id) = 0;
+  /// False: what it wrote is lost, and starting it would begin anew.
+  virtual bool has_files(const std::string& id) const = 0;
   /// When it returns, the next request is judged by this.
   virtual void swap(const std::string& id, std::shared_ptr<const proxy::Egress> egress) = 0;
   /// For commands that start from now on.

@@ -50,24 +50,51 @@ Outcome<void> SqliteCore::make_server_data_key(SqliteConnection& in) const {
   return add_data_key(in, the_server);
 }
 
+SqliteCore::Master SqliteCore::master() const {
+  const std::lock_guard lock(master_mutex_);
+  return master_;
+}
+
+void SqliteCore::set_master(credential::MasterKey key) const {
+  auto set = std::make_shared<const credential::MasterKey>(std::move(key));
+  const std::lock_guard lock(master_mutex_);
+  master_ = std::move(set);
+}
+
+Outcome<SqliteCore::Master> SqliteCore::current_master(SqliteConnection& in) const {
+  const Master known = master();
+  if (!known) return sealed_store();
+  // Another process may have changed the master key since this one opened the store.
+  auto current = in.one("SELECT master_key FROM meta", {}, "the store is empty", first_text);
+  if (!current) return failed(current);
+  if (*current == known->fingerprint()) return known;
+  auto found = find_master_ ? find_master_(*current) : std::nullopt;
+  if (!found || found->fingerprint() != *current)
+    return does_not_open("the master key", credential::OpenFault::other_key);
+  set_master(std::move(*found));
+  return master();
+}
+
 Outcome<credential::DataKey> SqliteCore::open_data_key(SqliteConnection& in, std::string_view owner) const {
   auto wrapped =
       in.one("SELECT wrapped FROM data_keys WHERE owner = ?1", {owner}, "there is no data key", first_text);
   if (!wrapped) return failed(wrapped);
-  if (!master_) return sealed_store();
-  auto key = master_->open(*wrapped, owner);
+  const Master known = master();
+  if (!known) return sealed_store();
+  auto key = known->open(*wrapped, owner);
+  if (!key && key.error() == credential::OpenFault::other_key) {
+    auto current = current_master(in);
+    if (!current) return failed(current);
+    key = (*current)->open(*wrapped, owner);
+  }
   if (!key) return does_not_open("the key of a workspace", key.error());
   return std::move(*key);
 }
 
 Outcome<void> SqliteCore::add_data_key(SqliteConnection& in, std::string_view owner) const {
-  if (!master_) return sealed_store();
-  // Another process may have changed the master key since this one opened the store.
-  auto current = in.one("SELECT master_key FROM meta", {}, "the store is empty", first_text);
+  auto current = current_master(in);
   if (!current) return failed(current);
-  if (*current != master_->fingerprint())
-    return does_not_open("the master key", credential::OpenFault::other_key);
-  const std::string wrapped = master_->wrap(credential::DataKey::generate(), owner);
+  const std::string wrapped = (*current)->wrap(credential::DataKey::generate(), owner);
   auto done = in.execute("INSERT INTO data_keys VALUES (?1, ?2)", {owner, Blob{wrapped}});
   if (!done) return failed(done);
   return {};
@@ -121,7 +148,8 @@ Outcome<Removal> SqliteCore::expect_gone(SqliteConnection& in, Kind kind, const 
 Outcome<std::size_t> SqliteCore::rotate(credential::MasterKey next) {
   // Nobody opens anything while there are two keys.
   const std::scoped_lock lock(writing_, reading_);
-  if (!master_) return sealed_store();
+  const Master before = master();
+  if (!before) return sealed_store();
   struct Wrapped {
     std::string owner, bytes;
   };
@@ -129,13 +157,13 @@ Outcome<std::size_t> SqliteCore::rotate(credential::MasterKey next) {
     auto current = in.one("SELECT master_key FROM meta", {}, "the store is empty", first_text);
     if (!current) return failed(current);
     if (*current == next.fingerprint()) return 0;
-    if (*current != master_->fingerprint())
+    if (*current != before->fingerprint())
       return does_not_open("the master key", credential::OpenFault::other_key);
     auto keys = in.all("SELECT owner, wrapped FROM data_keys", {},
                        [](const Row& row) { return Outcome<Wrapped>(Wrapped{row.text(0), row.text(1)}); });
     if (!keys) return failed(keys);
     for (const Wrapped& wrapped : *keys) {
-      const auto key = master_->open(wrapped.bytes, wrapped.owner);
+      const auto key = before->open(wrapped.bytes, wrapped.owner);
       if (!key) return does_not_open(fmt::format("the key of workspace {}", wrapped.owner), key.error());
       const std::string again = next.wrap(*key, wrapped.owner);
       auto updated =
@@ -146,7 +174,7 @@ Outcome<std::size_t> SqliteCore::rotate(credential::MasterKey next) {
     if (!named) return failed(named);
     return keys->size();
   });
-  if (done) master_ = std::move(next);
+  if (done) set_master(std::move(next));
   return done;
 }
 

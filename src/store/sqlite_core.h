@@ -5,6 +5,7 @@
 // does not wait for that (WAL); a read takes 5 to 15 µs, so that more connections for it would wait for the
 // processor instead.
 
+#include <memory>
 #include <mutex>
 #include <optional>
 #include <string>
@@ -13,14 +14,20 @@
 
 #include "credential/sealing.h"
 #include "store/sqlite_connection.h"
+#include "store/sqlite_store.h"
 
 namespace postern::store {
 
 class SqliteCore {
  public:
   SqliteCore(SqliteConnection writer, SqliteConnection reader, std::optional<credential::MasterKey> master,
-             const Clock& clock)
-      : writer_(std::move(writer)), reader_(std::move(reader)), master_(std::move(master)), clock_(clock) {}
+             MasterKeyFinder find_master, const Clock& clock)
+      : writer_(std::move(writer)),
+        reader_(std::move(reader)),
+        find_master_(std::move(find_master)),
+        clock_(clock) {
+    if (master) set_master(std::move(*master));
+  }
 
   /// All that `work(SqliteConnection&)` does, or nothing; on disk when it is answered.
   template <class Work>
@@ -62,6 +69,11 @@ class SqliteCore {
   void empty_log();
 
  private:
+  using Master = std::shared_ptr<const credential::MasterKey>;
+  Master master() const;
+  void set_master(credential::MasterKey key) const;
+  /// The one that the store is sealed with, as `in` sees it. Errors: sealed.
+  Outcome<Master> current_master(SqliteConnection& in) const;
   Outcome<credential::DataKey> open_data_key(SqliteConnection& in, std::string_view owner) const;
   Outcome<void> add_data_key(SqliteConnection& in, std::string_view owner) const;
   Outcome<Revision> note(SqliteConnection& in, Kind kind, const WorkspaceId& workspace, std::string_view id,
@@ -69,7 +81,9 @@ class SqliteCore {
 
   std::mutex writing_, reading_;  ///< Taken in this order.
   SqliteConnection writer_, reader_;
-  std::optional<credential::MasterKey> master_;
+  const MasterKeyFinder find_master_;
+  mutable std::mutex master_mutex_;
+  mutable Master master_;  ///< nullptr: none.
   const Clock& clock_;
 };
 

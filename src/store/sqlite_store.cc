@@ -126,8 +126,8 @@ Outcome<std::string> adopt(SqliteConnection& connection, const std::optional<cre
 
 struct SqliteStore::Parts {
   Parts(SqliteConnection writer, SqliteConnection reader, std::optional<credential::MasterKey> master,
-        const Clock& clock)
-      : core(std::move(writer), std::move(reader), std::move(master), clock) {}
+        MasterKeyFinder find_master, const Clock& clock)
+      : core(std::move(writer), std::move(reader), std::move(master), std::move(find_master), clock) {}
   SqliteCore core;
   SqliteWorkspaces workspaces{core};
   SqliteApiKeys api_keys{core};
@@ -145,7 +145,7 @@ SqliteStore::~SqliteStore() = default;
 
 Outcome<std::unique_ptr<SqliteStore>> SqliteStore::open(const std::string& directory,
                                                         std::optional<credential::MasterKey> master,
-                                                        const Clock& clock) {
+                                                        const Clock& clock, MasterKeyFinder find_master) {
   auto place = private_place(directory);
   if (!place) return failed(place);
   const std::string name(file_name);
@@ -178,10 +178,13 @@ Outcome<std::unique_ptr<SqliteStore>> SqliteStore::open(const std::string& direc
   auto reader = SqliteConnection::open(path, Access::read_write);  // its log has locks of readers, too
   if (!reader) return failed(reader);
   if (auto done = reader->script("PRAGMA query_only = ON"); !done) return failed(done);
+  if (master && find_master && *fingerprint != master->fingerprint())
+    if (auto found = find_master(*fingerprint)) master = std::move(found);
   const Seal seal = !master                                 ? Seal::no_key
                     : *fingerprint == master->fingerprint() ? Seal::open
                                                             : Seal::other_key;
-  auto parts = std::make_unique<Parts>(std::move(*writer), std::move(*reader), std::move(master), clock);
+  auto parts = std::make_unique<Parts>(std::move(*writer), std::move(*reader), std::move(master),
+                                       std::move(find_master), clock);
   return std::unique_ptr<SqliteStore>(new SqliteStore(path, std::move(parts), seal));
 }
 

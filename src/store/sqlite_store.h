@@ -5,6 +5,7 @@
 // docs/decisions/0017 says why it is so simple.
 
 #include <atomic>
+#include <functional>
 #include <memory>
 #include <optional>
 #include <string>
@@ -17,13 +18,19 @@ namespace postern::store {
 
 class SqliteCore;
 
+/// Asked for the key of this fingerprint when the one in hand is not the store's (any more): another process
+/// may have rotated it. nullopt: it cannot be had. On any thread, with a lock of the store held: not to use
+/// it.
+using MasterKeyFinder = std::function<std::optional<credential::MasterKey>(const std::string& fingerprint)>;
+
 class SqliteStore final : public Store {
  public:
   /// Makes an empty one where there is none; its master key is then `master`. `clock` outlives the store.
   /// Errors: newer, damaged, unavailable, and invalid for files that others could have read.
   static Outcome<std::unique_ptr<SqliteStore>> open(const std::string& directory,
                                                     std::optional<credential::MasterKey> master,
-                                                    const Clock& clock);
+                                                    const Clock& clock,
+                                                    MasterKeyFinder find_master = nullptr);
   ~SqliteStore() override;
 
   Seal seal() const override { return seal_; }

@@ -183,6 +183,34 @@ TEST_F(Sqlite, TwoProcessesTakeTurns) {
   EXPECT_TRUE(one->workspaces().create("another"));
 }
 
+TEST_F(Sqlite, WhoeverCanFindTheNewMasterKeyGoesOn) {
+  const SystemClock clock;
+  std::vector<std::string> asked;
+  int at_hand = 2;
+  const auto opened = [&] {
+    return value(SqliteStore::open(path_, key(1), clock, [&](const std::string& fingerprint) {
+      asked.push_back(fingerprint);
+      return std::optional(key(at_hand));
+    }));
+  };
+  auto one = opened();
+  const WorkspaceId workspace = value(one->workspaces().create("w")).id;
+  set_secret(*one, workspace, "TOKEN", "before");
+  EXPECT_TRUE(asked.empty());
+  value(value(open())->rotate_master_key(key(2)));
+  EXPECT_EQ(secrets_of(*one, workspace)["TOKEN"], "before");
+  EXPECT_TRUE(one->workspaces().create("another"));
+  EXPECT_EQ(asked, std::vector{key(2).fingerprint()}) << "once";
+  one.reset();
+  one = opened();
+  EXPECT_EQ(one->seal(), Seal::open);
+  // One that is not the store's is not used.
+  at_hand = 3;
+  value(value(open(2))->rotate_master_key(key(1)));
+  EXPECT_EQ(fault(one->secrets().read(workspace)), Fault::sealed);
+  EXPECT_EQ(fault(one->workspaces().create("third")), Fault::sealed);
+}
+
 TEST_F(Sqlite, AfterARotationNothingOnDiskOpensWithTheOldKey) {
   const auto store = value(open());
   value(store->workspaces().create("w"));
