@@ -234,6 +234,9 @@ def test_metrics_count_what_happened_and_name_nobody(server, origin):
     assert eventually(lambda: metrics()[1]['postern_requests_total{decision="allowed",reason="allowed"}'] == "1")
     text, values = metrics()
     assert any(int(value) > 0 for name, value in values.items() if 'decision="denied"' in name)
+    assert values["postern_boxes_created_total"] == "1" and values["postern_boxes_failed_total"] == "0"
+    assert values["postern_box_start_duration_seconds_count"] == values['postern_box_start_duration_seconds_bucket{le="+Inf"}'] == "1"
+    assert float(values["postern_box_start_duration_seconds_sum"]) > 0 and values['postern_credentials_asked_total{source="callback"}'] == "0"
     assert values["postern_boxes_running"] == "1" and values["postern_journal_queued"] == "0"
     assert int(values["postern_response_bytes_total"]) > 0 and int(values["postern_network_log_bytes"]) > 0
     made = 'route="/api/v2/sandboxes/boxes",method="POST",status="2xx"'

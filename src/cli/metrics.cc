@@ -8,6 +8,8 @@
 #include <iterator>
 #include <unistd.h>
 
+#include "credential/grant_counts.h"
+
 namespace postern::cli {
 
 namespace {
@@ -71,6 +73,45 @@ void write_calls(const audit::Journal& journal, std::string& out) {
       "0 while nothing new starts, since it could not be recorded.", journal.accepting() ? 1 : 0);
 }
 
+void write_boxes(const platform::Boxes& boxes, std::string& out) {
+  const platform::BoxCounts& counts = boxes.counts();
+  one(out, "postern_boxes_running", "gauge", "Boxes that run.", boxes.running());
+  one(out, "postern_boxes_created_total", "counter", "Boxes that were made, and ran.", counts.created);
+  one(out, "postern_boxes_stopped_total", "counter",
+      "Boxes that were stopped: by request, for being idle, or since they ended by themselves.",
+      counts.stopped);
+  one(out, "postern_boxes_failed_total", "counter", "Boxes that could not be started.", counts.failed);
+  one(out, "postern_boxes_deleted_total", "counter", "Boxes that were deleted.", counts.removed);
+  constexpr std::string_view name = "postern_box_start_duration_seconds";
+  describe(out, name, "histogram", "Starts of boxes, until commands can be given.");
+  std::uint64_t total = 0;
+  for (std::size_t i = 0; i < counts.starts.size(); ++i) {
+    total += counts.starts[i];
+    const auto& bounds = platform::BoxCounts::bounds;
+    const std::string bound = i < bounds.size() ? fmt::format("{}", bounds[i]) : "+Inf";
+    fmt::format_to(std::back_inserter(out), "{}_bucket{{le=\"{}\"}} {}\n", name, bound, total);
+  }
+  fmt::format_to(std::back_inserter(out), "{0}_sum {1}\n{0}_count {2}\n", name,
+                 static_cast<double>(counts.start_microseconds) / 1e6, total);
+}
+
+void write_grants(std::string& out) {
+  const credential::GrantCounts& callbacks = credential::grant_counts_of(Reason::callback_failed);
+  const credential::GrantCounts& others = credential::grant_counts_of(Reason::credential_unavailable);
+  const auto both = [&](std::string_view name, std::string_view help,
+                        std::atomic<std::uint64_t> credential::GrantCounts::* which) {
+    describe(out, name, "counter", help);
+    fmt::format_to(std::back_inserter(out), "{0}{{source=\"callback\"}} {1}\n{0}{{source=\"token\"}} {2}\n",
+                   name, (callbacks.*which).load(), (others.*which).load());
+  };
+  both("postern_credentials_asked_total", "Questions for credentials that were sent.",
+       &credential::GrantCounts::asked);
+  both("postern_credentials_failed_total", "Questions without a usable answer.",
+       &credential::GrantCounts::failed);
+  both("postern_credentials_cached_total", "Requests that needed no question.",
+       &credential::GrantCounts::cached);
+}
+
 }  // namespace
 
 void ApiCounts::add(const control::AccessRecord& record) {
@@ -107,7 +148,8 @@ std::string metrics_text(const audit::Journal& journal, const audit::NetworkLog&
   one(out, "postern_network_log_written_bytes_total", "counter", "Ever written to the network log.",
       log.end());
   one(out, "postern_network_log_bytes", "gauge", "Kept of the network log.", log.kept_bytes());
-  one(out, "postern_boxes_running", "gauge", "Boxes that run.", boxes.running());
+  write_boxes(boxes, out);
+  write_grants(out);
   api.write(out);
   one(out, "process_resident_memory_bytes", "gauge", "Memory of the server itself.", resident_bytes());
   one(out, "process_open_fds", "gauge", "Its open descriptors.", open_descriptors());

@@ -6,6 +6,7 @@
 #include <openssl/rand.h>
 
 #include "credential/caller.h"
+#include "credential/grant_counts.h"
 
 namespace postern::credential {
 
@@ -203,8 +204,13 @@ io::Task<Result<GrantRef>> Grants::ask(Caller& caller, const Source& source, con
     ~Leave() { grants.leave(source); }
   };
   const Leave at_end{*this, source};
+  GrantCounts& counts = grant_counts_of(source.reason());
+  ++counts.asked;
   auto grant = co_await source.ask(caller, subject, request, deadline);
-  if (!grant) co_return std::unexpected(std::move(grant.error()));
+  if (!grant) {
+    ++counts.failed;
+    co_return std::unexpected(std::move(grant.error()));
+  }
   co_return std::make_shared<const Grant>(std::move(*grant));
 }
 

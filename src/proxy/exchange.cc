@@ -4,6 +4,7 @@
 #include <utility>
 
 #include "credential/digest.h"
+#include "credential/grant_counts.h"
 #include "proxy/http1_sides.h"
 #include "proxy/http2_sides.h"
 #include "proxy/limits.h"
@@ -393,7 +394,9 @@ void Exchange::look_for_grant() {
     grant = grants.current(worker_.caller, *source_, {workspace, name, *host_, flow_.port});
     if (grant) flow_.tenant.grants.keep(grants, *source_, *host_, flow_.port, grant);
   }
-  if (grant) use_grant(std::move(grant));
+  if (!grant) return;
+  ++credential::grant_counts_of(source_->reason()).cached;
+  use_grant(std::move(grant));
 }
 
 void Exchange::use_grant(credential::GrantRef grant) {
