@@ -3,14 +3,16 @@
 import json
 import os
 import pathlib
+import sqlite3
 import subprocess
 import threading
 import time
+import urllib.request
 
 import pytest
 
 import kit
-from attacks_support import Canary, Origin, eventually
+from attacks_support import Canary, Origin, answer_with, eventually
 from clients_support import WAIT, become
 from serve_support import Server, server  # noqa: F401 (a fixture)
 
@@ -286,3 +288,175 @@ def test_a_tunnel_that_is_not_allowed_any_more_is_closed(server, authority):  # 
         assert time.monotonic() - began < 5, "within a second, on a machine that is not busy"
     finally:
         origin.stop()
+
+
+def test_a_box_reaches_no_other_box_and_no_metrics(server):  # threat 8
+    metrics = kit.free_port()
+    server.start("--metrics-listen", f"0.0.0.0:{metrics}")
+    one, two = make(server, "one"), make(server, "two")
+    run(server, two, "nohup python3 -m http.server --bind 0.0.0.0 8000 >/dev/null 2>&1 & until curl -s -o /dev/null http://127.0.0.1:8000/; do sleep 0.05; done")
+    own = subprocess.run(["hostname", "-I"], capture_output=True, text=True).stdout.split()
+    for host in ["127.0.0.1", "0.0.0.0", "[::1]", "100.64.0.1", "100.64.0.2", "100.64.1.0", "two", *(address for address in own if ":" not in address)]:
+        for port in (metrics, 8000, 2):
+            answer = run(server, one, f"curl -sS -m 5 -o - http://{host}:{port}/metrics http://{host}:{port}/")
+            assert "postern_" not in answer["stdout"] and "Directory listing" not in answer["stdout"], (host, port, answer)
+    assert run(server, two, "curl -sS http://127.0.0.1:8000/ | grep -c listing")["stdout"] != "0\n"
+
+
+def test_what_a_callback_answered_is_for_one_box_and_one_policy(server, authority):  # threat 89
+    def answer(request):
+        asked.append(json.loads(request.body)["identity"])
+        value = f"canary-{asked[-1]['tenant_id']}-{asked[-1]['sandbox_id']}-{len(asked)}"
+        return answer_with("200 OK", json.dumps({"headers": {"Authorization": value}}), "Content-Type: application/json")
+
+    asked = []
+    endpoint, origin = Origin(answer, authority=authority, names=["creds.example.test"]), Origin(authority=authority, names=[API])
+    try:
+        metrics = kit.free_port()
+        server.at(API, origin.port).at("creds.example.test", endpoint.port).start("--metrics-listen", f"127.0.0.1:{metrics}")
+        foreign = key(server, workspace="other")
+        policy = {"callbacks": [{"match_hosts": [API], "url": "https://creds.example.test/issue", "ttl_seconds": 3600}]}
+        one, two = make(server, "one", proxy_config=policy), make(server, "two", proxy_config=policy)
+        status, third = server.call("POST", "/boxes", {"name": "one", "proxy_config": policy}, key=foreign)
+        assert status == 201
+
+        def call(box, with_key=None):
+            status, said = server.call("POST", f"/{box['id']}/execute", {"command": f"curl -sS https://{API}/", "timeout": 30}, key=with_key)
+            assert (status, said["stdout"]) == (200, "ok"), said
+            return origin.values("authorization")[-1]
+
+        first = call(one)
+        assert call(one) == first and len(asked) == 1
+        answers = [first, call(two), call(third, foreign)]
+        assert len(set(answers)) == 3
+        for value, box in zip(answers, (one, two, third)):
+            assert box["id"] in value, "each was asked about itself"
+        assert asked[0]["tenant_id"] == asked[1]["tenant_id"] != asked[2]["tenant_id"]
+        # Another version of the policy begins anew, as does a box that was started again.
+        assert server.call("PATCH", "/boxes/one", {"proxy_config": policy})[0] == 200
+        second = call(one)
+        assert second != first and call(two) == answers[1]
+        assert server.call("POST", "/boxes/one/stop", {})[0] < 300
+        assert call(one) not in (first, second)
+        # What the endpoint refuses now was never anybody's.
+        endpoint.answer = lambda request: answer_with("403 Forbidden", "{}")
+        fourth = make(server, "fourth", proxy_config=policy)
+        assert "callback_failed" in run(server, fourth, f"curl -sS https://{API}/")["stdout"]
+        assert len(origin.values("authorization")) == 7
+        with urllib.request.urlopen(f"http://127.0.0.1:{metrics}/metrics", timeout=WAIT) as answer:
+            counted = answer.read().decode()
+        for what, count in (("asked", 6), ("failed", 1), ("cached", 2)):
+            assert f'postern_credentials_{what}_total{{source="callback"}} {count}\n' in counted, counted
+    finally:
+        endpoint.stop()
+        origin.stop()
+
+
+def test_a_name_that_is_used_again_inherits_nothing(server, authority):  # threat 95
+    canary = Canary()
+    origin = Origin(authority=authority, names=[API])
+    try:
+        server.at(API, origin.port).start()
+        foreign = key(server, workspace="other")
+        first = make(server, "one", proxy_config=rule({"name": "X-Own", "type": "opaque", "value": str(canary)}), env_vars={"LEFT": "behind"})
+        run(server, first, "echo left > file")
+        assert run(server, first, f"curl -sS https://{API}/")["stdout"] == "ok"
+        link = server.call("POST", "/boxes/one/download-url", {"path": "/home/user/file"})[1]["download_url"].removeprefix(server.url)
+        assert server.call("GET", "/" + link, key=False, raw=True) == (200, b"left\n")
+        held = []
+        thread = threading.Thread(target=lambda: held.append(server.call("POST", f"/{first['id']}/execute", {"command": HELD, "timeout": 30}, raw=True)))
+        thread.start()
+        assert eventually(lambda: run(server, first, "test -e /tmp/answered; echo $?")["stdout"] == "0\n")
+        assert server.call("DELETE", "/boxes/one")[0] == 204
+        thread.join(WAIT)
+        assert held, "its commands and connections ended with it"
+        second = make(server, "one")
+        status, third = server.call("POST", "/boxes", {"name": "one"}, key=foreign)
+        assert status == 201 and len({first["id"], second["id"], third["id"]}) == 3
+        for box, with_key in ((second, None), (third, foreign)):
+            status, found = server.call("POST", f"/{box['id']}/execute", {"command": f"ls; echo LEFT=$LEFT; curl -ksS https://{API}/"}, key=with_key)
+            assert status == 200 and found["stdout"].split() == ["LEFT=", "ok"], found
+            assert server.call("GET", "/boxes/one", key=with_key)[1]["id"] == box["id"]
+            hosts = [record["host"] for record in server.call("GET", "/boxes/one/network-log", key=with_key)[1]["items"]]
+            assert hosts.count(API) <= 1, "its own call"
+        assert origin.values("x-own") == [str(canary)] * 2, "both calls of the first box"
+        assert server.call("GET", "/" + link, key=False, raw=True)[0] in (403, 404)
+        assert server.call("GET", f"/boxes/{first['id']}")[0] == 404
+    finally:
+        origin.stop()
+
+
+def rows(server, statement, *values):
+    """In the store of a server that is stopped, as a thief of the disk would."""
+    with sqlite3.connect(server.data / "store.db") as store:
+        found = store.execute(statement, values).fetchall()
+    store.close()
+    if server.entry:
+        for file in server.data.glob("store.db*"):
+            os.chown(file, server.entry.pw_uid, server.entry.pw_gid)
+    return found
+
+
+def test_what_was_moved_or_changed_in_the_store_is_not_used(server, authority):  # threat 99
+    origin = Origin(authority=authority, names=[API])
+    try:
+        server.at(API, origin.port).start()
+        set_secret(server, "MINE", "canary-mine")
+        set_secret(server, "THEIRS", "canary-theirs")
+        make(server, "one", proxy_config=rule({"name": "X-Key", "type": "workspace_secret", "value": "{MINE}"}))
+        make(server, "bare")
+        assert server.stop() == 0
+        before = dict(rows(server, "SELECT key, sealed FROM secrets"))
+        assert set(before) == {"MINE", "THEIRS"}
+        flipped = bytearray(before["MINE"])
+        flipped[len(flipped) // 2] ^= 1
+        for wrong in (before["THEIRS"], bytes(flipped), before["MINE"][:-1], b""):
+            rows(server, "UPDATE secrets SET sealed = ? WHERE key = 'MINE'", wrong)
+            server.start()
+            status, answer = server.call("POST", "/one/execute", {"command": f"curl -sS https://{API}/"})
+            assert status == 503 and "canary" not in json.dumps(answer), answer
+            assert server.call("GET", "/boxes/one")[0] == 200
+            assert server.stop() == 0
+        assert origin.requests == [] and "canary" not in server.said()
+        rows(server, "UPDATE secrets SET sealed = ? WHERE key = 'MINE'", before["MINE"])
+        server.start()
+        assert server.call("POST", "/one/execute", {"command": f"curl -sS https://{API}/"})[1]["stdout"] == "ok"
+        assert origin.values("x-key") == ["canary-mine"]
+    finally:
+        origin.stop()
+
+
+def test_a_store_that_was_cut_is_not_served(server):  # threat 99
+    server.start()
+    make(server, "one")
+    assert server.stop() == 0
+    store = server.data / "store.db"
+    rows(server, "PRAGMA wal_checkpoint(TRUNCATE)")
+    whole = store.read_bytes()
+    for bad in (whole[: len(whole) // 2], whole[:4096] + os.urandom(4096) + whole[8192:]):
+        store.write_bytes(bad)
+        with pytest.raises(AssertionError, match="damaged|malformed"):
+            server.start()
+    store.write_bytes(whole)
+    server.start()
+    assert server.call("GET", "/boxes/one")[0] == 200
+
+
+def test_a_lost_master_key_seals_and_the_right_one_opens(server):  # threat 101
+    server.start()
+    set_secret(server, "TOKEN", "canary")
+    make(server, "one", proxy_config=rule({"name": "X-Key", "type": "workspace_secret", "value": "{TOKEN}"}))
+    assert server.stop() == 0
+    kept = (server.data / "master.key").read_bytes()
+    (server.data / "master.key").unlink()
+    server.start()
+    assert "sealed: " in server.said()
+    assert server.call("GET", "//ready") == (503, {"status": "sealed"})
+    assert server.call("GET", "/boxes")[1]["sandboxes"][0]["name"] == "one"
+    status, answer = server.call("POST", "/one/execute", {"command": "true"})
+    assert status == 503, answer
+    assert server.call("POST", "//api/v1/workspaces/current/secrets", [{"key": "A", "value": "b"}])[0] == 503
+    assert server.stop() == 0
+    (server.data / "master.key").write_bytes(kept)
+    server.start()
+    assert server.call("POST", "/one/execute", {"command": "true"})[0] == 200
