@@ -12,6 +12,7 @@ import pytest
 
 import clients_support
 import kit
+from serve_support import js_sdk, python_sdk  # noqa: F401 (fixtures)
 
 ROOT = kit.ROOT
 PAGES = sorted(path for path in [*ROOT.glob("*.md"), *ROOT.glob("docs/**/*.md"), *ROOT.glob("examples/**/*.md")])
@@ -89,9 +90,18 @@ def matches(wanted, output):
     return True
 
 
+def with_sdks(request, work, environment):
+    """python3 and node find the SDKs there, as for a reader who installed them."""
+    python, modules = request.getfixturevalue("python_sdk"), request.getfixturevalue("js_sdk")
+    (work / "node_modules").symlink_to(modules)
+    environment["PATH"] = f"{pathlib.Path(python).parent}:{environment['PATH']}:{pathlib.Path(shutil.which('node')).parent}"
+
+
 @pytest.mark.parametrize("commands, status, output", examples())
-def test_an_example_does_what_the_page_says(desk, commands, status, output):
+def test_an_example_does_what_the_page_says(request, desk, commands, status, output):
     work, environment = desk
+    if "langsmith" in commands:
+        with_sdks(request, work, environment)
     # Servers of the examples listen on ports of the kernel's choosing: another run of the tests may be under way.
     ports = {port: str(kit.free_port()) for port in sorted(set(re.findall(r"127\.0\.0\.1:(\d+)", commands)) - {"0"})}
     for port, free in ports.items():
@@ -112,7 +122,8 @@ def test_an_output_that_differs_is_noticed():
 
 def test_there_are_examples_in_every_guide():
     with_examples = {path.name for path in PAGES if EXAMPLE.search(path.read_text())}
-    assert {"README.md", "run.md", "policy.md", "credentials.md", "refusals.md", "log.md", "serve.md", "troubleshooting.md"} <= with_examples
+    assert {"README.md", "run.md", "policy.md", "credentials.md", "refusals.md", "log.md", "serve.md", "operations.md", "platform-guide.md", "migrate-from-langsmith.md",
+            "troubleshooting.md"} <= with_examples
 
 
 # ---- links -------------------------------------------------------------------------------------------------
@@ -186,7 +197,7 @@ def test_every_option_of_serve_is_documented():
 
 
 def test_every_command_is_documented():
-    text = (ROOT / "docs/run.md").read_text() + (ROOT / "docs/serve.md").read_text()
+    text = (ROOT / "docs/run.md").read_text() + (ROOT / "docs/serve.md").read_text() + (ROOT / "docs/operations.md").read_text()
     commands = re.findall(r"^  ([a-z]+) {5,}", help_of().split("Subcommands:")[1], re.M)
     assert {"run", "check", "doctor", "version"} <= set(commands)
     for command in commands:
