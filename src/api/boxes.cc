@@ -2,7 +2,6 @@
 
 #include <algorithm>
 #include <charconv>
-#include <fmt/chrono.h>
 #include <fmt/format.h>
 #include <nlohmann/json.hpp>
 
@@ -438,13 +437,6 @@ class Handlers : public std::enable_shared_from_this<Handlers> {
 };
 
 }  // namespace
-
-std::string date_text(WallTime at) {
-  const auto seconds = std::chrono::floor<std::chrono::seconds>(at);
-  const auto rest = std::chrono::duration_cast<std::chrono::milliseconds>(at - seconds);
-  return fmt::format("{:%Y-%m-%dT%H:%M:%S}.{:03}Z",
-                     fmt::gmtime(std::chrono::system_clock::to_time_t(seconds)), rest.count());
-}
 
 std::string box_json(const store::Resource& box, const std::string& origin) {
   return written(box_document(box, origin));

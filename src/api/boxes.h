@@ -6,6 +6,7 @@
 #include <vector>
 
 #include "api/identity.h"
+#include "base/date.h"
 #include "control/router.h"
 #include "platform/boxes.h"
 
@@ -20,8 +21,5 @@ std::vector<control::Route> box_routes(platform::Boxes& boxes, store::Store& sto
 
 /// A box in JSON. `origin`: its dataplane_url begins with it.
 std::string box_json(const store::Resource& box, const std::string& origin);
-
-/// "2026-11-29T13:00:00.123Z" (RFC 3339).
-std::string date_text(WallTime at);
 
 }  // namespace postern::api

@@ -1,7 +1,6 @@
 #include "api/download.h"
 
 #include <csignal>
-#include <fmt/chrono.h>
 #include <fmt/format.h>
 #include <utility>
 
@@ -9,6 +8,7 @@
 #include "api/files.h"
 #include "api/pipe.h"
 #include "api/selection.h"
+#include "base/date.h"
 
 namespace postern::api {
 
@@ -17,11 +17,6 @@ namespace {
 using box::FileEntry;
 using box::StreamId;
 using control::Call;
-
-/// RFC 9110 §5.6.7
-std::string date_of(WallTime time) {
-  return fmt::format("{:%a, %d %b %Y %H:%M:%S} GMT", fmt::gmtime(std::chrono::system_clock::to_time_t(time)));
-}
 
 /// Reads the part that was asked for. The last byte is held back until the file has been looked at again: of
 /// one that changed meanwhile the answer is never complete.
@@ -121,7 +116,7 @@ void answer(box::OpenBox& box, const std::shared_ptr<Call>& call, FileEntry entr
   if (entry.kind == FileEntry::Kind::folder) return call->answer(file_error(EISDIR, Doing::reading));
   if (entry.kind != FileEntry::Kind::file) return call->answer(file_error(EINVAL, Doing::reading));
   const std::string tag = fmt::format("\"{}\"", entry.tag);
-  const std::string modified = date_of(entry.modified);
+  const std::string modified = http_date(entry.modified);
   const Selection part = select(call->request(), tag, modified, entry.bytes);
   if (part.status == 412)
     return call->answer(

@@ -3,7 +3,6 @@
 #include <cerrno>
 #include <csignal>
 #include <cstring>
-#include <fmt/chrono.h>
 #include <fmt/format.h>
 #include <utility>
 
@@ -50,13 +49,6 @@ ApiError box_gone() {
 
 ApiError request_error(int status, std::string_view standard_error, Doing doing) {
   return file_error(status == box::file_trouble ? box::parse_trouble(standard_error) : EIO, doing);
-}
-
-std::string to_text(WallTime time) {
-  const auto whole = std::chrono::floor<std::chrono::seconds>(time);
-  const auto milliseconds = std::chrono::duration_cast<std::chrono::milliseconds>(time - whole).count();
-  return fmt::format("{:%Y-%m-%dT%H:%M:%S}.{:03}Z", fmt::gmtime(std::chrono::system_clock::to_time_t(whole)),
-                     milliseconds);
 }
 
 namespace {

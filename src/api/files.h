@@ -26,9 +26,6 @@ control::ApiError box_gone();
 /// As file_error(), or about a request that did not end with `status` 0.
 control::ApiError request_error(int status, std::string_view standard_error, Doing doing);
 
-/// RFC 3339, in UTC with milliseconds.
-std::string to_text(WallTime time);
-
 /// Asks the agent, and hands its whole answer on, at most `bytes_max`; with an error, when it fails or takes
 /// longer than a client waits. On the loop. Ends when the caller of `call` goes.
 using AskThen = std::move_only_function<void(std::expected<std::string, control::ApiError>)>;

@@ -7,6 +7,7 @@
 #include "api/execute.h"
 #include "api/execute_request.h"
 #include "api/files.h"
+#include "base/date.h"
 
 namespace postern::api {
 
@@ -27,7 +28,7 @@ json to_json(const box::FileEntry& entry) {
   return {{"path", entry.path},
           {"is_dir", entry.kind == box::FileEntry::Kind::folder},
           {"size_bytes", entry.bytes},
-          {"modified_at", to_text(entry.modified)}};
+          {"modified_at", date_text(entry.modified)}};
 }
 
 json to_json(const box::FoundLine& line) {

@@ -1,12 +1,12 @@
 #include "cli/key.h"
 
 #include <CLI/CLI.hpp>
-#include <fmt/chrono.h>
 #include <fmt/format.h>
 #include <memory>
 #include <string>
 #include <unistd.h>
 
+#include "base/date.h"
 #include "cli/master_key.h"
 #include "cli/server_data.h"
 #include "credential/api_key.h"
@@ -67,8 +67,7 @@ void create(const KeyOptions& options) {
 }
 
 std::string date_or(const std::optional<WallTime>& at, const char* otherwise) {
-  if (!at) return otherwise;
-  return fmt::format("{:%Y-%m-%dT%H:%M:%SZ}", fmt::gmtime(std::chrono::system_clock::to_time_t(*at)));
+  return at ? date_text_in_seconds(*at) : otherwise;
 }
 
 void list(const KeyOptions& options) {

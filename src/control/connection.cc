@@ -3,11 +3,11 @@
 #include <algorithm>
 #include <chrono>
 #include <exception>
-#include <fmt/chrono.h>
 #include <fmt/format.h>
 #include <limits>
 #include <utility>
 
+#include "base/date.h"
 #include "base/units.h"
 #include "wire/http_writer.h"
 
@@ -30,11 +30,6 @@ TimePoint now() { return std::chrono::steady_clock::now(); }
 
 /// RFC 9110 §6.4.1
 bool has_no_body(int status) { return status < 200 || status == 204 || status == 304; }
-
-/// RFC 9110 §5.6.7
-std::string date_of(WallTime time) {
-  return fmt::format("{:%a, %d %b %Y %H:%M:%S} GMT", fmt::gmtime(std::chrono::system_clock::to_time_t(time)));
-}
 
 Request make_request(const RequestHead& head, const Endpoint& peer) {
   Request request;
@@ -561,7 +556,7 @@ bool Connection::write_head(Response& response) {
   current.chunked = false;
   wire::HeadWriter writer(current.head);
   writer.status_line(response.status, reason_phrase(response.status));
-  writer.field("Date", date_of(server_->clock.wall()));
+  writer.field("Date", http_date(server_->clock.wall()));
   writer.field("X-Content-Type-Options", "nosniff");
   for (const Field& field : response.fields) writer.field(field.name, field.value);
   if (current.handed_over) return writer.end();
