@@ -17,6 +17,7 @@ namespace {
 using box::Command;
 using box::StreamId;
 using control::WebSocketSession;
+using Kind = control::WebSocketHandler::Kind;
 using nlohmann::json;
 
 // In JSON six times that at most, and thus below the 1 MiB at which clients give up.
@@ -95,6 +96,7 @@ class SocketWatch final : public Watch {
 
   void start(box::OpenBox& box, ExecuteRequest request) {
     id_ = request.command_id.empty() ? credential::random_uuid() : std::move(request.command_id);
+    binary_ = request.binary;
     Command* const command = box.commands.get_or_start(id_, settle(std::move(request), box));
     if (command == nullptr)
       return end({"CommandError", "There are too many commands in this sandbox."}, 1000);
@@ -118,6 +120,9 @@ class SocketWatch final : public Watch {
         break;
       case Order::Kind::input: input_ += order.data; break;
       case Order::Kind::close_input: closing_input_ = true; break;
+      case Order::Kind::resize:
+        if (command()) command()->resize(order.rows, order.columns);
+        break;
       case Order::Kind::unknown: break;
     }
     if (command() == nullptr) input_.clear();
@@ -146,12 +151,16 @@ class SocketWatch final : public Watch {
 
   bool has_room() const override { return held_.empty(); }
   std::optional<Chunk> pull(Command& command, StreamId stream) override {
-    return command.pull_text(*this, stream, chunk_bytes);
+    return binary_ ? command.pull(*this, stream, chunk_bytes) : command.pull_text(*this, stream, chunk_bytes);
   }
   void on_started(std::int32_t process) override {
     say(json{{"type", "started"}, {"command_id", id_}, {"pid", process}});
   }
   void on_output(StreamId stream, const Chunk& chunk) override {
+    if (binary_) {
+      held_.push_back({static_cast<char>(stream) + chunk.bytes, Kind::binary});
+      return say_held();
+    }
     say(json{{"type", stream == StreamId::standard_output ? "stdout" : "stderr"},
              {"data", chunk.bytes},
              {"offset", chunk.offset}});
@@ -167,13 +176,15 @@ class SocketWatch final : public Watch {
   }
 
   void say(const json& message) {
-    held_.push_back(message.dump(-1, ' ', false, json::error_handler_t::replace));
+    held_.push_back({message.dump(-1, ' ', false, json::error_handler_t::replace), Kind::text});
     say_held();
   }
 
   void say_held() {
     while (!held_.empty()) {
-      const auto sent = session_->send_text(held_.front());
+      const Held& next = held_.front();
+      const auto sent =
+          next.kind == Kind::text ? session_->send_text(next.bytes) : session_->send_binary(next.bytes);
       if (sent == WebSocketSession::Sent::full) return;  // on_room() comes.
       if (sent == WebSocketSession::Sent::closed) held_.clear();
       if (!held_.empty()) held_.pop_front();
@@ -197,7 +208,12 @@ class SocketWatch final : public Watch {
   bool gone_ = false;
 
   std::string id_;
-  std::deque<std::string> held_;  ///< One, or that and the last.
+  struct Held {
+    std::string bytes;
+    Kind kind;
+  };
+  std::deque<Held> held_;  ///< One, or that and the last.
+  bool binary_ = false;
   int closing_code_ = 0;
   std::string input_;
   bool closing_input_ = false;
@@ -218,9 +234,9 @@ class CommandSocket final : public control::WebSocketHandler {
 
   void on_message(std::string_view data, Kind kind) override {
     if (over_) return;
-    if (kind != Kind::text) return refuse({{}, "Frames should be texts.", Refusal::Kind::bad});
+    if (kind != Kind::text && !binary_) return refuse({{}, "Frames should be texts.", Refusal::Kind::bad});
     if (!std::exchange(opened_, true)) return open(data);
-    auto order = parse_order(data);
+    auto order = kind == Kind::text ? parse_order(data) : Order{Order::Kind::input, std::string(data)};
     if (!order) return refuse(order.error());
     session_->pause();
     watch_->order(std::move(*order));
@@ -229,6 +245,7 @@ class CommandSocket final : public control::WebSocketHandler {
   void open(std::string_view frame) {
     auto opening = parse_opening(frame);
     if (!opening) return refuse(opening.error());
+    if (const auto* request = std::get_if<ExecuteRequest>(&*opening)) binary_ = request->binary;
     session_->pause();
     door_.with_box(caller_, box_,
                    [watch = watch_, session = session_, opening = std::move(*opening)](auto box) mutable {
@@ -252,6 +269,7 @@ class CommandSocket final : public control::WebSocketHandler {
   std::shared_ptr<WebSocketSession> session_;
   std::shared_ptr<SocketWatch> watch_;
   bool opened_ = false;
+  bool binary_ = false;
   bool over_ = false;
 };
 

@@ -163,6 +163,7 @@ std::expected<ExecuteRequest, Refusal> read_execute(const json& object, Form for
     options.kill_without_viewer = read.flag("kill_on_disconnect");
     options.request.terminal = read.flag("pty");
     options.request.has_input = !read.flag("close_stdin");
+    out.binary = read.flag("binary");
   }
   if (read.refusal()) return std::unexpected(*read.refusal());
   if (auto refusal = read_run_config(object, out)) return std::unexpected(std::move(*refusal));
@@ -219,6 +220,13 @@ std::expected<Order, Refusal> parse_order(std::string_view frame) {
   const std::string type = read.text("type").value_or(std::string());
   if (type == "kill") return Order{Order::Kind::kill, {}};
   if (type == "close_stdin") return Order{Order::Kind::close_input, {}};
+  if (type == "resize") {
+    const auto rows = read.integer("rows", 1, 10'000), columns = read.integer("columns", 1, 10'000);
+    if (!rows || !columns) read.refuse("rows", "A terminal has rows and columns.");
+    if (read.refusal()) return std::unexpected(*read.refusal());
+    return Order{
+        Order::Kind::resize, {}, static_cast<std::uint16_t>(*rows), static_cast<std::uint16_t>(*columns)};
+  }
   if (type != "input") return Order{};
   // A terminal's input may well hold a NUL.
   const json* const data = member(*object, "data");

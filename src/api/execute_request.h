@@ -30,6 +30,9 @@ struct ExecuteRequest {
   box::CommandOptions options;  ///< Environment and directory as settle() leaves them.
   std::vector<std::pair<std::string, std::string>> environment;
   std::string command_id;  ///< Empty: none was given.
+  /// Output comes as binary messages (a byte for the stream, 1 or 2, and what it said), so that nothing of it
+  /// is lost that is no text; a binary message of the caller is input. Ours, and not in the SDKs' contract.
+  bool binary = false;
 };
 
 struct ReconnectRequest {
@@ -55,9 +58,10 @@ std::expected<Opening, Refusal> parse_opening(std::string_view frame);
 
 /// A later frame of execute/ws.
 struct Order {
-  enum class Kind : std::uint8_t { input, close_input, kill, unknown };
+  enum class Kind : std::uint8_t { input, close_input, kill, resize, unknown };
   Kind kind = Kind::unknown;
   std::string data;
+  std::uint16_t rows = 0, columns = 0;  ///< Kind::resize: of the terminal.
 };
 std::expected<Order, Refusal> parse_order(std::string_view frame);
 

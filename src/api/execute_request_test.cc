@@ -49,6 +49,13 @@ TEST(ExecuteRequest, WhatASocketSaysBesides) {
   EXPECT_EQ(std::get<ReconnectRequest>(*again).output_offset, 5U);
 }
 
+TEST(ExecuteRequest, BytesAreForSocketsThatAskForThem) {
+  const char* document = R"({"type": "execute", "command": "x", "binary": true})";
+  EXPECT_TRUE(std::get<ExecuteRequest>(*parse_opening(document)).binary);
+  EXPECT_FALSE(std::get<ExecuteRequest>(*parse_opening(R"({"type": "execute", "command": "x"})")).binary);
+  EXPECT_FALSE(parse_execute(document, Form::events)->binary);
+}
+
 TEST(ExecuteRequest, WhatIsWrongIsNamed) {
   const auto field_of = [](const char* document, Form form = Form::socket) {
     const auto parsed = parse_execute(document, form);
@@ -104,6 +111,12 @@ TEST(ExecuteRequest, LaterFramesAreOrders) {
   EXPECT_EQ(parse_order(R"({"type": "input", "data": "a\u0000"})")->data, std::string("a\0", 2));
   EXPECT_EQ(parse_order(R"({"type": "close_stdin"})")->kind, Order::Kind::close_input);
   EXPECT_EQ(parse_order(R"({"type": "later"})")->kind, Order::Kind::unknown);
+  const auto resize = parse_order(R"({"type": "resize", "rows": 33, "columns": 77})");
+  EXPECT_EQ(resize->kind, Order::Kind::resize);
+  EXPECT_EQ(resize->rows, 33);
+  EXPECT_EQ(resize->columns, 77);
+  EXPECT_FALSE(parse_order(R"({"type": "resize", "rows": 0, "columns": 77})"));
+  EXPECT_FALSE(parse_order(R"({"type": "resize", "rows": 33})"));
   EXPECT_FALSE(parse_order(R"({"type": "input"})"));
   EXPECT_FALSE(parse_order("kill"));
 }
