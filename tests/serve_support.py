@@ -11,6 +11,7 @@ import urllib.request
 import pytest
 
 import kit
+import openapi_support
 from clients_support import ACCOUNTS, CACHE, PROGRAMS, WAIT, become, npm_package, ordinary_user, python_environment
 
 PYTHON_SDK = "0.15.1"
@@ -84,7 +85,7 @@ class Server:
         return [json.loads(line) for line in file.read_text().splitlines()] if file.exists() else []
 
     def call(self, method, path, body=None, key=None, headers=None, raw=False):
-        """(status, JSON or bytes). `path` below /api/v2/sandboxes unless it begins with two slashes."""
+        """(status, JSON or bytes), of an answer that fits the document of the API. `path` below /api/v2/sandboxes unless it begins with two slashes."""
         url = self.url + (path[1:] if path.startswith("//") else "/api/v2/sandboxes" + path)
         data = body if isinstance(body, bytes) or body is None else json.dumps(body).encode()
         asked = urllib.request.Request(url, data=data, method=method)
@@ -96,9 +97,10 @@ class Server:
             asked.add_header(name, value)
         try:
             with urllib.request.urlopen(asked, timeout=WAIT) as answer:
-                status, text = answer.status, answer.read()
+                status, text, kind = answer.status, answer.read(), answer.headers["Content-Type"]
         except urllib.error.HTTPError as error:
-            status, text = error.code, error.read()
+            status, text, kind = error.code, error.read(), error.headers["Content-Type"]
+        openapi_support.check_answer(method, url.removeprefix(self.url), status, kind, text)
         return status, text if raw else json.loads(text) if text else None
 
     def sdk_environment(self):

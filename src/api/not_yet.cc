@@ -24,8 +24,6 @@ constexpr Part parts[] = {
     {"registries", "GET", "/registries/{name}"},
     {"registries", "PATCH", "/registries/{name}"},
     {"registries", "DELETE", "/registries/{name}"},
-    {"usage", "GET", "/usage"},
-    {"usage", "GET", "/usage/costs"},
 };
 
 }  // namespace

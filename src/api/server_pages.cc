@@ -3,6 +3,7 @@
 #include <nlohmann/json.hpp>
 
 #include "api/boxes.h"
+#include "api/openapi_bytes.h"
 #include "control/call.h"
 
 namespace postern::api {
@@ -30,6 +31,7 @@ std::vector<control::Route> server_pages(store::Store& store, const control::Pag
   return {page("/.well-known/jwks.json", [&keys, cached] { return cached(keys.jwk_set()); }),
           page("/.well-known/openid-configuration",
                [issuer, cached] { return cached(credential::openid_configuration(issuer)); }),
+          page("/openapi.json", [cached] { return cached(std::string(openapi_bytes())); }),
           page("/health", [] { return control::json_response(200, R"({"status":"ok"})"); }),
           page("/ready", [&store] {
             const bool open = store.seal() == store::Seal::open;

@@ -23,6 +23,7 @@
 #include "api/secrets.h"
 #include "api/server_pages.h"
 #include "api/services.h"
+#include "api/usage.h"
 #include "api/woken_door.h"
 #include "audit/journal.h"
 #include "audit/network_log.h"
@@ -273,12 +274,18 @@ int serve(const ServeOptions& options) {
       router.mount(prefix, api::data_plane_routes(door, identify));
       router.mount(prefix, links.making_routes(identify, origin));
       router.mount(prefix, services.granting_routes(identify));
+      router.mount(prefix, api::usage_routes(*store, identify));
       router.mount(prefix, api::not_yet_routes(identify));
     }
     for (const char* prefix : {"/v1", "/api/v1"})
       router.mount(prefix, api::secret_routes(boxes, *store, identify));
     router.mount("", links.serving_routes());
     router.mount("", api::server_pages(*store, guard, *keys, issuer));
+    if (options.print_routes) {
+      for (const auto& [method, pattern] : router.routes())
+        std::printf("%s %s\n", method.c_str(), pattern.c_str());
+      return 0;
+    }
     server->start(
         [&](const std::shared_ptr<control::Call>& call) {
           if (!services.serve(call)) router.serve(call);

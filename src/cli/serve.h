@@ -33,6 +33,7 @@ struct ServeOptions {
   std::string access_log;
   std::string limits = "auto";  ///< auto, required or off.
   std::string metrics_listen;   ///< ADDRESS:PORT; empty: no metrics.
+  bool print_routes = false;    ///< Ends then: for a test of the API's document.
 };
 
 /// `exit_code` becomes 1 when the server could not start.

@@ -122,6 +122,7 @@ void add_serve_options(CLI::App& command, ServeOptions& options) {
       ->envname(variable_of("--limits"));
   one("--metrics-listen", options.metrics_listen,
       "Metrics for Prometheus at /metrics, without a key (for example 127.0.0.1:9464)", "ADDRESS:PORT");
+  command.add_flag("--print-routes", options.print_routes)->group("");  // Not in the help.
 }
 
 void read_serve_config(CLI::App& command, const ServeOptions& options) {
@@ -136,7 +137,7 @@ void read_serve_config(CLI::App& command, const ServeOptions& options) {
   std::vector<std::string> names;
   for (const CLI::Option* option : command.get_options())
     for (const std::string& name : option->get_lnames())
-      if (name != "help" && name != "config") names.push_back(name);
+      if (name != "help" && name != "config" && !option->get_group().empty()) names.push_back(name);
   for (const policy::Member& member : tree->members) {
     if (std::ranges::find(names, member.key) == names.end())
       refuse(file, member.at, member.key, fmt::format("is no option (accepted: {})", fmt::join(names, ", ")));

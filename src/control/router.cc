@@ -114,6 +114,18 @@ std::variant<Router::Match, ApiError> Router::find(std::string_view method, std:
   return method_not_allowed(fmt::format("{}", fmt::join(search.allowed, ", ")));
 }
 
+void Router::list(const Node& node, std::vector<std::pair<std::string, std::string>>& out) {
+  for (const auto& [method, target] : node.methods) out.emplace_back(method, target.pattern);
+  for (const auto& [segment, next] : node.literals) list(*next, out);
+  if (node.parameter) list(*node.parameter, out);
+}
+
+std::vector<std::pair<std::string, std::string>> Router::routes() const {
+  std::vector<std::pair<std::string, std::string>> out;
+  list(root_, out);
+  return out;
+}
+
 void Router::serve(const std::shared_ptr<Call>& call) const {
   Request& request = call->request();
   auto found = find(request.method, request.path());

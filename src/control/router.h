@@ -7,6 +7,7 @@
 #include <memory>
 #include <string>
 #include <string_view>
+#include <utility>
 #include <variant>
 #include <vector>
 
@@ -48,6 +49,9 @@ class Router {
   /// encoded; 404; 405 with Allow.
   std::variant<Match, ApiError> find(std::string_view method, std::string_view path) const;
 
+  /// Method and pattern of every route, in order: what the server can be asked.
+  std::vector<std::pair<std::string, std::string>> routes() const;
+
   /// Finds, fills in the parameters and the query of the request, and calls the handler, or answers.
   void serve(const std::shared_ptr<Call>& call) const;
 
@@ -66,6 +70,7 @@ class Router {
   struct Search;
   Node& node_at(std::string_view path, std::vector<std::string>& names);
   static const Target* target_of(const Node& node, std::string_view method);
+  static void list(const Node& node, std::vector<std::pair<std::string, std::string>>& out);
 
   Node root_;
 };

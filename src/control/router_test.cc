@@ -39,6 +39,16 @@ std::string found(std::string_view method, std::string_view path) {
   return text;
 }
 
+TEST(Router, ListsWhatItServesWithItsPrefixes) {
+  Router router;
+  const auto nothing = [](const std::shared_ptr<Call>&) {};
+  router.mount("/v2", {{"POST", "/boxes", nothing}, {"GET", "/boxes/{name}", nothing}});
+  router.mount("", {{"GET", "/ok", nothing}});
+  const std::vector<std::pair<std::string, std::string>> all = {
+      {"GET", "/ok"}, {"POST", "/v2/boxes"}, {"GET", "/v2/boxes/{name}"}};
+  EXPECT_EQ(router.routes(), all);
+}
+
 TEST(Router, BothPrefixesReachTheSameRoutes) {
   EXPECT_EQ(found("GET", "/v2/sandboxes/boxes"), "/v2/sandboxes/boxes");
   EXPECT_EQ(found("GET", "/api/v2/sandboxes/boxes/a/status"), "/api/v2/sandboxes/boxes/{name}/status name=a");
