@@ -140,8 +140,8 @@ def test_an_unreadable_policy_is_named(place):
 
 
 @pytest.mark.parametrize("words, status, complaint", [
-    (["nonsense"], 2, "postern: 'nonsense' is not a command (accepted: run, check, serve, log, key, doctor, version)\nHelp: postern --help\n"),
-    (["--nonsense=x"], 2, "postern: '--nonsense' is not an option before a command (accepted: run, check, serve, log, key, doctor, version)\nHelp: postern --help\n"),
+    (["nonsense"], 2, "postern: 'nonsense' is not a command (accepted: run, check, serve, sandbox, policy, secret, log, key, backup, restore, doctor, version)\nHelp: postern --help\n"),
+    (["--nonsense=x"], 2, "postern: '--nonsense' is not an option before a command (accepted: run, check, serve, sandbox, policy, secret, log, key, backup, restore, doctor, version)\nHelp: postern --help\n"),
     (["run"], 125, "postern run: COMMAND is required\nHelp: postern run --help\n"),
     (["run", "--"], 125, "postern run: COMMAND is required\nHelp: postern run --help\n"),
     (["run", "--policy"], 125, "postern run: --policy: 1 required FILE missing\nHelp: postern run --help\n"),

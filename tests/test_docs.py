@@ -122,7 +122,7 @@ def test_an_output_that_differs_is_noticed():
 
 def test_there_are_examples_in_every_guide():
     with_examples = {path.name for path in PAGES if EXAMPLE.search(path.read_text())}
-    assert {"README.md", "run.md", "policy.md", "credentials.md", "refusals.md", "log.md", "serve.md", "operations.md", "platform-guide.md", "migrate-from-langsmith.md",
+    assert {"README.md", "run.md", "policy.md", "credentials.md", "refusals.md", "log.md", "serve.md", "cli.md", "operations.md", "platform-guide.md", "migrate-from-langsmith.md",
             "troubleshooting.md"} <= with_examples
 
 
@@ -196,8 +196,20 @@ def test_every_option_of_serve_is_documented():
         assert option == "--help" or f"`{option}" in text, option
 
 
+@pytest.mark.parametrize("command", ["sandbox", "policy", "secret"])
+def test_every_option_of_a_servers_users_is_documented(command):
+    page = (ROOT / "docs/cli.md").read_text()
+    text = page.split(f"## `postern {command}`")[1].split("\n## ")[0]
+    names = re.findall(r"^  ([a-z]+) {5,}", help_of(command).split("Subcommands:")[1], re.M)
+    assert names
+    for name in names:
+        assert re.search(rf"`{name}[ `]", text), name
+        for option in re.findall(r"^ +(?:-\w,)?(--[a-z-]+)", help_of(command, name), re.M):
+            assert f"`{option}" in text or option == "--help" or f"`{option}" in page.split("## Five minutes")[0], (name, option)
+
+
 def test_every_command_is_documented():
-    text = (ROOT / "docs/run.md").read_text() + (ROOT / "docs/serve.md").read_text() + (ROOT / "docs/operations.md").read_text()
+    text = "".join((ROOT / "docs" / page).read_text() for page in ("run.md", "serve.md", "operations.md", "cli.md"))
     commands = re.findall(r"^  ([a-z]+) {5,}", help_of().split("Subcommands:")[1], re.M)
     assert {"run", "check", "doctor", "version"} <= set(commands)
     for command in commands:

@@ -2,20 +2,18 @@
 
 #include <CLI/CLI.hpp>
 #include <algorithm>
-#include <charconv>
 #include <chrono>
 #include <cstdio>
-#include <cstdlib>
 #include <fmt/format.h>
 #include <map>
 #include <memory>
 #include <nlohmann/json.hpp>
 #include <optional>
-#include <unistd.h>
 #include <vector>
 
 #include "audit/record.h"
 #include "cli/api_client.h"
+#include "cli/client_command.h"
 #include "cli/steps.h"
 
 namespace postern::cli {
@@ -34,19 +32,9 @@ struct LogOptions {
 /// "90s", "15m", "1h", "2d" ago, or a time as the API takes it.
 std::optional<std::string> since_text(const std::string& said) {
   if (said.find('T') != std::string::npos) return said;
-  std::uint32_t count = 0;
-  const auto [end, error] = std::from_chars(said.data(), said.data() + said.size(), count);
-  if (error != std::errc{} || end + 1 != said.data() + said.size()) return std::nullopt;
-  std::chrono::seconds unit{};
-  switch (*end) {
-    case 's': unit = std::chrono::seconds(1); break;
-    case 'm': unit = std::chrono::minutes(1); break;
-    case 'h': unit = std::chrono::hours(1); break;
-    case 'd': unit = std::chrono::days(1); break;
-    default: return std::nullopt;
-  }
-  if (unit * count > std::chrono::days(36'500)) return std::nullopt;
-  return audit::time_text(std::chrono::system_clock::now() - unit * count);
+  const auto span = parse_span(said);
+  if (!span) return std::nullopt;
+  return audit::time_text(std::chrono::system_clock::now() - *span);
 }
 
 std::string query_of(const LogOptions& options) {
@@ -65,7 +53,7 @@ std::string query_of(const LogOptions& options) {
 class Table {
  public:
   explicit Table(std::map<std::string, std::string> names)
-      : names_(std::move(names)), colours_(::isatty(STDOUT_FILENO) == 1 && !std::getenv("NO_COLOR")) {}
+      : names_(std::move(names)), colours_(coloured_output()) {}
 
   void print(const std::string& line) const {
     const Json record = Json::parse(line, nullptr, false);
@@ -131,8 +119,7 @@ Asked<std::vector<std::string>> last_lines(ApiClient& client, const LogOptions& 
     const auto answer = client.get(path);
     if (!answer) return std::unexpected(answer.error());
     const auto page = nlohmann::ordered_json::parse(*answer, nullptr, false);
-    if (!page.is_object() || !page.contains("items"))
-      return std::unexpected(ClientFailure{ClientExit::refused, "the server's answer is no log"});
+    if (!page.is_object() || !page.contains("items")) return refused("the server's answer is no log");
     for (const auto& item : page["items"]) lines.push_back(item.dump(-1, ' ', true));
     const auto next = page.find("next_cursor");
     if (next == page.end() || !next->is_string()) break;
@@ -145,9 +132,7 @@ Asked<std::vector<std::string>> last_lines(ApiClient& client, const LogOptions& 
 Asked<void> show(LogOptions options) {
   if (!options.since.empty()) {
     auto since = since_text(options.since);
-    if (!since)
-      return std::unexpected(
-          ClientFailure{ClientExit::usage, "--since must be like 90s, 15m, 1h, 2d or 2026-01-31T12:00:00Z"});
+    if (!since) return misused("--since must be like 90s, 15m, 1h, 2d or 2026-01-31T12:00:00Z");
     options.since = std::move(*since);
   }
   auto client = ApiClient::open(options.server);
@@ -174,6 +159,20 @@ Asked<void> show(LogOptions options) {
   });
 }
 
+void add_options(CLI::App& command, const std::shared_ptr<LogOptions>& options, int& exit_code) {
+  add_server_options(command, options->server);
+  command.add_flag("--denied", options->denied, "Only what was denied");
+  command.add_option("--host", options->host, "A host, or *.example.com")->type_name("HOST");
+  command.add_option("--since", options->since, "90s, 15m, 1h, 2d, or 2026-01-31T12:00:00Z")
+      ->type_name("TIME");
+  command.add_option("--limit", options->limit, "How many at most, without --follow (default: 100)")
+      ->check(CLI::Range(std::size_t{1}, std::size_t{100'000}))
+      ->type_name("COUNT");
+  command.add_flag("-f,--follow", options->follow, "Go on with what happens next");
+  command.add_flag("--json", options->json, "One JSON object per line, as docs/log.md has it");
+  command.callback([options, &exit_code] { exit_code = exit_of(show(*options)); });
+}
+
 }  // namespace
 
 void add_log_command(CLI::App& app, int& exit_code) {
@@ -186,27 +185,19 @@ void add_log_command(CLI::App& app, int& exit_code) {
                               "  postern log --sandbox build-7 --follow\n"
                               "  postern log --host '*.example.com' --json | jq .path\n") +
                   client_exits_help);
-  command
-      ->add_option("--url", options->server.url,
-                   "The server (default: POSTERN_URL, LANGSMITH_ENDPOINT, http://127.0.0.1:8080)")
-      ->type_name("URL");
-  command->add_option("--api-key-file", options->server.api_key_file, "Where the API key is")
-      ->type_name("FILE");
   command->add_option("--sandbox", options->sandbox, "Of one sandbox, by name or id")->type_name("NAME");
-  command->add_flag("--denied", options->denied, "Only what was denied");
-  command->add_option("--host", options->host, "A host, or *.example.com")->type_name("HOST");
-  command->add_option("--since", options->since, "90s, 15m, 1h, 2d, or 2026-01-31T12:00:00Z")
-      ->type_name("TIME");
-  command->add_option("--limit", options->limit, "How many at most, without --follow (default: 100)")
-      ->check(CLI::Range(std::size_t{1}, std::size_t{100'000}))
-      ->type_name("COUNT");
-  command->add_flag("-f,--follow", options->follow, "Go on with what happens next");
-  command->add_flag("--json", options->json, "One JSON object per line, as docs/log.md has it");
-  command->callback([options, &exit_code] {
-    const auto shown = show(*options);
-    exit_code = static_cast<int>(shown ? ClientExit::done : shown.error().exit);
-    if (!shown) complain(shown.error().sentence);
-  });
+  add_options(*command, options, exit_code);
+}
+
+void add_logs_command(CLI::App& sandbox, int& exit_code) {
+  const auto options = std::make_shared<LogOptions>();
+  CLI::App* command = sandbox.add_subcommand("logs", "What a sandbox reached, and what was denied");
+  command->footer(
+      "Examples:\n"
+      "  postern sandbox logs first --denied --since 1h\n"
+      "  postern sandbox logs first --follow");
+  command->add_option("NAME", options->sandbox, "The sandbox, by name or id")->required()->type_name("");
+  add_options(*command, options, exit_code);
 }
 
 }  // namespace postern::cli

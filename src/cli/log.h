@@ -9,5 +9,7 @@ namespace postern::cli {
 
 /// `exit_code` becomes a ClientExit's (cli/api_client.h).
 void add_log_command(CLI::App& app, int& exit_code);
+/// The same of one, as `postern sandbox logs NAME`.
+void add_logs_command(CLI::App& sandbox, int& exit_code);
 
 }  // namespace postern::cli

@@ -16,7 +16,10 @@
 #include "cli/doctor.h"
 #include "cli/key.h"
 #include "cli/log.h"
+#include "cli/policy_command.h"
 #include "cli/run.h"
+#include "cli/sandbox.h"
+#include "cli/secret_command.h"
 #include "cli/serve.h"
 #include "cli/state_directory.h"
 
@@ -24,39 +27,67 @@ namespace {
 
 using postern::cli::PathOption;
 
-constexpr int usage_status = 2;  // of every command but `run`, whose 1 and 2 belong to the program it runs
+constexpr int usage_status = 2;  // of every command that runs no other, whose 1 and 2 belong to that
 
 /// The program is called by its name wherever it lies, and usage is shown as people type it.
 class Help final : public CLI::Formatter {
  public:
   std::string make_usage(const CLI::App* app, std::string) const override {
     if (app->get_parent() == nullptr) return "Usage: postern COMMAND [OPTIONS]\n";
-    std::string usage = "Usage: postern " + app->get_name();
+    std::string name = app->get_name();
+    for (const CLI::App* above = app->get_parent(); above->get_parent(); above = above->get_parent())
+      name = above->get_name() + " " + name;
+    std::string usage = "Usage: postern " + name;
+    if (!app->get_subcommands([](const CLI::App*) { return true; }).empty())
+      return usage + " COMMAND [OPTIONS]\n";
     const auto options = app->get_options([](const CLI::Option* option) { return option->nonpositional(); });
     if (options.size() > 1) usage += " [OPTIONS]";  // one is --help
     for (const CLI::Option* positional :
          app->get_options([](const CLI::Option* option) { return option->get_positional(); }))
-      usage += positional->get_expected_max() > 1 ? fmt::format(" -- {} [ARG...]", positional->get_name())
-                                                  : " " + positional->get_name();
+      usage += positional_text(*positional);
     return usage + "\n";
   }
+
+ private:
+  static std::string positional_text(const CLI::Option& option) {
+    const std::string name = option.get_name();
+    if (name == "COMMAND") return " -- COMMAND [ARG...]";
+    if (!option.get_required()) return fmt::format(" [{}]", name);
+    return option.get_expected_max() > 1 ? fmt::format(" {}...", name) : " " + name;
+  }
 };
+
+std::string what_is_no_command(const std::string& word) {
+  if (word.empty()) return "a command is required";
+  return fmt::format("'{}' is not {}", word.substr(0, word.find('=')),
+                     word.starts_with('-') ? "an option before a command" : "a command");
+}
+
+/// `postern run` and `postern sandbox exec`, whose other exit statuses are those of what they run.
+bool runs_a_command(const std::vector<std::string>& words) {
+  return !words.empty() &&
+         (words[0] == "run" || (words.size() > 1 && words[0] == "sandbox" && words[1] == "exec"));
+}
 
 /// What is wrong with the command line, in a sentence. Values stay unsaid: they may be secrets.
 std::string describe_usage_error(const CLI::App& app, const CLI::ParseError& error,
                                  const std::vector<std::string>& words) {
-  const auto commands = app.get_subcommands([](const CLI::App*) { return true; });
-  const auto is_named = [&](const CLI::App* command) {
-    return !words.empty() && command->get_name() == words.front();
-  };
-  if (std::ranges::none_of(commands, is_named)) {
-    std::vector<std::string> names;
-    names.reserve(commands.size());
-    for (const CLI::App* command : commands) names.push_back(command->get_name());
-    const std::string word = words.empty() ? "" : words.front();
-    return fmt::format(
-        "postern: '{}' is not {} (accepted: {})\nHelp: postern --help\n", word.substr(0, word.find('=')),
-        word.starts_with('-') ? "an option before a command" : "a command", fmt::join(names, ", "));
+  const CLI::App* command = &app;
+  std::string name = "postern";
+  for (std::size_t depth = 0;; ++depth) {
+    const auto commands = command->get_subcommands([](const CLI::App*) { return true; });
+    if (commands.empty()) break;
+    const std::string word = depth < words.size() ? words[depth] : "";
+    const auto named = std::ranges::find(commands, word, [](const CLI::App* one) { return one->get_name(); });
+    if (named == commands.end()) {
+      std::vector<std::string> names;
+      names.reserve(commands.size());
+      for (const CLI::App* one : commands) names.push_back(one->get_name());
+      return fmt::format("{0}: {1} (accepted: {2})\nHelp: {0} --help\n", name, what_is_no_command(word),
+                         fmt::join(names, ", "));
+    }
+    command = *named;
+    name += " " + word;
   }
   std::string what = error.what();
   if (dynamic_cast<const CLI::ExtrasError*>(&error) != nullptr) {
@@ -67,7 +98,7 @@ std::string describe_usage_error(const CLI::App& app, const CLI::ParseError& err
                ? fmt::format("there is no option '{}'", option->substr(0, option->find('=')))
                : "there are more arguments than expected";
   }
-  return fmt::format("postern {0}: {1}\nHelp: postern {0} --help\n", words.front(), what);
+  return fmt::format("{0}: {1}\nHelp: {0} --help\n", name, what);
 }
 
 /// The value of `--secret KEY=VALUE` must not stay in /proc/PID/cmdline, which every user may read.
@@ -174,6 +205,9 @@ int main(int argc, char** argv) {
   add_run(app, options);
   postern::cli::add_check_command(app, exit_code);
   postern::cli::add_serve_command(app, exit_code);
+  postern::cli::add_sandbox_command(app, exit_code);
+  postern::cli::add_policy_command(app, exit_code);
+  postern::cli::add_secret_command(app, exit_code);
   postern::cli::add_log_command(app, exit_code);
   postern::cli::add_key_command(app, exit_code);
   postern::cli::add_backup_commands(app, exit_code);
@@ -185,7 +219,7 @@ int main(int argc, char** argv) {
     if (error.get_exit_code() == 0) return app.exit(error);  // --help, --version
     const std::vector<std::string> words(argv + 1, argv + argc);
     std::fputs(words.empty() ? app.help().c_str() : describe_usage_error(app, error, words).c_str(), stderr);
-    return !words.empty() && words.front() == "run" ? postern::cli::exit_postern_failed : usage_status;
+    return runs_a_command(words) ? postern::cli::exit_postern_failed : usage_status;
   }
   wipe_secret_arguments(argc, argv);
   if (app.got_subcommand("run")) return postern::cli::run(options);
