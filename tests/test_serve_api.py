@@ -65,7 +65,7 @@ def test_what_is_wrong_is_named(server, box):
     assert error_of(server.call("PATCH", "/boxes/none", {"name": "x"})) == (404, "NotFound")
     assert error_of(server.call("GET", "/boxes?sort_by=mood"))[0] == 400
     assert error_of(server.call("PUT", "/boxes"))[0] == 405
-    assert error_of(server.call("GET", "/snapshots")) == (501, "NotImplemented")
+    assert error_of(server.call("GET", "/registries")) == (501, "NotImplemented")
     assert server.call("POST", "/boxes", {"name": "tolerant", "a field of later": {"x": 1}, "proxy_config": {"later": 1}})[0] == 201
     assert server.call("DELETE", "/boxes/tolerant") == (204, None)
 

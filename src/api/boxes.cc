@@ -1,11 +1,12 @@
 #include "api/boxes.h"
 
 #include <algorithm>
-#include <charconv>
 #include <fmt/format.h>
 #include <nlohmann/json.hpp>
 
 #include "api/body.h"
+#include "api/listing.h"
+#include "api/run_config.h"
 #include "base/units.h"
 #include "control/call.h"
 #include "store/checks.h"
@@ -28,7 +29,6 @@ constexpr std::int64_t cpu_millicores_max = 64'000;
 constexpr std::int64_t mem_bytes_max = std::int64_t{64} << 30;
 constexpr std::int64_t mem_bytes_min = std::int64_t{16} << 20;
 constexpr std::int64_t fs_bytes_max = std::int64_t{1} << 44;
-constexpr std::size_t variables_max = 1'000;
 constexpr std::size_t tags_max = 64;
 constexpr std::size_t batch_max = 1'000;
 
@@ -57,11 +57,7 @@ Json box_document(const store::Resource& box, const std::string& origin) {
               {"labels", box.labels},
               {"env_vars", settings.env_vars},
               {"tag_value_ids", settings.tag_values}};
-  Json run = Json::object();
-  if (!settings.run_config.user.empty()) run["user"] = settings.run_config.user;
-  if (!settings.run_config.work_dir.empty()) run["work_dir"] = settings.run_config.work_dir;
-  run["env_vars"] = settings.run_config.env_vars;
-  out["run_config"] = std::move(run);
+  out["run_config"] = run_config_document(settings.run_config);
   if (!settings.access_delegation.empty())
     out["access_delegation"] = Json::parse(settings.access_delegation, nullptr, false);
   if (Json policy = Json::parse(box.policy, nullptr, false); policy.is_object() && !policy.empty())
@@ -74,24 +70,6 @@ std::string written(const Json& document) {
 }
 
 // Bodies
-
-void read_run_config(BodyFields& body, platform::RunConfig& out) {
-  const policy::Node* node = body.mapping("run_config");
-  if (!node) return;
-  BodyFields fields(*node, "run_config");
-  if (auto user = fields.text("user", 64)) out.user = std::move(*user);
-  if (auto place = fields.text("work_dir")) out.work_dir = std::move(*place);
-  if (auto variables = fields.strings("env_vars", variables_max)) out.env_vars = std::move(*variables);
-  body.take_problems(fields);
-}
-
-void check_variables(BodyFields& body, std::string_view key, const platform::Variables& variables) {
-  for (const auto& [name, value] : variables)
-    if (name.empty() || name.find('=') != std::string::npos || name.find('\0') != std::string::npos ||
-        value.find('\0') != std::string::npos)
-      body.note(key, fmt::format("{} is not a name of an environment variable, or its value holds NUL",
-                                 policy::in_quotes(name)));
-}
 
 std::optional<std::chrono::seconds> read_seconds(BodyFields& body, std::string_view key) {
   const auto seconds = body.integer(key, 0, idle_ttl_max);
@@ -125,7 +103,7 @@ platform::NewBox read_new_box(BodyFields& body) {
   if (auto labels = body.strings("labels", store::labels_max)) box.labels = std::move(*labels);
   BoxSettings& settings = box.settings;
   for (const std::string_view key : {"snapshot_id", "snapshot_name", "snapshot"})
-    if (auto snapshot = body.text(key, 512)) {
+    if (auto snapshot = body.text(key, 512); snapshot && !snapshot->empty()) {
       if (!settings.snapshot_id.empty())
         body.note(key, "only one of snapshot_id, snapshot_name and snapshot");
       settings.snapshot_id = std::move(*snapshot);
@@ -185,115 +163,12 @@ platform::BoxUpdate read_update(BodyFields& body) {
   return update;
 }
 
-// Lists
-
-std::optional<std::size_t> number(const std::string* text, std::size_t max) {
-  if (!text) return std::nullopt;
-  std::size_t value = 0;
-  const auto [end, error] = std::from_chars(text->data(), text->data() + text->size(), value);
-  if (error != std::errc{} || end != text->data() + text->size()) return std::nullopt;
-  return std::min(value, max);
-}
-
-struct ListQuery {
-  store::ResourceQuery query;
-  std::size_t offset = 0;
-  bool by_cursor = false;
-  std::vector<std::string> tags;
-};
-
-std::expected<ListQuery, Response> read_list_query(const control::Request& request, const Principal& caller) {
-  const auto wrong = [](std::string_view key, std::string_view accepted) {
-    return std::unexpected(control::to_response(
-        control::bad_request(fmt::format("the query's '{}' must be {}", key, accepted))));
-  };
-  ListQuery out;
-  out.query.page.limit = 50;
-  for (const std::string_view key : {"limit", "page_size"})
-    if (const std::string* text = request.query_value(key)) {
-      const auto limit = number(text, store::page_items_max);
-      if (!limit || *limit == 0) return wrong(key, "a number above 0");
-      out.query.page.limit = *limit;
-      out.by_cursor |= key == "page_size";
-    }
-  if (const std::string* text = request.query_value("offset")) {
-    const auto offset = number(text, 1'000'000);
-    if (!offset) return wrong("offset", "a number");
-    out.offset = *offset;
-  }
-  if (const std::string* cursor = request.query_value("cursor")) {
-    out.query.page.cursor = *cursor;
-    out.by_cursor = true;
-  }
-  if (const std::string* text = request.query_value("name_contains")) out.query.name_contains = *text;
-  if (const std::string* text = request.query_value("status"); text && !text->empty()) {
-    const auto status = store::from_token<store::Status>(*text);
-    if (!status) return wrong("status", "provisioning, ready, failed, stopped or deleting");
-    out.query.status = *status;
-  }
-  if (const std::string* text = request.query_value("created_by"))
-    out.query.created_by = *text == "me" ? caller.key_id : *text;
-  if (const std::string* text = request.query_value("sort_by"); text && !text->empty()) {
-    if (*text == "name")
-      out.query.order = store::Order::name;
-    else if (*text == "status")
-      out.query.order = store::Order::status;
-    else if (*text == "created_at")
-      out.query.order = store::Order::created;
-    else if (*text == "stopped_at")
-      out.query.order = store::Order::stopped;
-    else
-      return wrong("sort_by", "name, status, created_at or stopped_at");
-  }
-  for (const std::string_view key : {"sort_order", "sort_direction"})
-    if (const std::string* text = request.query_value(key); text && !text->empty()) {
-      if (*text == "asc")
-        out.query.direction = store::Direction::ascending;
-      else if (*text == "desc")
-        out.query.direction = store::Direction::descending;
-      else
-        return wrong(key, "asc or desc");
-    }
-  for (const control::Field& field : request.query) {
-    if (field.name == "tag_value_id") out.tags.push_back(field.value);
-    if (field.name != "label") continue;
-    const auto equals = field.value.find('=');
-    store::LabelFilter filter{field.value.substr(0, equals), std::nullopt};
-    if (equals != std::string::npos) filter.value = field.value.substr(equals + 1);
-    out.query.labels.push_back(std::move(filter));
-  }
-  return out;
-}
-
 bool has_tags(const store::Resource& box, const std::vector<std::string>& tags) {
   if (tags.empty()) return true;
   const auto settings = platform::settings_from_json(box.settings);
   return settings && std::ranges::all_of(tags, [&](const std::string& tag) {
            return std::ranges::find(settings->tag_values, tag) != settings->tag_values.end();
          });
-}
-
-/// The next `limit` that have the tags, after `skip` of them.
-store::Outcome<store::Listed<store::Resource>> list(store::Resources& from,
-                                                    const store::WorkspaceId& workspace, ListQuery query) {
-  store::Listed<store::Resource> out;
-  const std::size_t limit = query.query.page.limit;
-  std::size_t skip = query.offset;
-  while (true) {
-    query.query.page.limit = std::min(store::page_items_max, limit - out.items.size() + skip);
-    auto page = from.list(workspace, query.query);
-    if (!page) return page;
-    for (store::Resource& box : page->items) {
-      if (!has_tags(box, query.tags)) continue;
-      if (skip > 0)
-        --skip;
-      else
-        out.items.push_back(std::move(box));
-    }
-    out.next_cursor = page->next_cursor;
-    query.query.page.cursor = page->next_cursor;
-    if (out.items.size() >= limit || page->next_cursor.empty()) return out;
-  }
 }
 
 // Handlers
@@ -351,7 +226,7 @@ class Handlers : public std::enable_shared_from_this<Handlers> {
     if (!query) return call->answer(std::move(query.error()));
     const std::size_t next_offset = query->offset + query->query.page.limit;
     const bool by_cursor = query->by_cursor;
-    auto found = list(store_.sandboxes(), workspace_of(caller), std::move(*query));
+    auto found = list(store_.sandboxes(), workspace_of(caller), std::move(*query), has_tags);
     if (!found) return call->answer(platform::to_api_error(found.error()));
     Json items = Json::array();
     const std::string origin = origin_(call->request());

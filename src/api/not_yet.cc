@@ -13,16 +13,8 @@ struct Part {
 };
 
 constexpr Part parts[] = {
-    {"snapshots", "POST", "/boxes/{name}/snapshot"},
-    {"snapshots", "POST", "/snapshots"},
-    {"snapshots", "GET", "/snapshots"},
-    {"snapshots", "GET", "/snapshots/{name}"},
-    {"snapshots", "DELETE", "/snapshots/{name}"},
-    {"snapshots", "GET", "/snapshots-by-name/{name}"},
-    {"registries", "POST", "/registries"},
-    {"registries", "GET", "/registries"},
-    {"registries", "GET", "/registries/{name}"},
-    {"registries", "PATCH", "/registries/{name}"},
+    {"registries", "POST", "/registries"},          {"registries", "GET", "/registries"},
+    {"registries", "GET", "/registries/{name}"},    {"registries", "PATCH", "/registries/{name}"},
     {"registries", "DELETE", "/registries/{name}"},
 };
 

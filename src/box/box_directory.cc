@@ -158,6 +158,12 @@ Result<Fd> take_box_directory(const std::string& path) {
   return directory;
 }
 
+Result<void> empty_directory(const Fd& directory) {
+  errno = Remover(directory.get(), {}).run();
+  if (errno != 0) return fail_errno("empty", "a directory");
+  return {};
+}
+
 Result<void> check_box_directory_is_idle(const std::string& path) {
   struct stat status{};
   if (::lstat(path.c_str(), &status) != 0 && errno == ENOENT) return {};

@@ -37,6 +37,9 @@ Result<Fd> take_box_directory(const std::string& path);
 /// I/O. What was deleted until then stays so, and calling again goes on.
 Result<void> remove_box_directory(const std::string& path, std::stop_token stop = {});
 
+/// All that is in an open directory, of any depth and with whatever modes. Errors: I/O.
+Result<void> empty_directory(const Fd& directory);
+
 /// Errors: the box runs; I/O. None when the directory is absent.
 Result<void> check_box_directory_is_idle(const std::string& path);
 

@@ -19,6 +19,7 @@
 #include <unistd.h>
 
 #include "box/box_directory.h"
+#include "box/inner_process.h"
 #include "box/userland.h"
 #include "sandbox/capture.h"
 
@@ -38,17 +39,9 @@ std::string by_number(const Fd& fd) { return fmt::format("/proc/self/fd/{}", fd.
 
 /// The namespace's own view of processes too: /proc/self must be this one.
 Result<void> part_from_host() {
-  if (::mount(nullptr, "/", nullptr, MS_REC | MS_PRIVATE, nullptr) != 0)
-    return fail_errno("part from the host's mounts");
+  if (auto parted = part_from_mounts(); !parted) return parted;
   if (::mount("proc", "/proc", "proc", MS_NOSUID | MS_NODEV | MS_NOEXEC, nullptr) != 0)
     return fail_errno("mount /proc");
-  return {};
-}
-
-Result<void> become_owner() {
-  // An ordinary user may not, and keeps its groups.
-  if (::setgroups(0, nullptr) != 0 && errno != EPERM) return fail_errno("leave all groups");
-  if (::setresgid(0, 0, 0) != 0 || ::setresuid(0, 0, 0) != 0) return fail_errno("become the box's owner");
   return {};
 }
 
@@ -231,10 +224,7 @@ class Builder {
     auto box = open_directory(AT_FDCWD, spec_.directory.c_str());
     if (!box) return std::unexpected(std::move(box.error()));
     box_ = std::move(*box);
-    const std::string lower = spec_.snapshot.empty() ? userland_ + "/root" : spec_.snapshot;
-    auto snapshot = open_directory(AT_FDCWD, lower.c_str());
-    if (!snapshot) return std::unexpected(std::move(snapshot.error()));
-    lower_ = std::move(*snapshot);
+    if (auto opened = open_layers(); !opened) return opened;
     for (const char* name : own_programs) {
       auto program = read_only_view(fmt::format("{}/programs/{}", userland_, name));
       if (!program) return std::unexpected(std::move(program.error()));
@@ -247,6 +237,25 @@ class Builder {
     }
     return {};
   }
+
+  Result<void> open_layers() {
+    if (spec_.layers.size() > box_layers_max || (spec_.layers.empty() && !on_userland()))
+      return fail(Reason::invalid_configuration, "a snapshot has from one to 16 layers");
+    const auto open_into = [](std::vector<Fd>& layers, const std::string& path) -> Result<void> {
+      auto layer = open_directory(AT_FDCWD, path.c_str());
+      if (!layer) return std::unexpected(std::move(layer.error()));
+      layers.push_back(std::move(*layer));
+      return {};
+    };
+    for (const std::string& layer : spec_.layers) {
+      if (auto opened = open_into(lower_, layer + "/root"); !opened) return opened;
+      if (!on_userland()) continue;
+      if (auto opened = open_into(lower_usr_, layer + "/usr"); !opened) return opened;
+    }
+    return on_userland() ? open_into(lower_, userland_ + "/root") : Result<void>();
+  }
+
+  bool on_userland() const { return spec_.base == BoxBase::userland; }
 
   Result<void> leave() { return become_owner(); }
 
@@ -261,6 +270,13 @@ class Builder {
       if (::chmod(by_number(*opened).c_str(), 0755) != 0) return fail_errno("open the box's layers");
     }
     return {};
+  }
+
+  /// By numbers: some 16 bytes for each, and the kernel takes a page of options.
+  static std::string stack(const std::vector<Fd>& layers) {
+    std::string out;
+    for (const Fd& layer : layers) out += (out.empty() ? "" : ":") + by_number(layer);
+    return out;
   }
 
   Result<void> overlay(const std::string& lower, const char* layer, const Fd& place) {
@@ -282,7 +298,7 @@ class Builder {
     if (::mkdir(box_root_path, 0755) != 0) return fail_errno("make the root's place");
     auto place = open_directory(AT_FDCWD, box_root_path);
     if (!place) return std::unexpected(std::move(place.error()));
-    if (auto mounted = overlay(by_number(lower_), "root", *place); !mounted) return mounted;
+    if (auto mounted = overlay(stack(lower_), "root", *place); !mounted) return mounted;
     auto root = open_directory(AT_FDCWD, box_root_path);
     if (!root) return std::unexpected(std::move(root.error()));
     root_ = std::move(*root);
@@ -293,8 +309,12 @@ class Builder {
     const Places places(root_);
     for (const char* name : {"dev", "proc", "sys", "etc", "tmp", "root"})
       if (auto place = places.directory(name); !place) return std::unexpected(std::move(place.error()));
-    if (spec_.snapshot.empty())
+    if (on_userland())
       if (auto mounted = mount_userland(places); !mounted) return mounted;
+    // Where commands start, which images do not have.
+    if (!on_userland())
+      if (auto home = places.reached_directory("home/user"); !home)
+        return std::unexpected(std::move(home.error()));
     auto run = places.directory("run");
     if (!run) return std::unexpected(std::move(run.error()));
     if (auto mounted = mount_at(*run, "tmpfs", MS_NOSUID | MS_NODEV, "mode=0755,size=64m"); !mounted)
@@ -318,7 +338,9 @@ class Builder {
     if (auto made = make_writable_places(); !made) return made;
     auto usr = places.directory("usr");
     if (!usr) return std::unexpected(std::move(usr.error()));
-    if (auto mounted = overlay("/usr", "usr", *usr); !mounted) return mounted;
+    if (auto mounted = overlay(stack(lower_usr_) + (lower_usr_.empty() ? "" : ":") + "/usr", "usr", *usr);
+        !mounted)
+      return mounted;
     for (const std::string& path : userland_places()) {
       auto view = read_only_view(path);
       if (!view) return std::unexpected(std::move(view.error()));
@@ -429,7 +451,8 @@ class Builder {
 
   const BoxSpec& spec_;
   const std::string& userland_;
-  Fd box_, lower_, root_;
+  Fd box_, root_;
+  std::vector<Fd> lower_, lower_usr_;  ///< The uppermost first.
   std::vector<Fd> programs_;
   std::vector<Source> sources_;
   int files_ = 0;

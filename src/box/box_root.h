@@ -1,8 +1,9 @@
 #pragma once
 // The file system of a box, made from outside in namespaces of its own before bubblewrap is started in them.
 //
-//   /          overlay: the snapshot, or the common userland, below what the box wrote
-//   /usr       overlay of the host's, where the snapshot is the host's userland
+//   /          overlay: the layers of the snapshot, and below them the common userland if it is made on that,
+//              below what the box wrote
+//   /usr       the same of the host's, where the snapshot is made on the host's userland
 //   /run       empty at each start; /run/postern has the agent and the launcher, read-only
 //   resolv.conf, hosts, BoxSpec::files   ours, whatever the box wrote there
 //   /dev, /proc                          by bubblewrap (sandbox/launch.h)
@@ -10,6 +11,7 @@
 // What the box wrote is hostile at its next start: nothing here follows its links but within its own root,
 // and what stands where a mount belongs is renamed, so that a box cannot break its own start that way.
 
+#include <cstdint>
 #include <string>
 #include <vector>
 
@@ -20,10 +22,19 @@
 
 namespace postern::box {
 
+/// What lies below all layers.
+enum class BoxBase : std::uint8_t {
+  nothing,   ///< The lowest layer is a whole system.
+  userland,  ///< The host's programs (userland.h).
+};
+
+inline constexpr std::size_t box_layers_max = 16;
+
 struct BoxSpec {
   std::string name;       ///< Its host name.
   std::string directory;  ///< Its own (box_directory.h): made when absent.
-  std::string snapshot;   ///< A root to begin with, box_owner()'s. Empty: the host's userland.
+  BoxBase base = BoxBase::userland;
+  std::vector<std::string> layers;  ///< Directories as layer_maker.h makes them, the uppermost first.
   std::vector<sandbox::Variable> environment;  ///< Of the agent. Added to PATH, HOME and the like.
   std::vector<sandbox::MountStep> files;       ///< CA bundles and the like; sources are paths of the host.
   std::string state_directory;                 ///< Has the parts that boxes share.

@@ -19,6 +19,7 @@
 
 #include "box/box_directory.h"
 #include "box/cgroups.h"
+#include "box/inner_process.h"
 #include "box/keeper_protocol.h"
 #include "sandbox/capture.h"
 #include "sandbox/launch.h"
@@ -83,7 +84,7 @@ sandbox::LaunchSpec launch_spec(const BoxSpec& spec) {
 struct Inherited {
   int answer;  ///< To the server.
   int exit;    ///< A pidfd of the outer one.
-  int outer;   ///< A byte: the ids are mapped. End of file: the outer one is gone.
+  int outer;   ///< End of file: the outer one is gone.
 };
 
 /// What both processes need from outside the box.
@@ -122,13 +123,6 @@ void send_launched(const Inherited& inherited, Fd agent, sandbox::CaptureSockets
   send_answer(inherited.answer, std::string{static_cast<char>(Answer::launched), which}, descriptors);
 }
 
-/// The parent's id says nothing here: it is in another pid namespace.
-void die_with_outer(int outer) {
-  ::prctl(PR_SET_PDEATHSIG, SIGKILL);
-  pollfd gone{outer, 0, 0};
-  if (::poll(&gone, 1, 0) != 0) ::_exit(1);
-}
-
 Result<sandbox::Sandbox> make_box(const Inherited& inherited, const BoxSpec& spec,
                                   const std::string& userland) {
   const rlimit processes{processes_max, processes_max};
@@ -148,10 +142,6 @@ Result<sandbox::Sandbox> make_box(const Inherited& inherited, const BoxSpec& spe
 
 [[noreturn]] void run_inner(const Inherited& inherited, const Held& held, const BoxSpec& spec,
                             const std::string& userland) {
-  die_with_outer(inherited.outer);
-  char byte = 0;
-  if (::read(inherited.outer, &byte, 1) != 1) ::_exit(1);
-  ::prctl(PR_SET_DUMPABLE, 0);  // Not before: the outer one could not write our uid_map.
   auto sandbox = make_box(inherited, spec, userland);
   if (!sandbox) {
     send_failure(inherited.answer, sandbox.error());
@@ -164,49 +154,6 @@ Result<sandbox::Sandbox> make_box(const Inherited& inherited, const BoxSpec& spe
 // ---------------------------------------------------------------------------------------------------------------
 // The outer process
 
-Result<void> write_text(const std::string& path, std::string_view text) {
-  const Fd file(::open(path.c_str(), O_WRONLY | O_CLOEXEC));
-  if (!file || ::write(file.get(), text.data(), text.size()) != static_cast<ssize_t>(text.size()))
-    return fail_errno(fmt::format("write {}", path));
-  return {};
-}
-
-/// user_namespaces(7): an ordinary user maps itself only, and gives up setgroups() for it.
-Result<void> map_owner(pid_t inner, const Owner& owner) {
-  const std::string process = fmt::format("/proc/{}", inner);
-  if (::geteuid() != 0)
-    if (auto denied = write_text(process + "/setgroups", "deny"); !denied) return denied;
-  if (auto mapped = write_text(process + "/uid_map", fmt::format("0 {} 1\n", owner.user)); !mapped)
-    return mapped;
-  return write_text(process + "/gid_map", fmt::format("0 {} 1\n", owner.group));
-}
-
-Result<pid_t> start_inner(int answer, const Held& held, const BoxSpec& spec, const std::string& userland,
-                          Fd& keeps_alive) {
-  std::array<int, 2> ends{};
-  if (::pipe2(ends.data(), O_CLOEXEC) != 0) return fail_errno("make a pipe");
-  Fd outer(ends[0]);
-  keeps_alive = Fd(ends[1]);
-  const Fd exit(static_cast<int>(::syscall(SYS_pidfd_open, ::getpid(), 0)));
-  if (!exit) return fail_errno("make a descriptor of a process");
-  ::prctl(PR_SET_DUMPABLE, 1);  // Else /proc/PID/uid_map of the inner one is root's.
-  const auto inner = static_cast<pid_t>(::syscall(
-      SYS_clone, CLONE_NEWUSER | CLONE_NEWNS | CLONE_NEWPID | SIGCHLD, nullptr, nullptr, nullptr, 0));
-  if (inner < 0)
-    return fail_errno(
-        "make namespaces for a box; this host may forbid them to ordinary users (`postern doctor`)");
-  if (inner == 0) {
-    keeps_alive.reset();
-    run_inner({answer, exit.get(), outer.get()}, held, spec, userland);
-  }
-  auto mapped = map_owner(inner, box_owner());
-  ::prctl(PR_SET_DUMPABLE, 0);
-  if (mapped && ::write(keeps_alive.get(), "x", 1) != 1) mapped = fail_errno("start the box");
-  if (mapped) return inner;
-  ::kill(inner, SIGKILL);
-  return std::unexpected(std::move(mapped.error()));
-}
-
 Result<pid_t> start_box(int answer, const BoxSpec& spec, const std::string& userland, Held& held,
                         Fd& keeps_alive) {
   if (auto checked = check(spec); !checked) return std::unexpected(std::move(checked.error()));
@@ -216,7 +163,9 @@ Result<pid_t> start_box(int answer, const BoxSpec& spec, const std::string& user
   held.directory = std::move(*directory);
   held.rest = Fd(::open(fmt::format("{}/programs/rest", userland).c_str(), O_PATH | O_CLOEXEC | O_NOFOLLOW));
   if (!held.rest) return fail_errno("open the program that holds boxes");
-  return start_inner(answer, held, spec, userland, keeps_alive);
+  return start_inner(0, keeps_alive, [&](InnerEnds ends) {
+    run_inner({answer, ends.exit, ends.outer}, held, spec, userland);
+  });
 }
 
 }  // namespace
@@ -226,11 +175,7 @@ void run_holder(int answer, const BoxSpec& spec, const std::string& userland, pi
   ::prctl(PR_SET_DUMPABLE, 0);
   ::prctl(PR_SET_NAME, "postern-box");
   keep_only(answer);
-  sigset_t none;
-  sigemptyset(&none);
-  // Inside they are as anywhere. What comes here meanwhile is ignored like the keeper's, but for SIGTERM.
-  ::signal(SIGTERM, SIG_DFL);
-  ::sigprocmask(SIG_SETMASK, &none, nullptr);
+  let_signals_end();
   Held held;
   Fd keeps_alive;
   const auto inner = start_box(3, spec, userland, held, keeps_alive);
@@ -255,8 +200,12 @@ void die_with(pid_t parent) {
 void keep_only(int kept) {
   if (kept != 3 && ::dup2(kept, 3) != 3) ::_exit(1);
   ::fcntl(3, F_SETFD, FD_CLOEXEC);
-  if (::syscall(SYS_close_range, 4U, ~0U, 0U) != 0)
-    for (int fd = 4; fd < 65536; ++fd) ::close(fd);  // Before Linux 5.9.
+  close_from(4);
+}
+
+void close_from(int first) {
+  if (::syscall(SYS_close_range, static_cast<unsigned>(first), ~0U, 0U) != 0)
+    for (int fd = first; fd < 65536; ++fd) ::close(fd);  // Before Linux 5.9.
 }
 
 }  // namespace postern::box

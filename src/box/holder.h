@@ -25,5 +25,7 @@ void die_with(pid_t parent);
 
 /// `kept` becomes descriptor 3; 0, 1 and 2 stay, and there is no other.
 void keep_only(int kept);
+/// All descriptors from this one on.
+void close_from(int first);
 
 }  // namespace postern::box

@@ -7,6 +7,7 @@
 #include <fmt/format.h>
 #include <poll.h>
 #include <signal.h>
+#include <span>
 #include <sys/socket.h>
 #include <sys/time.h>
 #include <sys/wait.h>
@@ -19,7 +20,8 @@ namespace postern::box {
 namespace {
 
 constexpr int launch_time_max_ms = 10'000;  // Usual: 50 ms. Longer only on a machine that is swapping.
-constexpr int stop_time_max_ms = 20'000;    // Longer than the keeper's patience with a holder.
+constexpr int layer_time_max_ms = 3'600'000;
+constexpr int stop_time_max_ms = 20'000;  // Longer than the keeper's patience with a holder.
 constexpr timeval send_time_max{10, 0};
 
 std::unexpected<Error> fail_errno(std::string_view doing) {
@@ -53,20 +55,20 @@ bool wait_for(const Fd& fd, int timeout_ms) {
   }
 }
 
-/// The first byte carries the descriptor.
-bool send_with(int socket, std::string_view bytes, int descriptor) {
-  alignas(cmsghdr) std::array<char, CMSG_SPACE(sizeof(int))> space{};
+/// The first byte carries the descriptors.
+bool send_with(int socket, std::string_view bytes, std::span<const int> descriptors) {
+  alignas(cmsghdr) std::array<char, CMSG_SPACE(2 * sizeof(int))> space{};
   iovec part{const_cast<char*>(bytes.data()), 1};
   msghdr message{};
   message.msg_iov = &part;
   message.msg_iovlen = 1;
   message.msg_control = space.data();
-  message.msg_controllen = space.size();
+  message.msg_controllen = CMSG_SPACE(descriptors.size_bytes());
   cmsghdr* header = CMSG_FIRSTHDR(&message);
   header->cmsg_level = SOL_SOCKET;
   header->cmsg_type = SCM_RIGHTS;
-  header->cmsg_len = CMSG_LEN(sizeof(int));
-  std::memcpy(CMSG_DATA(header), &descriptor, sizeof descriptor);
+  header->cmsg_len = CMSG_LEN(descriptors.size_bytes());
+  std::memcpy(CMSG_DATA(header), descriptors.data(), descriptors.size_bytes());
   if (::sendmsg(socket, &message, MSG_NOSIGNAL) != 1) return false;
   for (bytes.remove_prefix(1); !bytes.empty();) {
     const ssize_t size = ::send(socket, bytes.data(), bytes.size(), MSG_NOSIGNAL);
@@ -82,9 +84,9 @@ struct Received {
   std::array<Fd, answer_descriptors_max> descriptors;
 };
 
-Received receive(const Fd& socket) {
+Received receive(const Fd& socket, std::size_t bytes_max = answer_bytes_max) {
   Received received;
-  received.bytes.resize(answer_bytes_max);
+  received.bytes.resize(bytes_max);
   alignas(cmsghdr) std::array<char, CMSG_SPACE(sizeof(int) * answer_descriptors_max)> space{};
   iovec part{received.bytes.data(), received.bytes.size()};
   msghdr message{};
@@ -151,15 +153,16 @@ Keeper::~Keeper() {
   }
 }
 
-Result<Fd> Keeper::ask(const std::string& request) {
+Result<Fd> Keeper::ask(const std::string& request, int beside) {
   if (request.size() > request_bytes_max)
     return fail(Reason::invalid_configuration, "the box's files and environment are too large");
   auto answer = make_pair_of_sockets(SOCK_SEQPACKET);
   if (!answer) return std::unexpected(std::move(answer.error()));
   std::string bytes;
   wire_detail::put(request, bytes);
+  const std::array descriptors{answer->second.get(), beside};
   const std::lock_guard lock(sending_);
-  if (!send_with(socket_.get(), bytes, answer->second.get())) {
+  if (!send_with(socket_.get(), bytes, std::span(descriptors).first(beside < 0 ? 1 : 2))) {
     // What follows half a request would be read as the rest of it.
     ::shutdown(socket_.get(), SHUT_RDWR);
     return keeper_is_gone();
@@ -168,11 +171,11 @@ Result<Fd> Keeper::ask(const std::string& request) {
 }
 
 Result<Keeper::Launched> Keeper::launch(const BoxSpec& spec) {
-  Request request{RequestKind::launch, ++last_number_, spec};
+  Request request{RequestKind::launch, ++last_number_, spec, {}};
   auto answer = ask(encode(request));
   if (!answer) return std::unexpected(std::move(answer.error()));
   if (!wait_for(*answer, launch_time_max_ms)) {
-    (void)ask(encode(Request{RequestKind::stop, request.number, {}}));
+    (void)ask(encode(Request{RequestKind::stop, request.number, {}, {}}));
     return fail(Reason::overloaded, "the box was not ready in time");
   }
   auto launched = read_answer(receive(*answer), request.number);
@@ -180,8 +183,31 @@ Result<Keeper::Launched> Keeper::launch(const BoxSpec& spec) {
   return launched;
 }
 
+Result<MadeLayer> Keeper::make_layer(const LayerJob& job, const Fd& source, const std::stop_token& stop) {
+  const Request request{RequestKind::make_layer, ++last_number_, {}, job};
+  auto answer = ask(encode(request), source.get());
+  if (!answer) return std::unexpected(std::move(answer.error()));
+  Received received;
+  {
+    const std::stop_callback stopping(
+        stop, [&] { (void)ask(encode(Request{RequestKind::stop, request.number, {}, {}})); });
+    if (wait_for(*answer, layer_time_max_ms)) received = receive(*answer, made_layer_bytes_max);
+  }
+  this->stop(request.number);  // The directory is free.
+  const std::string_view bytes = received.bytes;
+  MadeLayer made;
+  if (bytes.size() < 2)
+    return fail(stop.stop_requested() ? Reason::shutting_down : Reason::overloaded,
+                "it was ended before it was done: by the server's end, or by the limits of memory or time");
+  if (static_cast<Answer>(bytes[0]) == Answer::failed)
+    return fail(static_cast<Reason>(bytes[1]), std::string(bytes.substr(2)));
+  if (!decode(bytes.substr(1), made))
+    return fail(Reason::internal, "the layer's maker said nothing sensible");
+  return made;
+}
+
 void Keeper::stop(std::uint64_t number) {
-  if (const auto answer = ask(encode(Request{RequestKind::stop, number, {}})))
+  if (const auto answer = ask(encode(Request{RequestKind::stop, number, {}, {}})))
     (void)wait_for(*answer, stop_time_max_ms);
 }
 

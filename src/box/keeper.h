@@ -17,11 +17,13 @@
 #include <map>
 #include <memory>
 #include <mutex>
+#include <stop_token>
 #include <sys/types.h>
 
 #include "base/fd.h"
 #include "base/result.h"
 #include "box/box_root.h"
+#include "box/layer_maker.h"
 #include "sandbox/capture.h"
 
 namespace postern::box {
@@ -48,6 +50,11 @@ class Keeper {
   /// Errors: what the specification has wrong, or a sentence about what this host lacks.
   Result<Launched> launch(const BoxSpec& spec);
 
+  /// Makes a layer of a snapshot (layer_maker.h) out of `source`. Blocks, for minutes where there is much to
+  /// be unpacked; `stop` ends it. The directory holds nothing to be kept, but is free, when an error is
+  /// returned. Errors: what is wrong with the source; a limit; I/O.
+  Result<MadeLayer> make_layer(const LayerJob& job, const Fd& source, const std::stop_token& stop);
+
   /// Kills everything in the box and waits until it is gone. Nothing happens when it has ended already.
   void stop(std::uint64_t number);
 
@@ -57,7 +64,7 @@ class Keeper {
  private:
   Keeper(pid_t process, Fd socket) : process_(process), socket_(std::move(socket)) {}
   /// The other end of what `request` is answered on.
-  Result<Fd> ask(const std::string& request);
+  Result<Fd> ask(const std::string& request, int beside = -1);
 
   const pid_t process_;
   std::mutex sending_;  ///< A request is written whole.

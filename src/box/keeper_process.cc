@@ -1,5 +1,6 @@
 #include "box/keeper_process.h"
 
+#include <algorithm>
 #include <array>
 #include <cerrno>
 #include <cstdint>
@@ -23,6 +24,7 @@
 
 #include "box/holder.h"
 #include "box/keeper_protocol.h"
+#include "box/layer_maker.h"
 #include "box/userland.h"
 
 namespace postern::box {
@@ -123,9 +125,9 @@ class KeeperProcess {
 
   /// One request. False: the server has gone, or says what is none.
   bool serve() {
-    Fd answer;
+    Fd answer, source;
     std::string bytes;
-    if (!receive(bytes, answer)) return false;
+    if (!receive(bytes, answer, source)) return false;
     auto request = decode_request(bytes);
     if (!request) return false;
     if (request->kind == RequestKind::stop) {
@@ -133,7 +135,10 @@ class KeeperProcess {
       if (found == boxes_.end()) return true;
       tell(found->second);
       found->second.waiting.push_back(std::move(answer));
-    } else if (auto started = start(*request, answer.get()); !started) {
+    } else if (auto started = request->kind == RequestKind::launch
+                                  ? start(*request, answer.get())
+                                  : start_layer_maker(*request, answer.get(), std::move(source));
+               !started) {
       send_failure(answer.get(), started.error());
     }
     return true;
@@ -149,6 +154,15 @@ class KeeperProcess {
     return {};
   }
 
+  Result<void> start_layer_maker(const Request& request, int answer, Fd source) {
+    if (!source) return fail(Reason::internal, "there is nothing to make a layer of");
+    const pid_t child = ::fork();
+    if (child < 0) return fail_errno("start a process for the snapshot");
+    if (child == 0) run_layer_maker(answer, std::move(source), request.layer, process_);
+    boxes_[request.number] = Box{child, std::nullopt, {}};
+    return {};
+  }
+
   /// Once: it is tens of milliseconds of work, and the same for all.
   Result<void> make_userland(const std::string& state_directory) {
     if (userland_ && userland_of_ == state_directory) return {};
@@ -159,9 +173,9 @@ class KeeperProcess {
     return {};
   }
 
-  bool receive(std::string& bytes, Fd& answer) {
+  bool receive(std::string& bytes, Fd& answer, Fd& source) {
     std::uint32_t size = 0;
-    if (!receive_first(size, answer) || !answer || size > request_bytes_max) return false;
+    if (!receive_first(size, answer, source) || !answer || size > request_bytes_max) return false;
     bytes.resize(size);
     for (std::size_t have = 0; have < size;) {
       const ssize_t got = ::recv(socket_.get(), bytes.data() + have, size - have, 0);
@@ -172,11 +186,11 @@ class KeeperProcess {
     return true;
   }
 
-  /// The length, with the descriptor beside its first byte.
-  bool receive_first(std::uint32_t& size, Fd& answer) {
+  /// The length, with the descriptors beside its first byte.
+  bool receive_first(std::uint32_t& size, Fd& answer, Fd& source) {
     std::array<char, sizeof size> bytes{};
     for (std::size_t have = 0; have < bytes.size();) {
-      alignas(cmsghdr) std::array<char, CMSG_SPACE(sizeof(int))> space{};
+      alignas(cmsghdr) std::array<char, CMSG_SPACE(2 * sizeof(int))> space{};
       iovec part{bytes.data() + have, bytes.size() - have};
       msghdr message{};
       message.msg_iov = &part;
@@ -189,9 +203,11 @@ class KeeperProcess {
       have += static_cast<std::size_t>(got);
       const cmsghdr* header = CMSG_FIRSTHDR(&message);
       if (header == nullptr || header->cmsg_level != SOL_SOCKET || header->cmsg_type != SCM_RIGHTS) continue;
-      int descriptor = -1;
-      std::memcpy(&descriptor, CMSG_DATA(header), sizeof descriptor);
-      answer = Fd(descriptor);
+      std::array<int, 2> descriptors{-1, -1};
+      std::memcpy(descriptors.data(), CMSG_DATA(header),
+                  std::min(header->cmsg_len - CMSG_LEN(0), sizeof descriptors));
+      answer = Fd(descriptors[0]);
+      source = Fd(descriptors[1]);
     }
     std::memcpy(&size, bytes.data(), sizeof size);
     return true;

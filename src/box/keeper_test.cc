@@ -16,6 +16,7 @@
 #include "box/box_directory.h"
 #include "box/cgroups.h"
 #include "box/keeper_protocol.h"
+#include "box/tar_test_kit.h"
 #include "box/test_kit.h"
 #include "box/userland.h"
 
@@ -90,7 +91,8 @@ class WithKeeper : public testing::Test {
   BoxSpec spec(const std::string& name = "one") const {
     return {.name = name,
             .directory = state_ + "/" + name,
-            .snapshot = "",
+            .base = BoxBase::userland,
+            .layers = {},
             .environment = {},
             .files = {},
             .state_directory = state_,
@@ -353,7 +355,7 @@ TEST_F(WithKeeper, ErrorsSayWhatIsWrong) {
   bad.name = "a b";
   EXPECT_THAT(error(bad), HasSubstr("no host name"));
   bad = spec();
-  bad.snapshot = state_ + "/none";
+  bad.layers = {state_ + "/none"};
   EXPECT_THAT(error(bad), HasSubstr("/none"));
   bad = spec();
   bad.state_directory = "/none";
@@ -362,6 +364,64 @@ TEST_F(WithKeeper, ErrorsSayWhatIsWrong) {
   EXPECT_THAT(error(spec()), HasSubstr("is running"));
   EXPECT_THAT(remove_box_directory(spec().directory).error().detail, HasSubstr("is running"));
   EXPECT_EQ(out(box, "echo still"), "still\n");
+}
+
+/// A system of one program, as an archive: the agent's own, which needs nothing else.
+TEST_F(WithKeeper, ALayerIsMadeAndABoxRunsOnIt) {
+  const std::string archive = state_ + "/image.tar";
+  std::ofstream(archive) << Tar().file("etc/greeting", "hello").directory("bin").bytes();
+  const Fd source(::open(archive.c_str(), O_RDONLY | O_CLOEXEC));
+  const LayerJob job{LayerSource::tar, state_ + "/layer", "", 1 << 20, 100};
+  const auto made = keeper_->make_layer(job, source, {});
+  ASSERT_TRUE(made) << made.error().detail;
+  EXPECT_EQ(made->bytes, 3 * 4096u + 5);
+  BoxSpec on = spec();
+  on.layers = {job.directory};
+  on.base = BoxBase::nothing;
+  EXPECT_TRUE(keeper_->launch(on));
+
+  // And one on the host's userland, out of what another wrote.
+  Running first = launch(spec("first"));
+  EXPECT_EQ(
+      run(first,
+          "echo mine > /etc/mine; rm /etc/hostname; mkdir /usr/local/new; rm -rf /var/lib; mkdir /var/lib")
+          .status,
+      0);
+  for (const char* state : {"running", "stopped"}) {
+    const Fd box(::open((state_ + "/first").c_str(), O_RDONLY | O_DIRECTORY | O_CLOEXEC));
+    const LayerJob copy{LayerSource::box, state_ + "/copy-" + state, "", 64 << 20, 10'000};
+    const auto copied = keeper_->make_layer(copy, box, {});
+    ASSERT_TRUE(copied) << copied.error().detail;
+    BoxSpec second = spec(std::string("second-") + state);
+    second.layers = {copy.directory};
+    Running box_of_copy = launch(second);
+    EXPECT_EQ(
+        out(box_of_copy,
+            "cat /etc/mine; ls /etc/hostname 2>&1; ls -A /var/lib; touch /var/lib/x && ls -d /usr/local/new "
+            "/usr/bin/cat"),
+        "mine\nls: cannot access '/etc/hostname': No such file or directory\n/usr/bin/cat\n/usr/local/new\n");
+    // And one on that, where what the one below has is removed.
+    EXPECT_EQ(run(box_of_copy, "rm /etc/mine; rmdir /usr/local/new; echo deeper > /etc/deeper").status, 0);
+    const Fd upper(::open(second.directory.c_str(), O_RDONLY | O_DIRECTORY | O_CLOEXEC));
+    const LayerJob more{LayerSource::box, state_ + "/more-" + state, "", 64 << 20, 10'000};
+    ASSERT_TRUE(keeper_->make_layer(more, upper, {}));
+    BoxSpec third = spec(std::string("third-") + state);
+    third.layers = {more.directory, copy.directory};
+    Running on_both = launch(third);
+    EXPECT_EQ(out(on_both, "cat /etc/deeper; ls -d /etc/mine /usr/local/new /usr/local/etc 2>/dev/null"),
+              "deeper\n/usr/local/etc\n");
+    stop(on_both);
+    stop(box_of_copy);
+    if (first.link) stop(first);
+  }
+}
+
+TEST_F(WithKeeper, ALayerThatCannotBeMadeIsAnError) {
+  std::ofstream(state_ + "/bad.tar") << "no archive";
+  const Fd source(::open((state_ + "/bad.tar").c_str(), O_RDONLY | O_CLOEXEC));
+  const LayerJob job{LayerSource::tar, state_ + "/layer", "", 1 << 20, 100};
+  EXPECT_THAT(keeper_->make_layer(job, source, {}).error().detail, HasSubstr("cannot be read"));
+  EXPECT_TRUE(remove_box_directory(job.directory));  // It is free.
 }
 
 TEST_F(WithKeeper, ABoxThatEndsByItselfIsNoticed) {
@@ -597,10 +657,12 @@ TEST(KeeperProtocol, ARequestIsReadAsItWasWrittenAndNothingElseIs) {
                   7,
                   {"n",
                    "/d",
-                   "/s",
+                   BoxBase::nothing,
+                   {"/s", "/u"},
                    {{"A", "b"}, {"C", ""}},
                    {{sandbox::MountStep::Kind::data, "", "/e", std::string("\0x", 2)}},
-                   "/t"}};
+                   "/t"},
+                  {}};
   const std::string bytes = encode(request);
   const auto read = decode_request(bytes);
   ASSERT_TRUE(read);
@@ -608,7 +670,10 @@ TEST(KeeperProtocol, ARequestIsReadAsItWasWrittenAndNothingElseIs) {
   EXPECT_EQ(read->spec.files, request.spec.files);
   for (std::size_t size = 0; size < bytes.size(); ++size) EXPECT_FALSE(decode_request(bytes.substr(0, size)));
   EXPECT_FALSE(decode_request(bytes + "x"));
-  EXPECT_TRUE(decode_request(encode(Request{RequestKind::stop, 7, {}})));
+  EXPECT_TRUE(decode_request(encode(Request{RequestKind::stop, 7, {}, {}})));
+  const Request layer{RequestKind::make_layer, 8, {}, {LayerSource::image, "/d", "tag", 1 << 20, 5}};
+  EXPECT_EQ(encode(*decode_request(encode(layer))), encode(layer));
+  EXPECT_FALSE(decode_request(encode(layer) + "x"));
 }
 
 }  // namespace

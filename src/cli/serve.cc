@@ -23,6 +23,7 @@
 #include "api/secrets.h"
 #include "api/server_pages.h"
 #include "api/services.h"
+#include "api/snapshots.h"
 #include "api/usage.h"
 #include "api/woken_door.h"
 #include "audit/journal.h"
@@ -250,10 +251,18 @@ int serve(const ServeOptions& options) {
     }
     const auto trash = must(box::Trash::open(data + "/trash"));
     platform::Machine machine(*keeper, cgroups, box_loop, *trash, data_plane,
-                              {.boxes_directory = boxes_directory, .state_directory = data, .trust = trust});
+                              {.boxes_directory = boxes_directory,
+                               .snapshots_directory = data + "/snapshots",
+                               .state_directory = data,
+                               .trust = trust});
+    const auto layers = must(platform::KeptLayers::open(*keeper, *trash,
+                                                        {.snapshots_directory = data + "/snapshots",
+                                                         .boxes_directory = boxes_directory,
+                                                         .image_directories = options.images}));
+    platform::Snapshots snapshots(*store, *layers, complain);
     const platform::Policies policies(
         *store, {.allow_private = allow_private, .signer = keys->signer(), .identity = keys->identity()});
-    platform::Boxes boxes(*store, policies, machine, clock, complain);
+    platform::Boxes boxes(*store, policies, machine, clock, complain, &snapshots);
     api::WokenDoor door(boxes, box_loop);
     api::LogFollowers followers(*network_log, box_loop.loop());
 
@@ -275,6 +284,7 @@ int serve(const ServeOptions& options) {
       router.mount(prefix, links.making_routes(identify, origin));
       router.mount(prefix, services.granting_routes(identify));
       router.mount(prefix, api::usage_routes(*store, identify));
+      router.mount(prefix, api::snapshot_routes(snapshots, boxes, *store, identify));
       router.mount(prefix, api::not_yet_routes(identify));
     }
     for (const char* prefix : {"/v1", "/api/v1"})

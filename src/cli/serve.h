@@ -26,6 +26,7 @@ struct ServeOptions {
   std::vector<std::string> allow_private;
   std::vector<std::string> resolve;
   std::vector<std::string> origin_ca;
+  std::vector<std::string> images;  ///< Directories.
   std::string log;
   std::uint64_t log_retention_bytes = std::uint64_t{1} << 30;
   std::uint64_t log_retention_days = 30;

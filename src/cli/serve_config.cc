@@ -103,6 +103,7 @@ void add_serve_options(CLI::App& command, ServeOptions& options) {
       ->type_name("SOURCE");
   list("--allow-private", options.allow_private, "Open a private network to names that lead there", "CIDR");
   list("--resolve", options.resolve, "Where a name really is", "HOST=IP[:PORT]");
+  list("--images", options.images, "Callers may make snapshots of the images in this directory", "DIR");
   list("--origin-ca", options.origin_ca, "Trust these certificates of origins too", "FILE");
   one("--log", options.log, "One JSON line per call of a sandbox; - is standard output", "FILE|-");
   number("--log-retention-bytes", options.log_retention_bytes, 16'777'216, std::uint64_t{1} << 50,

@@ -19,14 +19,6 @@ constexpr const char* files_are_gone =
     "its files are not there any more, as after a restored backup; starting it begins anew";
 constexpr std::chrono::seconds stopped_look_time{10};  // between two looks for boxes to be removed
 
-ApiError error(int status, std::string type, std::string message) {
-  ApiError out;
-  out.status = status;
-  out.type = std::move(type);
-  out.message = std::move(message);
-  return out;
-}
-
 control::Response refuse(ApiError what) { return control::to_response(what); }
 
 control::Response policy_refusal(const PolicyRefusal& why) {
@@ -47,6 +39,10 @@ std::string hostname_of(std::string_view name) {
   return out.empty() ? "sandbox" : out;
 }
 
+std::string work_directory_of(const BoxSettings& settings, const RunConfig& under) {
+  return settings.run_config.work_dir.empty() ? under.work_dir : settings.run_config.work_dir;
+}
+
 BoxSettings settings_of(const Resource& resource) {
   return settings_from_json(resource.settings).value_or(BoxSettings{});
 }
@@ -57,31 +53,13 @@ box::Limits limits_of(const BoxSettings& settings) {
 
 }  // namespace
 
-ApiError to_api_error(const store::Failure& failure) {
-  switch (failure.fault) {
-    case Fault::not_found: return control::not_found(failure.detail);
-    case Fault::exists: return error(409, "Conflict", failure.detail);
-    case Fault::changed: return error(409, "Conflict", failure.detail);
-    case Fault::invalid: return control::bad_request(failure.detail);
-    case Fault::too_large: return control::too_large(failure.detail);
-    case Fault::too_many: return error(429, "QuotaExceeded", failure.detail);
-    case Fault::sealed:
-      return error(503, "Sealed", "the server has no master key for its secrets: its operator must give it");
-    case Fault::unavailable: return control::overloaded("the store cannot be used at the moment");
-    case Fault::damaged:
-    case Fault::newer: return control::internal_error();
-  }
-  return control::internal_error();
-}
-
-control::Response refusal(const store::Failure& failure) { return refuse(to_api_error(failure)); }
-
-std::vector<std::string> command_environment(const BoxSettings& settings, const policy::Snapshot& snapshot) {
-  Variables all;
-  for (const policy::EnvVar& variable : snapshot.env_vars()) all[variable.name] = variable.value;
+std::vector<std::string> command_environment(const BoxSettings& settings, const policy::Snapshot& policy,
+                                             const Variables& under) {
+  Variables all = under;
+  for (const policy::EnvVar& variable : policy.env_vars()) all[variable.name] = variable.value;
   for (const auto& [name, value] : settings.env_vars) all[name] = value;
   for (const auto& [name, value] : settings.run_config.env_vars) all[name] = value;
-  for (const policy::Rule& rule : snapshot.rules())
+  for (const policy::Rule& rule : policy.rules())
     if (rule.enabled)
       for (const policy::EnvVar& variable : rule.own_env) all[variable.name] = variable.value;
   std::vector<std::string> out;
@@ -130,8 +108,14 @@ class Boxes::Hold {
   Resource box_;
 };
 
-Boxes::Boxes(store::Store& store, const Policies& policies, Runner& runner, const Clock& clock, Report report)
-    : store_(store), policies_(policies), runner_(runner), clock_(clock), report_(std::move(report)) {
+Boxes::Boxes(store::Store& store, const Policies& policies, Runner& runner, const Clock& clock, Report report,
+             Snapshots* snapshots)
+    : store_(store),
+      policies_(policies),
+      runner_(runner),
+      clock_(clock),
+      report_(std::move(report)),
+      snapshots_(snapshots) {
   recover();
 }
 
@@ -228,9 +212,20 @@ Answer<Resource> Boxes::find(const store::WorkspaceId& workspace, const std::str
   return std::move(*found);
 }
 
+Answer<Resource> Boxes::find_snapshot(const store::WorkspaceId& workspace, const std::string& reference) {
+  const auto wrong = [](std::string why) {
+    return std::unexpected(refuse(control::bad_request(std::move(why))));
+  };
+  if (!snapshots_) return wrong("there is no such snapshot");
+  auto found = snapshots_->find(workspace, reference);
+  if (!found && found.error().status == 404) return wrong("there is no such snapshot");
+  if (!found) return found;
+  if (found->status != Status::ready)
+    return wrong(fmt::format("the snapshot is not ready, but {}", store::token(found->status)));
+  return found;
+}
+
 Answer<Resource> Boxes::create(const store::WorkspaceId& workspace, const NewBox& box) {
-  if (!box.settings.snapshot_id.empty())  // There are none yet but the default one.
-    return std::unexpected(refuse(control::bad_request("there is no such snapshot")));
   const std::uint64_t secrets_seen = secret_changes_;
   auto policy = policies_.check(workspace, box.proxy_config, box.settings.tag_values);
   if (!policy) return std::unexpected(policy_refusal(policy.error()));
@@ -239,9 +234,19 @@ Answer<Resource> Boxes::create(const store::WorkspaceId& workspace, const NewBox
       box.name.empty() ? fmt::format("sandbox-{}", credential::random_uuid().substr(0, 8)) : box.name;
   fresh.labels = box.labels;
   fresh.created_by = box.created_by;
-  fresh.settings.json = to_json(box.settings);
+  BoxSettings settings = box.settings;
+  std::shared_lock<std::shared_mutex> kept;  // The snapshot stays until it is known whose it is.
+  if (!settings.snapshot_id.empty()) {
+    if (snapshots_) kept = snapshots_->keep();
+    auto snapshot = find_snapshot(workspace, settings.snapshot_id);
+    if (!snapshot) return snapshot;
+    settings.snapshot_id = snapshot->id;
+    fresh.labels.insert(snapshot->labels.begin(), snapshot->labels.end());
+  }
+  fresh.settings.json = to_json(settings);
   fresh.policy = std::move(policy->document);
   auto created = store_.sandboxes().create(workspace, fresh);
+  if (kept) kept.unlock();
   if (!created) return std::unexpected(refusal(created.error()));
   auto hold = Hold::of_present(*this, workspace, created->id);
   if (!hold) return std::unexpected(refusal(hold.error()));
@@ -266,9 +271,19 @@ Answer<Resource> Boxes::start_held(Live& live, const Resource& resource,
   start.id = resource.id;
   start.hostname = hostname_of(resource.name);
   start.workspace = resource.workspace.text;
-  start.snapshot = live.settings.snapshot_id;
-  start.environment = command_environment(live.settings, *egress->snapshot);
-  start.work_directory = live.settings.run_config.work_dir;
+  live.under = {};
+  if (const std::string& snapshot = live.settings.snapshot_id; !snapshot.empty()) {
+    auto stack =
+        snapshots_
+            ? snapshots_->stack(resource.workspace, snapshot)
+            : store::Outcome<Snapshots::Stack>(store::fail(Fault::not_found, "there is no such snapshot"));
+    if (!stack) return std::unexpected(refusal(stack.error()));
+    start.base = stack->base;
+    start.layers = std::move(stack->layers);
+    live.under = std::move(stack->run_config);
+  }
+  start.environment = command_environment(live.settings, *egress->snapshot, live.under.env_vars);
+  start.work_directory = work_directory_of(live.settings, live.under);
   start.egress = std::move(egress);
   live.ended = false;
   live.idle = false;
@@ -285,10 +300,10 @@ Answer<Resource> Boxes::start_held(Live& live, const Resource& resource,
     const Error& why = started.error();
     if (report_) report_(fmt::format("the sandbox {} could not be started: {}", resource.id, why.detail));
     return std::unexpected(
-        refuse(error(503, "SandboxCreation",
-                     why.reason == Reason::overloaded
-                         ? why.detail
-                         : "the sandbox could not be started; the server's operator was told why")));
+        refuse(api_error(503, "SandboxCreation",
+                         why.reason == Reason::overloaded
+                             ? why.detail
+                             : "the sandbox could not be started; the server's operator was told why")));
   }
   live.running = true;
   counts_.note_start(clock_.now() - began);
@@ -323,9 +338,9 @@ std::expected<std::string, ApiError> Boxes::wake(const store::WorkspaceId& works
   if (!hold) return std::unexpected(to_api_error(hold.error()));
   hold->live().idle = false;
   if (hold->box().status == Status::failed && !runner_.has_files(hold->box().id))
-    return std::unexpected(error(409, "Conflict", files_are_gone));
+    return std::unexpected(api_error(409, "Conflict", files_are_gone));
   if (auto started = ensure_running(hold->live(), hold->box()); !started)
-    return std::unexpected(error(503, "ServiceUnavailable", "the sandbox could not be started"));
+    return std::unexpected(api_error(503, "ServiceUnavailable", "the sandbox could not be started"));
   return hold->box().id;
 }
 
@@ -372,9 +387,22 @@ store::Outcome<void> Boxes::remove_held(Live& live, const std::string& id) {
 Answer<void> Boxes::remove(const store::WorkspaceId& workspace, const std::string& name_or_id) {
   auto hold = Hold::of(*this, workspace, name_or_id);
   if (!hold) return std::unexpected(refusal(hold.error()));
+  if (is_copied(hold->box().id))
+    return std::unexpected(refuse(api_error(
+        409, "Conflict", "a snapshot is being made of the sandbox; it can be deleted when that is ready")));
   if (auto removed = remove_held(hold->live(), hold->box().id); !removed)
     return std::unexpected(refusal(removed.error()));
   return {};
+}
+
+bool Boxes::is_copied(const std::string& id) const { return snapshots_ && snapshots_->is_copied(id); }
+
+Answer<Resource> Boxes::capture(const store::WorkspaceId& workspace, const std::string& name_or_id,
+                                const NewSnapshot& snapshot) {
+  if (!snapshots_) return std::unexpected(refuse(control::bad_request("this server has no snapshots")));
+  auto hold = Hold::of_present(*this, workspace, name_or_id);
+  if (!hold) return std::unexpected(refusal(hold.error()));
+  return snapshots_->capture(hold->box(), snapshot);
 }
 
 Answer<Resource> Boxes::update(const store::WorkspaceId& workspace, const std::string& name_or_id,
@@ -408,7 +436,7 @@ Answer<Resource> Boxes::update(const store::WorkspaceId& workspace, const std::s
   }
   if (live.running && limits_of(settings) != limits_of(before))
     if (auto limited = runner_.set_limits(id, limits_of(settings)); !limited)
-      return std::unexpected(refuse(error(409, "ResourceInUse", limited.error().detail)));
+      return std::unexpected(refuse(api_error(409, "ResourceInUse", limited.error().detail)));
   auto updated = store_.sandboxes().update(workspace, id, change);
   if (!updated) {
     if (live.running) (void)runner_.set_limits(id, limits_of(before));
@@ -431,8 +459,8 @@ Answer<Resource> Boxes::update(const store::WorkspaceId& workspace, const std::s
     egress = std::move(policy->egress);
   }
   if (egress) {
-    runner_.set_environment(id, command_environment(settings, *egress->snapshot),
-                            settings.run_config.work_dir);
+    runner_.set_environment(id, command_environment(settings, *egress->snapshot, live.under.env_vars),
+                            work_directory_of(settings, live.under));
     runner_.swap(id, std::move(egress));
   }
   return std::move(*updated);
@@ -501,7 +529,8 @@ void Boxes::tend() {
   });
   for (const Resource& resource : over) {
     auto hold = Hold::of(*this, resource.workspace, resource.id);
-    if (hold && !hold->live().running && is_over(hold->box())) (void)remove_held(hold->live(), resource.id);
+    if (hold && !hold->live().running && is_over(hold->box()) && !is_copied(resource.id))
+      (void)remove_held(hold->live(), resource.id);
   }
 }
 

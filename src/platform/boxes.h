@@ -17,18 +17,16 @@
 
 #include "base/clock.h"
 #include "control/errors.h"
+#include "platform/answer.h"
 #include "platform/box_counts.h"
 #include "platform/policies.h"
 #include "platform/runner.h"
 #include "platform/settings.h"
+#include "platform/snapshots.h"
 #include "policy/tree.h"
 #include "store/store.h"
 
 namespace postern::platform {
-
-/// Or what to answer instead.
-template <class T>
-using Answer = std::expected<T, control::Response>;
 
 struct NewBox {
   std::string name;  ///< Empty: one is made up.
@@ -57,11 +55,11 @@ class Boxes {
   /// For whoever runs the server: what a caller is not told, as it may name places of this host.
   using Report = std::function<void(const std::string&)>;
 
-  /// All outlive it. Boxes of an earlier process, which died with it, are marked as stopped, or as failed
-  /// where their files are gone too: no other process has boxes in this store. `report` is called on any
-  /// thread.
+  /// All outlive it; without `snapshots` there is the default one alone. Boxes of an earlier process, which
+  /// died with it, are marked as stopped, or as failed where their files are gone too: no other process has
+  /// boxes in this store. `report` is called on any thread.
   Boxes(store::Store& store, const Policies& policies, Runner& runner, const Clock& clock,
-        Report report = nullptr);
+        Report report = nullptr, Snapshots* snapshots = nullptr);
   /// Stops what runs; it is found stopped the next time.
   ~Boxes();
   Boxes(const Boxes&) = delete;
@@ -84,6 +82,10 @@ class Boxes {
   std::expected<std::string, control::ApiError> wake(const store::WorkspaceId& workspace,
                                                      const std::string& name_or_id);
 
+  /// A snapshot of what it has in its files, which is building when this returns.
+  Answer<store::Resource> capture(const store::WorkspaceId& workspace, const std::string& name_or_id,
+                                  const NewSnapshot& snapshot);
+
   /// Secrets of the workspace have changed: what runs in it uses the new ones when this returns.
   void secrets_changed(const store::WorkspaceId& workspace);
 
@@ -103,11 +105,14 @@ class Boxes {
     std::atomic<bool> ended = false;  ///< By itself; nobody has cleared up yet.
     std::atomic<bool> idle = false;   ///< For its whole idle_ttl, and not woken since.
     BoxSettings settings;             ///< While it runs.
+    RunConfig under;                  ///< The same, of its snapshot.
   };
   class Hold;
 
+  Answer<store::Resource> find_snapshot(const store::WorkspaceId& workspace, const std::string& reference);
   std::shared_ptr<Live> live_of(const std::string& id, const store::WorkspaceId& workspace);
   void forget(const std::string& id);
+  bool is_copied(const std::string& id) const;  ///< To a snapshot, now.
   store::Outcome<store::Resource> look_up(const store::WorkspaceId& workspace, const std::string& name_or_id);
   Answer<store::Resource> start_held(Live& live, const store::Resource& resource,
                                      std::shared_ptr<const proxy::Egress> egress);
@@ -125,17 +130,17 @@ class Boxes {
   const Clock& clock_;
   const Report report_;
   BoxCounts counts_;
+  Snapshots* const snapshots_;
   std::atomic<std::uint64_t> secret_changes_ = 0;
   mutable std::mutex mutex_;
   std::map<std::string, std::shared_ptr<Live>> live_;
   TimePoint look_at_stopped_{};
 };
 
-control::Response refusal(const store::Failure& failure);
-control::ApiError to_api_error(const store::Failure& failure);
-
-/// What commands of a box have in their environment besides what every box has: the variables of rules, those
-/// of the box, those of its run_config, and those that providers' SDKs need, where later ones win.
-std::vector<std::string> command_environment(const BoxSettings& settings, const policy::Snapshot& snapshot);
+/// What commands of a box have in their environment besides what every box has: the variables of its
+/// snapshot, those of rules, of the box, of its run_config, and those that providers' SDKs need, where later
+/// ones win.
+std::vector<std::string> command_environment(const BoxSettings& settings, const policy::Snapshot& policy,
+                                             const Variables& under = {});
 
 }  // namespace postern::platform

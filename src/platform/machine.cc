@@ -4,6 +4,8 @@
 #include <unistd.h>
 #include <utility>
 
+#include "store/checks.h"
+
 namespace postern::platform {
 
 namespace {
@@ -39,13 +41,17 @@ sandbox::Trust Machine::trust_in_boxes(sandbox::Trust trust, const std::string& 
 }
 
 Result<void> Machine::start(Start start) {
-  // A BoxSpec's is a directory of the host, and this a caller's word: never one for the other.
-  if (!start.snapshot.empty()) return fail(Reason::invalid_configuration, "there is no such snapshot");
   box::BoxSpec spec;
   spec.name = start.hostname;
   spec.directory = directory_of(start.id);
   spec.files = settings_.trust.mounts;
   spec.state_directory = settings_.state_directory;
+  spec.base = start.base;
+  for (const std::string& id : start.layers) {
+    // The keeper's are directories of the host, and these from the store: never one for the other.
+    if (!store::looks_like_uuid(id)) return fail(Reason::invalid_configuration, "there is no such snapshot");
+    spec.layers.push_back(settings_.snapshots_directory + "/" + id);
+  }
   std::uint64_t group = 0;
   {
     const std::lock_guard lock(mutex_);

@@ -19,9 +19,10 @@ namespace postern::platform {
 class Machine final : public Runner {
  public:
   struct Settings {
-    std::string boxes_directory;  ///< Has a directory for each box.
-    std::string state_directory;  ///< Postern's own, of which no box sees anything.
-    sandbox::Trust trust;         ///< How programs come to trust the server's CA.
+    std::string boxes_directory;      ///< Has a directory for each box.
+    std::string snapshots_directory;  ///< And one for each snapshot.
+    std::string state_directory;      ///< Postern's own, of which no box sees anything.
+    sandbox::Trust trust;             ///< How programs come to trust the server's CA.
   };
 
   /// All outlive it.

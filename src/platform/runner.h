@@ -9,6 +9,7 @@
 
 #include "base/clock.h"
 #include "base/result.h"
+#include "box/box_root.h"
 #include "box/cgroups.h"
 #include "proxy/egress.h"
 
@@ -20,7 +21,8 @@ class Runner {
     std::string id;        ///< Of the box: what records and callbacks call it.
     std::string hostname;  ///< As the box sees itself.
     std::string workspace;
-    std::string snapshot;  ///< Empty: the default one.
+    box::BoxBase base = box::BoxBase::userland;
+    std::vector<std::string> layers;  ///< Ids of snapshots, the uppermost first.
     std::shared_ptr<const proxy::Egress> egress;
     std::vector<std::string> environment;  ///< NAME=VALUE, in addition to what every box has.
     std::string work_directory;            ///< Where commands start; empty: the home directory.

@@ -44,7 +44,50 @@ void read(const Json& from, RunConfig& out) {
   out.env_vars = from.value("env_vars", Variables{});
 }
 
+Json run_config_json(const RunConfig& run) {
+  return {{"user", run.user}, {"work_dir", run.work_dir}, {"env_vars", run.env_vars}};
+}
+
+// Images may have what is no UTF-8 in their variables.
+std::string written(const Json& out) { return out.dump(-1, ' ', false, Json::error_handler_t::replace); }
+
 }  // namespace
+
+std::string to_json(const SnapshotSettings& settings) {
+  return written({{"base", settings.base == box::BoxBase::nothing ? "nothing" : "userland"},
+                  {"layers", settings.layers},
+                  {"docker_image", settings.docker_image},
+                  {"image_digest", settings.image_digest},
+                  {"source_sandbox_id", settings.source_sandbox_id},
+                  {"description", settings.description},
+                  {"wanted_tag", settings.wanted_tag},
+                  {"fs_capacity_bytes", settings.fs_capacity_bytes},
+                  {"fs_used_bytes", settings.fs_used_bytes},
+                  {"run_config", run_config_json(settings.run_config)}});
+}
+
+std::optional<SnapshotSettings> snapshot_settings_from_json(std::string_view json) {
+  const Json from = Json::parse(json, nullptr, false);
+  if (!from.is_object()) return std::nullopt;
+  try {
+    SnapshotSettings out;
+    const std::string base = from.value("base", "userland");
+    if (base != "userland" && base != "nothing") return std::nullopt;
+    out.base = base == "nothing" ? box::BoxBase::nothing : box::BoxBase::userland;
+    out.layers = from.value("layers", std::vector<std::string>{});
+    out.docker_image = from.value("docker_image", "");
+    out.image_digest = from.value("image_digest", "");
+    out.source_sandbox_id = from.value("source_sandbox_id", "");
+    out.description = from.value("description", "");
+    out.wanted_tag = from.value("wanted_tag", "");
+    out.fs_capacity_bytes = from.value("fs_capacity_bytes", out.fs_capacity_bytes);
+    out.fs_used_bytes = from.value("fs_used_bytes", out.fs_used_bytes);
+    if (const auto run = from.find("run_config"); run != from.end()) read(*run, out.run_config);
+    return out;
+  } catch (const Json::exception&) {
+    return std::nullopt;
+  }
+}
 
 std::string to_json(const BoxSettings& settings) {
   const Json out = {{"snapshot_id", settings.snapshot_id},
@@ -56,10 +99,7 @@ std::string to_json(const BoxSettings& settings) {
                     {"persistent", settings.persistent},
                     {"preserve_memory_on_stop", settings.preserve_memory_on_stop},
                     {"env_vars", settings.env_vars},
-                    {"run_config",
-                     {{"user", settings.run_config.user},
-                      {"work_dir", settings.run_config.work_dir},
-                      {"env_vars", settings.run_config.env_vars}}},
+                    {"run_config", run_config_json(settings.run_config)},
                     {"tag_values", settings.tag_values},
                     {"access_delegation", settings.access_delegation},
                     {"services", services_json(settings.services)}};

@@ -11,6 +11,7 @@
 #include <vector>
 
 #include "base/clock.h"
+#include "box/box_root.h"
 
 namespace postern::platform {
 
@@ -54,6 +55,24 @@ struct BoxSettings {
 
   bool operator==(const BoxSettings&) const = default;
 };
+
+/// What a snapshot is besides its name.
+struct SnapshotSettings {
+  box::BoxBase base = box::BoxBase::userland;
+  std::vector<std::string> layers;  ///< Ids of the snapshots below it, the uppermost first.
+  std::string docker_image;         ///< As the caller said it; empty: made of a box.
+  std::string image_digest;
+  std::string source_sandbox_id;
+  std::string description;
+  std::string wanted_tag;  ///< Its own when it is ready.
+  std::uint64_t fs_capacity_bytes = 0;
+  std::uint64_t fs_used_bytes = 0;  ///< Of its own layer. 0: not known yet.
+  RunConfig run_config;             ///< Of its boxes, unless they say otherwise.
+  bool operator==(const SnapshotSettings&) const = default;
+};
+
+std::string to_json(const SnapshotSettings& settings);
+std::optional<SnapshotSettings> snapshot_settings_from_json(std::string_view json);
 
 std::string to_json(const BoxSettings& settings);
 /// What to_json() wrote; unknown fields are those of a later program. nullopt for anything else.

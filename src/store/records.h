@@ -163,6 +163,8 @@ struct NewResource {
 /// What is nullopt stays.
 struct ResourceChange {
   std::optional<std::string> name;
+  /// Taken from whoever has it under that name, who has its own id for a tag then.
+  std::optional<std::string> tag;
   std::optional<Status> status;
   std::optional<std::string> status_message;
   std::optional<std::optional<WallTime>> stopped_at;

@@ -72,6 +72,8 @@ class SqliteResources final : public Resources {
 
  private:
   Outcome<Resource> found(SqliteConnection& in, const WorkspaceId& workspace, const std::string& id) const;
+  Outcome<void> free_tag(SqliteConnection& in, const WorkspaceId& workspace, const std::string& name,
+                         const std::string& tag, const std::string& id) const;
 
   SqliteCore& core_;
   Kind kind_;

@@ -183,16 +183,18 @@ std::string key_of(const Resource& resource, std::uint64_t ordinal, Order order)
       std::chrono::floor<std::chrono::microseconds>(*resource.stopped_at).time_since_epoch().count());
 }
 
-Outcome<void> check(const std::optional<std::string>& name, const std::optional<std::string>& message,
-                    const std::optional<Document>& settings, const std::optional<Document>& policy) {
-  if (name)
-    if (auto checked = check_resource_name(*name); !checked) return checked;
-  if (message)
-    if (auto checked = check_text("a status message", *message, text_bytes_max); !checked) return checked;
-  if (settings)
-    if (auto checked = check_document(Part::settings, *settings); !checked) return checked;
-  if (policy)
-    if (auto checked = check_document(Part::policy, *policy); !checked) return checked;
+Outcome<void> check(const ResourceChange& change) {
+  if (change.name)
+    if (auto checked = check_resource_name(*change.name); !checked) return checked;
+  if (change.tag)
+    if (auto checked = check_tag(*change.tag); !checked) return checked;
+  if (change.status_message)
+    if (auto checked = check_text("a status message", *change.status_message, text_bytes_max); !checked)
+      return checked;
+  if (change.settings)
+    if (auto checked = check_document(Part::settings, *change.settings); !checked) return checked;
+  if (change.policy)
+    if (auto checked = check_document(Part::policy, *change.policy); !checked) return checked;
   return {};
 }
 
@@ -291,24 +293,43 @@ Outcome<Listed<Resource>> SqliteResources::list(const WorkspaceId& workspace, co
   });
 }
 
+/// Whoever has the tag, if it is not `id`, has its own id for one then.
+Outcome<void> SqliteResources::free_tag(SqliteConnection& in, const WorkspaceId& workspace,
+                                        const std::string& name, const std::string& tag,
+                                        const std::string& id) const {
+  auto holder = in.one(select_by_name, {workspace, token(kind_), name, tag}, absent, resource_of);
+  if (!holder && holder.error().fault == Fault::not_found) return {};
+  if (!holder) return failed(holder);
+  if (holder->id == id) return {};
+  auto revision = core_.note_change(in, kind_, workspace, holder->id);
+  if (!revision) return failed(revision);
+  auto freed = in.execute("UPDATE resources SET tag = ?1, updated_at = ?2, revision = ?3 WHERE id = ?1",
+                          {holder->id, core_.now(), *revision});
+  if (!freed) return failed(freed);
+  return {};
+}
+
 Outcome<Resource> SqliteResources::update(const WorkspaceId& workspace, const std::string& id,
                                           const ResourceChange& change) {
-  if (auto checked = check(change.name, change.status_message, change.settings, change.policy); !checked)
-    return failed(checked);
+  if (auto checked = check(change); !checked) return failed(checked);
   return core_.write([&](SqliteConnection& in) -> Outcome<Resource> {
     auto before = found(in, workspace, id);
     if (!before) return before;
     if (change.only_if && *change.only_if != before->revision)
       return fail(Fault::changed, "it was changed meanwhile");
+    const std::string name = change.name.value_or(before->name);
+    const std::string tag = change.tag.value_or(before->tag);
+    if (change.tag)
+      if (auto freed = free_tag(in, workspace, name, tag, id); !freed) return failed(freed);
     auto revision = core_.note_change(in, kind_, workspace, id);
     if (!revision) return failed(revision);
     auto updated = in.execute(
         "UPDATE resources SET name = ?2, status = ?3, status_message = ?4, stopped_at = ?5, updated_at = ?6, "
-        "revision = ?7 WHERE id = ?1",
-        {id, change.name.value_or(before->name), token(change.status.value_or(before->status)),
+        "revision = ?7, tag = ?8 WHERE id = ?1",
+        {id, name, token(change.status.value_or(before->status)),
          change.status_message.value_or(before->status_message),
-         change.stopped_at.value_or(before->stopped_at), core_.now(), *revision});
-    if (!updated && updated.error().fault == Fault::exists) return name_taken(*change.name);
+         change.stopped_at.value_or(before->stopped_at), core_.now(), *revision, tag});
+    if (!updated && updated.error().fault == Fault::exists) return name_taken(name);
     if (!updated) return failed(updated);
     for (const auto& [part, document] :
          {std::pair(Part::settings, &change.settings), std::pair(Part::policy, &change.policy)}) {

@@ -215,6 +215,28 @@ TEST_P(Contract, ANameIsTakenOnceInAWorkspaceAndFreeInAnother) {
   EXPECT_NE(sandbox("box").id, box.id);
 }
 
+TEST_P(Contract, ATagIsTakenFromWhoeverHasIt) {
+  Resources& snapshots = store_->snapshots();
+  const auto first = value(snapshots.create(mine_, {.name = "image", .tag = "latest"}));
+  const auto second = value(snapshots.create(mine_, {.name = "image", .tag = "next"}));
+  const auto other = value(snapshots.create(mine_, {.name = "other", .tag = "latest"}));
+  ResourceChange change;
+  change.tag = "latest";
+  EXPECT_EQ(value(snapshots.update(mine_, second.id, change)).tag, "latest");
+  EXPECT_EQ(value(snapshots.update(mine_, second.id, change)).tag, "latest");
+  EXPECT_EQ(value(snapshots.find_by_name(mine_, "image", "latest")).id, second.id);
+  const auto left = value(snapshots.find(mine_, first.id));
+  EXPECT_EQ(left.tag, first.id);
+  EXPECT_GT(left.revision, first.revision);
+  EXPECT_EQ(value(snapshots.find(mine_, other.id)), other);
+  change.only_if = first.revision;
+  EXPECT_EQ(fault(snapshots.update(mine_, first.id, change)), Fault::changed);
+  EXPECT_EQ(value(snapshots.find_by_name(mine_, "image", "latest")).id, second.id);
+  change = {};
+  change.tag = std::string(200, 'x');
+  EXPECT_EQ(fault(snapshots.update(mine_, first.id, change)), Fault::too_large);
+}
+
 TEST_P(Contract, AResourceComesBackAsItWas) {
   NewResource made{.name = "box",
                    .status = Status::ready,
