@@ -58,7 +58,8 @@ std::optional<ImageName> image_name(std::string_view text) {
   ImageName out;
   const auto colon = text.find(':');
   const std::string_view kind = text.substr(0, colon);
-  std::string_view rest = colon == text.npos ? std::string_view() : text.substr(colon + 1);
+  if (colon == text.npos) return std::nullopt;
+  std::string_view rest = text.substr(colon + 1);
   if (kind == "oci")
     out.source = box::LayerSource::image;
   else if (kind == "tar")
@@ -72,6 +73,7 @@ std::optional<ImageName> image_name(std::string_view text) {
     out.tag = rest.substr(last + 1);
     rest = rest.substr(0, last);
   }
+  if (rest.empty()) return std::nullopt;
   out.path = rest;
   return out;
 }
