@@ -48,6 +48,8 @@ RunConfig run_config_of(const box::MadeLayer& made) {
   return out;
 }
 
+constexpr std::chrono::milliseconds erase_again_time{500};
+
 struct ImageName {
   box::LayerSource source{};
   std::string path, tag;
@@ -331,7 +333,14 @@ store::Outcome<void> Snapshots::remove_files_and_record(const store::WorkspaceId
 void Snapshots::run(const std::stop_token& stop) {
   ::pthread_setname_np(::pthread_self(), "snapshots");
   std::unique_lock lock(mutex_);
-  while (changed_.wait(lock, stop, [this] { return !waiting_.empty(); }) && !stop.stop_requested()) {
+  const auto is_wanted = [this] { return !waiting_.empty(); };
+  while (!stop.stop_requested()) {
+    if (left_.empty())
+      changed_.wait(lock, stop, [&] { return is_wanted() || !left_.empty(); });
+    else
+      changed_.wait_for(lock, stop, erase_again_time, is_wanted);
+    erase_left(lock);
+    if (waiting_.empty() || stop.stop_requested()) continue;
     current_ = std::move(waiting_.front());
     waiting_.pop_front();
     lock.unlock();
@@ -340,6 +349,16 @@ void Snapshots::run(const std::stop_token& stop) {
     current_.reset();
     changed_.notify_all();
   }
+}
+
+void Snapshots::erase_left(std::unique_lock<std::mutex>& lock) {
+  const auto left = std::exchange(left_, {});
+  lock.unlock();
+  std::set<std::string> still;
+  for (const std::string& id : left)
+    if (!layers_.erase(id)) still.insert(id);
+  lock.lock();
+  left_.merge(still);
 }
 
 void Snapshots::build(Build& build, const std::stop_token& server) {
@@ -375,7 +394,11 @@ void Snapshots::finish(const Build& build, const box::MadeLayer& made) {
 void Snapshots::note_failure(const store::WorkspaceId& workspace, const std::string& id, const Error& why) {
   const bool for_callers = why.reason == Reason::invalid_configuration || why.reason == Reason::overloaded;
   if (report_ && !for_callers) report_(fmt::format("the snapshot {} could not be built: {}", id, why.detail));
-  if (auto erased = layers_.erase(id); !erased && report_) report_(erased.error().detail);
+  if (!layers_.erase(id)) {  // The process that made it, of a server that was killed, has not ended yet.
+    const std::lock_guard lock(mutex_);
+    left_.insert(id);
+    changed_.notify_all();
+  }
   auto record = store_.snapshots().find(workspace, id);
   if (!record || record->status != Status::building) return;
   store::ResourceChange change;

@@ -88,6 +88,7 @@ class Snapshots {
   void give_up(const std::string& id);
   void recover();
   void run(const std::stop_token& stop);
+  void erase_left(std::unique_lock<std::mutex>& lock);
   void build(Build& build, const std::stop_token& server);
   void finish(const Build& build, const box::MadeLayer& made);
   void note_failure(const store::WorkspaceId& workspace, const std::string& id, const Error& why);
@@ -100,6 +101,7 @@ class Snapshots {
   std::condition_variable_any changed_;
   std::deque<std::shared_ptr<Build>> waiting_;
   std::shared_ptr<Build> current_;
+  std::set<std::string> left_;  ///< Whose files could not be erased yet.
   std::jthread thread_;
 };
 

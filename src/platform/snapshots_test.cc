@@ -37,9 +37,18 @@ class FakeLayers final : public Layers {
   }
   Result<void> erase(const std::string& id) override {
     const std::lock_guard lock(mutex_);
+    if (busy > 0) {
+      --busy;
+      return fail(Reason::internal, "somebody is at it");
+    }
     erased.insert(id);
     there.erase(id);
+    changed_.notify_all();
     return {};
+  }
+  void wait_until_erased(const std::string& id) {
+    std::unique_lock lock(mutex_);
+    changed_.wait(lock, [&] { return erased.contains(id); });
   }
   void let(int count) {
     const std::lock_guard lock(mutex_);
@@ -56,6 +65,7 @@ class FakeLayers final : public Layers {
   std::set<std::string> there, erased;
   std::string making;
   int let_through = 0;
+  int busy = 0;  ///< So many calls of erase() fail.
 
  private:
   std::mutex mutex_;
@@ -236,6 +246,17 @@ TEST_F(SnapshotsTest, WhatAnEarlierProcessBuiltHasFailed) {
   EXPECT_EQ(found.status, Status::failed);
   EXPECT_THAT(found.status_message, HasSubstr("restarted"));
   EXPECT_TRUE(layers_.erased.contains(lost.id));
+}
+
+TEST_F(SnapshotsTest, WhatSomebodyIsStillAtIsErasedLater) {
+  const auto lost = begun(fresh("lost"));
+  layers_.wait_until_making(lost.id);
+  snapshots_.reset();
+  layers_.busy = 2;
+  begin();
+  EXPECT_EQ(store::value(store_->snapshots().find(mine_, lost.id)).status, Status::failed);
+  layers_.wait_until_erased(lost.id);
+  EXPECT_EQ(built(fresh("after")).status, Status::ready);
 }
 
 TEST_F(SnapshotsTest, NotMoreWaitThanADiskCanTake) {
