@@ -5,7 +5,7 @@ Starts a server of its own with a directory of its own, asks it over one keep-al
   create      POST /boxes to the end of the first command in the box
   exec        one command (`true`) in a box that runs
   patch       PATCH of proxy_config to the first request in the box that is judged by it, on a connection that was open before
-  idle box    memory of Postern's own processes for each further box, without what they share (Pss), and of the server alone
+  idle box    memory of Postern's own processes for each further box, without what they share (Pss), that of the server alone, and that of bubblewrap's processes
 """
 
 import argparse
@@ -57,7 +57,7 @@ def milliseconds(action):
 
 
 def processes_of(server):
-    """The server and all below it that run Postern's own code: keeper, holders, agents."""
+    """The server and all below it: keeper, holders, bubblewrap, agents, and what they run."""
     children = {}
     for entry in pathlib.Path("/proc").iterdir():
         if entry.name.isdigit():
@@ -84,13 +84,24 @@ def pss(pid):
     return 0
 
 
+def name_of(pid):
+    try:
+        return pathlib.Path(f"/proc/{pid}/comm").read_text().strip()
+    except OSError:
+        return ""
+
+
 def memory(server):
-    own = total = 0
+    """Of the server, of all of Postern, of bubblewrap: KiB."""
+    own = total = bubblewrap = 0
     for pid in processes_of(server):
         size = pss(pid)
+        if name_of(pid) == "bwrap":
+            bubblewrap += size
+            continue
         total += size
         own += size if pid == server.process.pid else 0
-    return own, total
+    return own, total, bubblewrap
 
 
 def measure_patch(server, rounds):
@@ -131,14 +142,15 @@ def main():
             server.ask("DELETE", f"/boxes/b{number}")
         execs = [milliseconds(lambda: server.run("warm", "true")) for _ in range(200)]
         patches = measure_patch(server, 20)
-        server_before, before = memory(server)
+        server_before, before, bubblewrap_before = memory(server)
         for number in range(options.boxes):
             server.ask("POST", "/boxes", {"name": f"idle{number}", "idle_ttl_seconds": 0})
             if sys.stderr.isatty():
                 print(f"\r{number + 1} of {options.boxes} idle boxes", end="\n" if number + 1 == options.boxes else "", file=sys.stderr, flush=True)
-        server_after, after = memory(server)
+        server_after, after, bubblewrap_after = memory(server)
         result = {"create_ms": statistics.median(creates), "exec_ms": statistics.median(execs), "patch_max_ms": max(patches),
-                  "idle_box_kib": (after - before) / options.boxes, "idle_box_server_kib": (server_after - server_before) / options.boxes}
+                  "idle_box_kib": (after - before) / options.boxes, "idle_box_server_kib": (server_after - server_before) / options.boxes,
+                  "idle_box_bubblewrap_kib": (bubblewrap_after - bubblewrap_before) / options.boxes}
     finally:
         server.stop()
         shutil.rmtree(directory, ignore_errors=True)
