@@ -1,6 +1,7 @@
 #include "api/body.h"
 
 #include <charconv>
+#include <cstring>
 #include <fmt/format.h>
 
 namespace postern::api {
@@ -18,6 +19,17 @@ std::expected<Node, control::Response> read_body(std::string_view text) {
   if (tree->kind != Node::Kind::mapping)
     return std::unexpected(control::validation_response("", "the body must be a mapping"));
   return std::move(*tree);
+}
+
+void with_body(const std::shared_ptr<control::Call>& call, std::size_t bytes_max,
+               std::function<void(BodyFields&)> then) {
+  call->read_body(bytes_max, [call, then = std::move(then)](std::string text) {
+    auto body = read_body(text);
+    ::explicit_bzero(text.data(), text.size());
+    if (!body) return call->answer(std::move(body.error()));
+    BodyFields fields(*body);
+    then(fields);
+  });
 }
 
 const Node* BodyFields::find(std::string_view key) const {

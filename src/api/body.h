@@ -6,13 +6,16 @@
 
 #include <cstdint>
 #include <expected>
+#include <functional>
 #include <limits>
 #include <map>
+#include <memory>
 #include <optional>
 #include <string>
 #include <string_view>
 #include <vector>
 
+#include "control/call.h"
 #include "control/errors.h"
 #include "policy/tree.h"
 
@@ -56,5 +59,10 @@ class BodyFields {
   std::string where_;
   std::vector<policy::Problem> problems_;
 };
+
+/// Reads a call's body as read_body() does, and wipes its text, which may hold credentials: `then` gets the
+/// fields on a worker, or the call is answered.
+void with_body(const std::shared_ptr<control::Call>& call, std::size_t bytes_max,
+               std::function<void(BodyFields&)> then);
 
 }  // namespace postern::api

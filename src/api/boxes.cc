@@ -194,10 +194,8 @@ class Handlers : public std::enable_shared_from_this<Handlers> {
   using Method = void (Handlers::*)(const CallPointer&, const Principal&);
 
   control::Route route(std::string method, std::string pattern, Scope scope, Method handler) {
-    return {std::move(method), std::move(pattern),
-            [self = shared_from_this(), scope, handler](const CallPointer& call) {
-              if (const auto caller = admit(*call, self->identify_, scope)) (*self.*handler)(call, *caller);
-            }};
+    return admitting_route(std::move(method), std::move(pattern), identify_, scope,
+                           std::bind_front(handler, shared_from_this()));
   }
 
   Response box_response(int status, const control::Request& request, const store::Resource& box) {
@@ -210,15 +208,6 @@ class Handlers : public std::enable_shared_from_this<Handlers> {
     Response nothing;
     nothing.status = 204;
     call->answer(done ? std::move(nothing) : std::move(done.error()));
-  }
-
-  void with_body(const CallPointer& call, std::function<void(policy::Node&)> then) {
-    call->read_body(body_bytes_max, [call, then = std::move(then)](std::string text) {
-      auto body = read_body(text);
-      ::explicit_bzero(text.data(), text.size());  // It may hold credentials.
-      if (!body) return call->answer(std::move(body.error()));
-      then(*body);
-    });
   }
 
   void list_boxes(const CallPointer& call, const Principal& caller) {
@@ -240,8 +229,7 @@ class Handlers : public std::enable_shared_from_this<Handlers> {
   }
 
   void create(const CallPointer& call, const Principal& caller) {
-    with_body(call, [self = shared_from_this(), call, caller](policy::Node& body) {
-      BodyFields fields(body);
+    with_body(call, body_bytes_max, [self = shared_from_this(), call, caller](BodyFields& fields) {
       platform::NewBox box = read_new_box(fields);
       if (!fields.good()) return call->answer(fields.refusal());
       box.created_by = caller.key_id;
@@ -254,8 +242,7 @@ class Handlers : public std::enable_shared_from_this<Handlers> {
   }
 
   void patch(const CallPointer& call, const Principal& caller) {
-    with_body(call, [self = shared_from_this(), call, caller](policy::Node& body) {
-      BodyFields fields(body);
+    with_body(call, body_bytes_max, [self = shared_from_this(), call, caller](BodyFields& fields) {
       const platform::BoxUpdate update = read_update(fields);
       if (!fields.good()) return call->answer(fields.refusal());
       self->answer(call, 200,
@@ -268,8 +255,7 @@ class Handlers : public std::enable_shared_from_this<Handlers> {
   }
 
   void batch_delete(const CallPointer& call, const Principal& caller) {
-    with_body(call, [self = shared_from_this(), call, caller](policy::Node& body) {
-      BodyFields fields(body);
+    with_body(call, body_bytes_max, [self = shared_from_this(), call, caller](BodyFields& fields) {
       const auto names = fields.list("names", batch_max);
       if (!names && fields.good()) fields.note("names", "is required");
       if (!fields.good()) return call->answer(fields.refusal());

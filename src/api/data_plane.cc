@@ -19,10 +19,10 @@ using control::Scope;
 std::vector<control::Route> data_plane_routes(BoxDoor& door, Identify identify) {
   using Serve = void (*)(const std::shared_ptr<Call>&, BoxDoor&, const Principal&);
   const auto route = [&](const char* method, const char* path, Scope scope, Serve serve) {
-    return control::Route{method, std::string("/{sandbox_id}") + path,
-                          [&door, identify, scope, serve](const std::shared_ptr<Call>& call) {
-                            if (const auto caller = admit(*call, identify, scope)) serve(call, door, *caller);
-                          }};
+    return admitting_route(method, std::string("/{sandbox_id}") + path, identify, scope,
+                           [&door, serve](const std::shared_ptr<Call>& call, const Principal& caller) {
+                             serve(call, door, caller);
+                           });
   };
   return {
       route("POST", "/execute", Scope::workspace, execute),

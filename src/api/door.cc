@@ -16,4 +16,13 @@ std::optional<control::Principal> admit(control::Call& call, const Identify& ide
   return std::move(*caller);
 }
 
+control::Route admitting_route(std::string method, std::string pattern, Identify identify,
+                               control::Scope scope, AdmittedHandler handler) {
+  return {std::move(method), std::move(pattern),
+          [identify = std::move(identify), scope,
+           handler = std::move(handler)](const std::shared_ptr<control::Call>& call) {
+            if (const auto caller = admit(*call, identify, scope)) handler(call, *caller);
+          }};
+}
+
 }  // namespace postern::api

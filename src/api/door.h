@@ -10,6 +10,7 @@
 #include "box/box_loop.h"
 #include "control/auth.h"
 #include "control/call.h"
+#include "control/router.h"
 
 namespace postern::api {
 
@@ -24,6 +25,11 @@ class BoxDoor {
 
 /// Who asks; refuses web pages, too. Every handler calls it first.
 using Identify = std::function<std::expected<control::Principal, control::ApiError>(control::Request&)>;
+
+/// A route whose handler is called for those whose key is good for `scope`; others are answered.
+using AdmittedHandler = std::function<void(const std::shared_ptr<control::Call>&, const control::Principal&)>;
+control::Route admitting_route(std::string method, std::string pattern, Identify identify,
+                               control::Scope scope, AdmittedHandler handler);
 
 /// Identifies the caller and what the key is good for, notes it, or answers.
 std::optional<control::Principal> admit(control::Call& call, const Identify& identify, control::Scope scope);

@@ -95,10 +95,7 @@ json read_link(BodyFields& fields, WallTime now) {
 }  // namespace
 
 void DownloadLinks::make(const std::shared_ptr<control::Call>& call, const control::Principal& caller,
-                         const std::string& origin, std::string_view text) const {
-  auto body = read_body(text);
-  if (!body) return call->answer(std::move(body.error()));
-  BodyFields fields(*body);
+                         const std::string& origin, BodyFields& fields) const {
   json link = read_link(fields, clock_.wall());
   if (!fields.good()) return call->answer(fields.refusal());
   auto box = boxes_.find({caller.workspace}, call->request().parameter("name"));
@@ -139,8 +136,8 @@ std::vector<control::Route> DownloadLinks::making_routes(Identify identify, Orig
              // A link outlives the key that asked for it: reading is not enough.
              const auto caller = admit(*call, identify, control::Scope::workspace);
              if (!caller) return;
-             call->read_body(body_bytes_max, [this, call, origin, caller = *caller](const std::string& body) {
-               make(call, caller, origin(call->request()), body);
+             with_body(call, body_bytes_max, [this, call, origin, caller = *caller](BodyFields& fields) {
+               make(call, caller, origin(call->request()), fields);
              });
            }}};
 }

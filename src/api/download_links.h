@@ -11,6 +11,7 @@
 #include <memory>
 #include <vector>
 
+#include "api/body.h"
 #include "api/boxes.h"
 #include "api/door.h"
 #include "base/clock.h"
@@ -32,7 +33,7 @@ class DownloadLinks {
 
  private:
   void make(const std::shared_ptr<control::Call>& call, const control::Principal& caller,
-            const std::string& origin, std::string_view body) const;
+            const std::string& origin, BodyFields& fields) const;
   void serve(const std::shared_ptr<control::Call>& call) const;
 
   platform::Boxes& boxes_;

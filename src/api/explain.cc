@@ -50,15 +50,10 @@ class Handlers : public std::enable_shared_from_this<Handlers> {
 
   std::vector<control::Route> routes() {
     const auto self = shared_from_this();
-    return {{"POST", "/boxes/{name}/explain",
-             [self](const CallPointer& call) {
-               if (const auto caller = admit(*call, self->identify_, Scope::read_only))
-                 self->explain(call, *caller);
-             }},
-            {"GET", "/boxes/{name}/capabilities", [self](const CallPointer& call) {
-               if (const auto caller = admit(*call, self->identify_, Scope::read_only))
-                 self->capabilities(call, *caller);
-             }}};
+    return {admitting_route("POST", "/boxes/{name}/explain", identify_, Scope::read_only,
+                            std::bind_front(&Handlers::explain, self)),
+            admitting_route("GET", "/boxes/{name}/capabilities", identify_, Scope::read_only,
+                            std::bind_front(&Handlers::capabilities, self))};
   }
 
  private:
@@ -87,10 +82,7 @@ class Handlers : public std::enable_shared_from_this<Handlers> {
   }
 
   void explain(const CallPointer& call, const Principal& caller) {
-    call->read_body(body_bytes_max, [self = shared_from_this(), call, caller](std::string text) {
-      auto body = read_body(text);
-      if (!body) return call->answer(std::move(body.error()));
-      BodyFields fields(*body);
+    with_body(call, body_bytes_max, [self = shared_from_this(), call, caller](BodyFields& fields) {
       const auto url = fields.text("url", 64 * KiB);
       const auto method = fields.text("method", 64).value_or("GET");
       const auto headers = fields.strings("headers", 256);

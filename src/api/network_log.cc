@@ -145,10 +145,8 @@ class Handlers : public std::enable_shared_from_this<Handlers> {
   using Method = void (Handlers::*)(const CallPointer&, const Principal&);
 
   control::Route route(std::string pattern, Method handler) {
-    return {"GET", std::move(pattern), [self = shared_from_this(), handler](const CallPointer& call) {
-              if (const auto caller = admit(*call, self->identify_, control::Scope::read_only))
-                (*self.*handler)(call, *caller);
-            }};
+    return admitting_route("GET", std::move(pattern), identify_, control::Scope::read_only,
+                           std::bind_front(handler, shared_from_this()));
   }
 
   void of_workspace(const CallPointer& call, const Principal& caller) {

@@ -2,6 +2,8 @@
 
 #include <fmt/format.h>
 
+#include "platform/answer.h"
+
 namespace postern::api {
 
 namespace {
@@ -26,11 +28,8 @@ std::vector<control::Route> not_yet_routes(Identify identify) {
     routes.push_back(
         {part.method, part.pattern, [identify, what = part.what](const std::shared_ptr<control::Call>& call) {
            if (!admit(*call, identify, control::Scope::read_only)) return;
-           control::ApiError error;
-           error.status = 501;
-           error.type = "NotImplemented";
-           error.message = fmt::format("this server has no {} yet", what);
-           call->answer(error);
+           call->answer(
+               platform::api_error(501, "NotImplemented", fmt::format("this server has no {} yet", what)));
          }});
   return routes;
 }

@@ -59,15 +59,10 @@ class Handlers : public std::enable_shared_from_this<Handlers> {
 
   std::vector<control::Route> routes() {
     const auto self = shared_from_this();
-    return {{"GET", "/workspaces/current/secrets",
-             [self](const CallPointer& call) {
-               if (const auto caller = admit(*call, self->identify_, Scope::read_only))
-                 self->list(call, *caller);
-             }},
-            {"POST", "/workspaces/current/secrets", [self](const CallPointer& call) {
-               if (const auto caller = admit(*call, self->identify_, Scope::workspace))
-                 self->change(call, *caller);
-             }}};
+    return {admitting_route("GET", "/workspaces/current/secrets", identify_, Scope::read_only,
+                            std::bind_front(&Handlers::list, self)),
+            admitting_route("POST", "/workspaces/current/secrets", identify_, Scope::workspace,
+                            std::bind_front(&Handlers::change, self))};
   }
 
  private:

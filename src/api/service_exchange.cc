@@ -9,6 +9,7 @@
 #include "api/files.h"
 #include "api/pipe.h"
 #include "api/port_connection.h"
+#include "platform/answer.h"
 #include "wire/http1.h"
 #include "wire/http_writer.h"
 
@@ -32,15 +33,10 @@ constexpr minutes head_time{5};
 // Nothing in either direction. Event streams and WebSockets ping far more often.
 constexpr minutes quiet_time{30};
 
-ApiError failed(int status, std::string type, std::string message) {
-  ApiError error;
-  error.status = status;
-  error.type = std::move(type);
-  error.message = std::move(message);
-  return error;
-}
 /// The SDKs know this token.
-ApiError unreachable(std::string message) { return failed(502, "ConnectionError", std::move(message)); }
+ApiError unreachable(std::string message) {
+  return platform::api_error(502, "ConnectionError", std::move(message));
+}
 ApiError cut_off() {
   return control::forbidden("Access to this service was taken back while the request was under way.");
 }
@@ -359,7 +355,7 @@ void Exchange::on_timer() {
   if (state_ == State::dialling)
     return fail(unreachable(fmt::format("Port {} of this sandbox does not answer.", way_.place.port)));
   if (state_ == State::head)
-    return fail(failed(504, "GatewayTimeout", "The service did not answer in time."));
+    return fail(platform::api_error(504, "GatewayTimeout", "The service did not answer in time."));
   fail(box_gone());
 }
 

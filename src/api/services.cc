@@ -12,6 +12,7 @@
 #include "credential/base64.h"
 #include "credential/digest.h"
 #include "credential/random.h"
+#include "platform/answer.h"
 #include "wire/http1.h"
 #include "wire/url.h"
 
@@ -50,11 +51,8 @@ fetch('/_postern/session', {method: 'POST', headers: {'X-Langsmith-Sandbox-Servi
 )js";
 
 ApiError no_token() {
-  ApiError error;
-  error.status = 401;
-  error.type = "Unauthorized";
-  error.message = "This service needs a token of its own, which is valid now.";
-  return error;
+  return platform::api_error(401, "Unauthorized",
+                             "This service needs a token of its own, which is valid now.");
 }
 
 std::int64_t seconds_of(WallTime at) {
@@ -160,10 +158,7 @@ std::string Services::url_of(const ServicePlace& place, const Request& request) 
                      port == usual ? "" : fmt::format(":{}", port));
 }
 
-void Services::grant(const CallPointer& call, const control::Principal& caller, std::string_view text) const {
-  auto body = read_body(text);
-  if (!body) return call->answer(std::move(body.error()));
-  BodyFields fields(*body);
+void Services::grant(const CallPointer& call, const control::Principal& caller, BodyFields& fields) const {
   const auto asked_port = fields.integer("port", 1, 65'535);
   if (fields.good() && !asked_port) fields.note("port", "is required");
   const std::int64_t lasts = fields.integer("expires_in_seconds", 1, seconds_max).value_or(seconds_default);
@@ -173,13 +168,10 @@ void Services::grant(const CallPointer& call, const control::Principal& caller, 
   if (!access.empty() && !login && access != "off")
     fields.note("access", "must be restricted, workspace or off");
   if (!fields.good()) return call->answer(fields.refusal());
-  if (login) {
-    ApiError error;
-    error.status = 501;
-    error.type = "NotImplemented";
-    error.message = "This server has no people who log in. Leave access out: who holds the token is let in.";
-    return call->answer(error);
-  }
+  if (login)
+    return call->answer(platform::api_error(
+        501, "NotImplemented",
+        "This server has no people who log in. Leave access out: who holds the token is let in."));
   const auto port = static_cast<std::uint16_t>(*asked_port);
   const std::string& name = call->request().parameter("name");
   if (access == "off") {
@@ -199,13 +191,10 @@ void Services::grant(const CallPointer& call, const control::Principal& caller, 
   auto box = around_.boxes.change_settings(
       {caller.workspace}, name, [&](BoxSettings& settings) -> std::optional<Response> {
         std::erase_if(settings.services, [&](const auto& entry) { return !is_live(entry.second, now); });
-        if (!settings.services.contains(port) && settings.services.size() >= grants_max) {
-          ApiError error;
-          error.status = 429;
-          error.type = "QuotaExceeded";
-          error.message = fmt::format("There are service URLs for {} ports of this sandbox.", grants_max);
-          return control::to_response(error);
-        }
+        if (!settings.services.contains(port) && settings.services.size() >= grants_max)
+          return control::to_response(platform::api_error(
+              429, "QuotaExceeded",
+              fmt::format("There are service URLs for {} ports of this sandbox.", grants_max)));
         ServiceGrant& grant = settings.services[port];
         if (grant.id.empty()) {
           grant.id = credential::random_uuid();
@@ -307,20 +296,16 @@ void Services::take_back(const CallPointer& call, const control::Principal& call
 std::vector<control::Route> Services::granting_routes(const Identify& identify) const {
   using Method = void (Services::*)(const CallPointer&, const control::Principal&) const;
   const auto route = [&](const char* method, control::Scope scope, Method handler) {
-    return control::Route{method, "/boxes/{name}/service-urls",
-                          [this, identify, scope, handler](const CallPointer& call) {
-                            if (const auto caller = admit(*call, identify, scope))
-                              (this->*handler)(call, *caller);
-                          }};
+    return admitting_route(method, "/boxes/{name}/service-urls", identify, scope,
+                           std::bind_front(handler, this));
   };
   return {{"POST", "/boxes/{name}/service-url",
            [this, identify](const CallPointer& call) {
              // A token outlives the key that asked for it: reading is not enough.
              const auto caller = admit(*call, identify, control::Scope::workspace);
              if (!caller) return;
-             call->read_body(body_bytes_max, [this, call, caller = *caller](const std::string& body) {
-               grant(call, caller, body);
-             });
+             with_body(call, body_bytes_max,
+                       [this, call, caller = *caller](BodyFields& fields) { grant(call, caller, fields); });
            }},
           route("GET", control::Scope::read_only, &Services::list),
           route("DELETE", control::Scope::workspace, &Services::take_back)};

@@ -17,6 +17,7 @@
 #include <string>
 #include <vector>
 
+#include "api/body.h"
 #include "api/boxes.h"
 #include "api/door.h"
 #include "api/service_head.h"
@@ -52,7 +53,7 @@ class Services {
   struct Claims;
   using CallPointer = std::shared_ptr<control::Call>;
 
-  void grant(const CallPointer& call, const control::Principal& caller, std::string_view text) const;
+  void grant(const CallPointer& call, const control::Principal& caller, BodyFields& fields) const;
   void list(const CallPointer& call, const control::Principal& caller) const;
   void take_back(const CallPointer& call, const control::Principal& caller) const;
   control::Response revoked(const store::Resource& box, std::uint16_t port,

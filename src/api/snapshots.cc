@@ -105,10 +105,8 @@ class Handlers : public std::enable_shared_from_this<Handlers> {
   using Method = void (Handlers::*)(const CallPointer&, const Principal&);
 
   control::Route route(std::string method, std::string pattern, Scope scope, Method handler) {
-    return {std::move(method), std::move(pattern),
-            [self = shared_from_this(), scope, handler](const CallPointer& call) {
-              if (const auto caller = admit(*call, self->identify_, scope)) (*self.*handler)(call, *caller);
-            }};
+    return admitting_route(std::move(method), std::move(pattern), identify_, scope,
+                           std::bind_front(handler, shared_from_this()));
   }
 
   static store::WorkspaceId workspace_of(const Principal& caller) { return {caller.workspace}; }
@@ -118,18 +116,8 @@ class Handlers : public std::enable_shared_from_this<Handlers> {
                           : std::move(snapshot.error()));
   }
 
-  static void with_body(const CallPointer& call, std::function<void(BodyFields&)> then) {
-    call->read_body(body_bytes_max, [call, then = std::move(then)](std::string text) {
-      auto body = read_body(text);
-      ::explicit_bzero(text.data(), text.size());  // It may hold credentials.
-      if (!body) return call->answer(std::move(body.error()));
-      BodyFields fields(*body);
-      then(fields);
-    });
-  }
-
   void create(const CallPointer& call, const Principal& caller) {
-    with_body(call, [self = shared_from_this(), call, caller](BodyFields& fields) {
+    with_body(call, body_bytes_max, [self = shared_from_this(), call, caller](BodyFields& fields) {
       NewSnapshot fresh = read_new_snapshot(fields);
       if (auto image = fields.text("docker_image"))
         fresh.docker_image = std::move(*image);
@@ -143,7 +131,7 @@ class Handlers : public std::enable_shared_from_this<Handlers> {
   }
 
   void capture(const CallPointer& call, const Principal& caller) {
-    with_body(call, [self = shared_from_this(), call, caller](BodyFields& fields) {
+    with_body(call, body_bytes_max, [self = shared_from_this(), call, caller](BodyFields& fields) {
       NewSnapshot fresh = read_new_snapshot(fields);
       refuse_what_is_not_captured(fields);
       if (!fields.good()) return call->answer(fields.refusal());

@@ -86,11 +86,10 @@ void add_backup_commands(CLI::App& app, int& exit_code) {
         ->type_name("DIR")
         ->envname("POSTERN_DATA");
     command->callback([options, act, &exit_code] {
-      try {
+      exit_code = unless_stopped(1, [&] {
         act(*options);
-      } catch (const Stop&) {
-        exit_code = 1;
-      }
+        return 0;
+      });
     });
     return command;
   };

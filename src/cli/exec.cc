@@ -37,15 +37,6 @@ constexpr int silent_looks_max = 6;  // a ping is answered at once
 constexpr char escape = 0x1D;        // Ctrl-]
 constexpr int escapes_to_leave = 3;
 
-bool is_utf8(std::string_view text) {
-  while (!text.empty()) {
-    const std::size_t length = utf8_length(text);
-    if (length == 0) return false;
-    text.remove_prefix(length);
-  }
-  return true;
-}
-
 /// The terminal takes every key for the command, and is what it was when this ends.
 class RawTerminal {
  public:

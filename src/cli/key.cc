@@ -118,11 +118,10 @@ void add_key_command(CLI::App& app, int& exit_code) {
         ->envname("POSTERN_DATA");
     command->add_option("--master-key", options->master_key, "As for `postern serve`")->type_name("SOURCE");
     command->callback([options, act, &exit_code] {
-      try {
+      exit_code = unless_stopped(1, [&] {
         act(*options);
-      } catch (const Stop&) {
-        exit_code = 1;
-      }
+        return 0;
+      });
     });
     return command;
   };

@@ -89,11 +89,7 @@ void add_policy_command(CLI::App& app, int& exit_code) {
     CLI::App* command = policy->add_subcommand(name, help);
     command->footer(footer);
     command->callback([options, act, &exit_code] {
-      try {
-        exit_code = act(*options);
-      } catch (const Stop&) {
-        exit_code = static_cast<int>(ClientExit::usage);
-      }
+      exit_code = unless_stopped(static_cast<int>(ClientExit::usage), [&] { return act(*options); });
     });
     return command;
   };

@@ -371,11 +371,7 @@ int run_checked(const RunOptions& options) {
 }  // namespace
 
 int run(const RunOptions& options) {
-  try {
-    return run_checked(options);
-  } catch (const Stop&) {
-    return exit_postern_failed;
-  }
+  return unless_stopped(exit_postern_failed, [&] { return run_checked(options); });
 }
 
 }  // namespace postern::cli

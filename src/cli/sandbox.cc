@@ -236,11 +236,8 @@ class Builder {
     command->footer(fmt::format("Examples:\n{}", examples));
     add_server_options(*command, options->server);
     command->callback([options, act = std::move(act), &exit = exit_code_] {
-      try {
-        exit = act(*options);
-      } catch (const Stop&) {
-        exit = static_cast<int>(ClientExit::usage);  // of a file that was named
-      }
+      // A Stop is of a file that was named.
+      exit = unless_stopped(static_cast<int>(ClientExit::usage), [&] { return act(*options); });
     });
     return command;
   }

@@ -341,12 +341,10 @@ void add_serve_command(CLI::App& app, int& exit_code) {
       "docs/serve.md explains every option.");
   add_serve_options(*command, *options);
   command->callback([command, options, &exit_code] {
-    try {
+    exit_code = unless_stopped(1, [&] {
       read_serve_config(*command, *options);
-      exit_code = serve(*options);
-    } catch (const Stop&) {
-      exit_code = 1;
-    }
+      return serve(*options);
+    });
   });
 }
 

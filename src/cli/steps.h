@@ -42,6 +42,16 @@ T must(std::expected<T, std::vector<policy::Problem>> result, const std::string&
   throw Stop{};
 }
 
+/// The exit code of a command: what `act` returns, or `stopped` after a complaint.
+template <class Act>
+int unless_stopped(int stopped, Act act) {
+  try {
+    return act();
+  } catch (const Stop&) {
+    return stopped;
+  }
+}
+
 /// For a process that will have secrets in its memory: no core dump, no other process of the user looking in;
 /// and as many descriptors as it may have. The limits as they were, for whoever is started by us.
 std::vector<std::pair<int, rlimit>> harden();

@@ -130,13 +130,4 @@ std::expected<Fields, std::string_view> parse_query(std::string_view target) {
   return fields;
 }
 
-bool is_utf8(std::string_view text) {
-  while (!text.empty()) {
-    const std::size_t length = utf8_length(text);
-    if (length == 0) return false;
-    text.remove_prefix(length);
-  }
-  return true;
-}
-
 }  // namespace postern::control

@@ -93,7 +93,4 @@ std::expected<std::string, std::string_view> decode_segment(std::string_view seg
 /// sentence, as decode_segment().
 std::expected<Fields, std::string_view> parse_query(std::string_view target);
 
-/// Well-formed UTF-8 (RFC 3629): no overlong forms, no surrogates.
-bool is_utf8(std::string_view text);
-
 }  // namespace postern::control
