@@ -161,8 +161,6 @@ Result<pid_t> start_box(int answer, const BoxSpec& spec, const std::string& user
   if (!directory) return std::unexpected(std::move(directory.error()));
   if (auto joined = join_cgroups(spec.cgroups); !joined) return std::unexpected(std::move(joined.error()));
   held.directory = std::move(*directory);
-  held.rest = Fd(::open(fmt::format("{}/programs/rest", userland).c_str(), O_PATH | O_CLOEXEC | O_NOFOLLOW));
-  if (!held.rest) return fail_errno("open the program that holds boxes");
   return start_inner(0, keeps_alive, [&](InnerEnds ends) {
     run_inner({answer, ends.exit, ends.outer}, held, spec, userland);
   });
@@ -170,15 +168,15 @@ Result<pid_t> start_box(int answer, const BoxSpec& spec, const std::string& user
 
 }  // namespace
 
-void run_holder(int answer, const BoxSpec& spec, const std::string& userland, pid_t keeper) {
+void run_holder(int answer, const BoxSpec& spec, const Userland& userland, pid_t keeper) {
   die_with(keeper);
   ::prctl(PR_SET_DUMPABLE, 0);
   ::prctl(PR_SET_NAME, "postern-box");
-  keep_only(answer);
+  keep_only({answer, userland.rest().get()});
   let_signals_end();
-  Held held;
+  Held held{.directory = {}, .rest = Fd(4)};
   Fd keeps_alive;
-  const auto inner = start_box(3, spec, userland, held, keeps_alive);
+  const auto inner = start_box(3, spec, userland.path(), held, keeps_alive);
   if (!inner) {
     send_failure(3, inner.error());
     ::_exit(1);
@@ -197,13 +195,14 @@ void die_with(pid_t parent) {
   if (::getppid() != parent) ::_exit(1);
 }
 
-void keep_only(int kept) {
-  if (kept != 3 && ::dup2(kept, 3) != 3) ::_exit(1);
-  ::fcntl(3, F_SETFD, FD_CLOEXEC);
-  close_from(4);
-}
-
-void close_from(int first) {
+void keep_only(std::initializer_list<int> kept) {
+  std::vector<int> far;  // Not in each other's way.
+  for (const int descriptor : kept) far.push_back(::fcntl(descriptor, F_DUPFD, 16));
+  int first = 3;
+  for (const int descriptor : far) {
+    if (::dup3(descriptor, first, O_CLOEXEC) != first) ::_exit(1);
+    ++first;
+  }
   if (::syscall(SYS_close_range, static_cast<unsigned>(first), ~0U, 0U) != 0)
     for (int fd = first; fd < 65536; ++fd) ::close(fd);  // Before Linux 5.9.
 }

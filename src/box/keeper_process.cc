@@ -149,7 +149,7 @@ class KeeperProcess {
     if (auto made = make_userland(request.spec.state_directory); !made) return made;
     const pid_t child = ::fork();
     if (child < 0) return fail_errno("start a process for the box");
-    if (child == 0) run_holder(answer, request.spec, userland_->path(), process_);
+    if (child == 0) run_holder(answer, request.spec, *userland_, process_);
     boxes_[request.number] = Box{child, std::nullopt, {}};
     return {};
   }
@@ -243,7 +243,7 @@ void run_keeper(Fd socket, pid_t parent) {
     ::signal(number, SIG_IGN);
   ::signal(SIGCHLD, SIG_DFL);
   forget_environment();
-  keep_only(socket.release());
+  keep_only({socket.release()});
   const int nothing = ::open("/dev/null", O_RDWR);
   for (int standard = 0; standard < 3; ++standard)
     if (nothing < 0 || ::dup2(nothing, standard) < 0) ::_exit(1);

@@ -470,12 +470,19 @@ TEST_F(WithKeeper, ManyStartAtOnce) {
 TEST_F(WithKeeper, WhatHoldsABoxHasSomePagesOfMemory) {
   Running box = launch(spec());
   (void)out(box, "true");  // It runs, and nobody is at work on it any more.
-  int holders = 0;
+  int holders = 0, seen = 0;
   for (const pid_t process : processes_of(keeper_->process())) {
     const std::string place = fmt::format("/proc/{}/", process);
     if (content_of(place + "comm") != "postern-box\n") continue;
     ++holders;
     EXPECT_EQ(content_of(place + "environ"), "");
+    struct stat program{};
+    if (::stat((place + "exe").c_str(), &program) != 0) continue;
+    ++seen;
+    // It runs as the server's user: no owner of a box may have a say in what.
+    EXPECT_EQ(program.st_uid, ::geteuid());
+    EXPECT_EQ(program.st_mode & 0222, 0U);
+    EXPECT_EQ(program.st_nlink, 0U);
     std::istringstream lines(content_of(place + "smaps_rollup"));
     long kib = 0;
     for (std::string word; lines >> word;)
@@ -484,6 +491,8 @@ TEST_F(WithKeeper, WhatHoldsABoxHasSomePagesOfMemory) {
     EXPECT_LT(kib, 40);
   }
   EXPECT_EQ(holders, 2);
+  // The outer one's own user cannot look into it; the inner one is in a namespace that is that user's.
+  EXPECT_EQ(seen, ::geteuid() == 0 ? 2 : 1);
   stop(box);
 }
 

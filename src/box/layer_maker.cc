@@ -407,11 +407,7 @@ void run_layer_maker(int answer, Fd source, const LayerJob& job, pid_t keeper) {
   die_with(keeper);
   ::prctl(PR_SET_DUMPABLE, 0);
   ::prctl(PR_SET_NAME, "postern-layer");
-  // Not in each other's way when they become 3 and 4.
-  const int far_answer = ::fcntl(answer, F_DUPFD, 10), far_source = ::fcntl(source.get(), F_DUPFD, 10);
-  if (::dup3(far_answer, 3, O_CLOEXEC) != 3 || ::dup3(far_source, 4, O_CLOEXEC) != 4) ::_exit(1);
-  (void)source.release();
-  close_from(5);
+  keep_only({answer, source.release()});
   const Fd taken_source(4);
   let_signals_end();
   Fd keeps_alive;

@@ -297,7 +297,6 @@ Result<void> fill(int top, const std::string& host_etc) {
   if (auto written = write_file(programs.get(), "agent", agent_bytes(), 0555); !written) return written;
   if (auto written = write_file(programs.get(), "launch", sandbox::shim_bytes(), 0555); !written)
     return written;
-  if (auto written = write_file(programs.get(), "rest", rest_bytes(), 0555); !written) return written;
   return make_root(root.get(), host_etc);
 }
 
@@ -329,6 +328,18 @@ Result<void> fill_as(const Owner& owner, int top, const std::string& host_etc) {
   sentence.resize(size > 0 ? static_cast<std::size_t>(size) : 0);
   return fail(Reason::internal,
               fmt::format("the boxes' userland: {}", sentence.empty() ? "its maker died" : sentence));
+}
+
+Result<Fd> make_rest(const std::string& state_directory) {
+  const Fd file(::open(state_directory.c_str(), O_TMPFILE | O_RDWR | O_CLOEXEC, 0500));
+  const std::string_view bytes = rest_bytes();
+  if (!file || ::write(file.get(), bytes.data(), bytes.size()) != static_cast<ssize_t>(bytes.size()) ||
+      ::fchmod(file.get(), 0555) != 0)
+    return fail_errno("write the program that holds boxes");
+  // Not the one that writes: nobody runs a file that could change.
+  Fd program(::open(fmt::format("/proc/self/fd/{}", file.get()).c_str(), O_PATH | O_CLOEXEC));
+  if (!program) return fail_errno("open the program that holds boxes");
+  return program;
 }
 
 constexpr std::string_view name_beginning = "userland.";
@@ -369,7 +380,9 @@ Result<Userland> Userland::make(const std::string& state_directory, const std::s
     (void)remove_box_directory(path);
     return std::unexpected(std::move(filled.error()));
   }
-  return Userland(std::move(path), std::move(*taken));
+  auto rest = make_rest(state_directory);
+  if (!rest) return std::unexpected(std::move(rest.error()));
+  return Userland(std::move(path), std::move(*taken), std::move(*rest));
 }
 
 }  // namespace postern::box
