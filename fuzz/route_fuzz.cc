@@ -7,6 +7,7 @@
 #include <string>
 #include <string_view>
 
+#include "base/utf8.h"
 #include "control/router.h"
 
 namespace {
@@ -49,7 +50,7 @@ extern "C" int LLVMFuzzerTestOneInput(const std::uint8_t* data, std::size_t size
   const auto found = router.find("GET", input);
   if (const auto* match = std::get_if<Router::Match>(&found)) {
     for (const Field& parameter : match->parameters) {
-      require(!parameter.value.empty() && is_utf8(parameter.value));
+      require(!parameter.value.empty() && postern::is_utf8(parameter.value));
       require(parameter.value != "." && parameter.value != "..");
       require(parameter.value.find('\0') == std::string::npos);
     }
@@ -60,6 +61,6 @@ extern "C" int LLVMFuzzerTestOneInput(const std::uint8_t* data, std::size_t size
   }
 
   if (const auto query = parse_query(input))
-    for (const Field& field : *query) require(is_utf8(field.name) && is_utf8(field.value));
+    for (const Field& field : *query) require(postern::is_utf8(field.name) && postern::is_utf8(field.value));
   return 0;
 }
