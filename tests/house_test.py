@@ -266,10 +266,11 @@ def tracked_files():
 
 def test_no_file_points_outside_the_project():
     # Where the authors happened to work is nothing to anybody else.
-    outside = re.compile(r"/work/|\.\./shared|/home/[a-z]+/|/Users/|\.\./\.\./\.\./")
+    # A class of one letter matches that letter, and keeps this file from naming such a place itself.
+    outside = re.compile(r"/[w]ork/|\.\./[s]hared|/home/[a-z]+/|/Users/|\.\./\.\./\.\./")
     problems = []
     for path in tracked_files():
-        if path.suffix in (".png", ".bin", ".der", ".pem") or "corpus" in path.parts or path == pathlib.Path(__file__).resolve():
+        if path.suffix in (".png", ".bin", ".der", ".pem") or "corpus" in path.parts:
             continue
         if path.parent.name == ".ci":  # knows the machine that it runs on
             continue

@@ -131,15 +131,14 @@ void DownloadLinks::serve(const std::shared_ptr<control::Call>& call) const {
 }
 
 std::vector<control::Route> DownloadLinks::making_routes(Identify identify, Origin origin) const {
-  return {{"POST", "/boxes/{name}/download-url",
-           [this, identify, origin](const std::shared_ptr<control::Call>& call) {
-             // A link outlives the key that asked for it: reading is not enough.
-             const auto caller = admit(*call, identify, control::Scope::workspace);
-             if (!caller) return;
-             with_body(call, body_bytes_max, [this, call, origin, caller = *caller](BodyFields& fields) {
-               make(call, caller, origin(call->request()), fields);
-             });
-           }}};
+  // A link outlives the key that asked for it: reading is not enough.
+  return {admitting_route(
+      "POST", "/boxes/{name}/download-url", std::move(identify), control::Scope::workspace,
+      [this, origin](const std::shared_ptr<control::Call>& call, const control::Principal& caller) {
+        with_body(call, body_bytes_max, [this, call, origin, caller](BodyFields& fields) {
+          make(call, caller, origin(call->request()), fields);
+        });
+      })};
 }
 
 std::vector<control::Route> DownloadLinks::serving_routes() const {

@@ -25,12 +25,12 @@ constexpr Part parts[] = {
 std::vector<control::Route> not_yet_routes(Identify identify) {
   std::vector<control::Route> routes;
   for (const Part& part : parts)
-    routes.push_back(
-        {part.method, part.pattern, [identify, what = part.what](const std::shared_ptr<control::Call>& call) {
-           if (!admit(*call, identify, control::Scope::read_only)) return;
-           call->answer(
-               platform::api_error(501, "NotImplemented", fmt::format("this server has no {} yet", what)));
-         }});
+    routes.push_back(admitting_route(
+        part.method, part.pattern, identify, control::Scope::read_only,
+        [what = part.what](const std::shared_ptr<control::Call>& call, const control::Principal&) {
+          call->answer(
+              platform::api_error(501, "NotImplemented", fmt::format("this server has no {} yet", what)));
+        }));
   return routes;
 }
 

@@ -299,14 +299,13 @@ std::vector<control::Route> Services::granting_routes(const Identify& identify) 
     return admitting_route(method, "/boxes/{name}/service-urls", identify, scope,
                            std::bind_front(handler, this));
   };
-  return {{"POST", "/boxes/{name}/service-url",
-           [this, identify](const CallPointer& call) {
-             // A token outlives the key that asked for it: reading is not enough.
-             const auto caller = admit(*call, identify, control::Scope::workspace);
-             if (!caller) return;
-             with_body(call, body_bytes_max,
-                       [this, call, caller = *caller](BodyFields& fields) { grant(call, caller, fields); });
-           }},
+  // A token outlives the key that asked for it: reading is not enough.
+  return {admitting_route("POST", "/boxes/{name}/service-url", identify, control::Scope::workspace,
+                          [this](const CallPointer& call, const control::Principal& caller) {
+                            with_body(call, body_bytes_max, [this, call, caller](BodyFields& fields) {
+                              grant(call, caller, fields);
+                            });
+                          }),
           route("GET", control::Scope::read_only, &Services::list),
           route("DELETE", control::Scope::workspace, &Services::take_back)};
 }

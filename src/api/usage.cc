@@ -52,29 +52,27 @@ store::Outcome<Counts> count(store::Store& store, const store::WorkspaceId& work
 }  // namespace
 
 std::vector<control::Route> usage_routes(store::Store& store, Identify identify, std::uint64_t boxes_max) {
-  return {{"GET", "/usage",
-           [&store, identify, boxes_max](const CallPointer& call) {
-             const auto caller = admit(*call, identify, control::Scope::read_only);
-             if (!caller) return;
-             const auto counts = count(store, {caller->workspace});
-             if (!counts) return call->answer(platform::to_api_error(counts.error()));
-             const Json out = {{"cpu_limit_millicores", 0},
-                               {"cpu_used_millicores", counts->millicores},
-                               {"memory_limit_bytes", 0},
-                               {"memory_used_bytes", counts->bytes},
-                               {"sandboxes_limit", boxes_max},
-                               {"sandboxes_used", counts->boxes},
-                               {"sandbox_running_count", counts->running},
-                               {"sandbox_stopped_count", counts->stopped},
-                               {"snapshots_count", counts->snapshots},
-                               {"registries_count", 0}};
-             call->answer(control::json_response(200, out.dump()));
-           }},
-          {"GET", "/usage/costs", [identify](const CallPointer& call) {
-             // Nothing costs anything here.
-             if (admit(*call, identify, control::Scope::read_only))
-               call->answer(control::json_response(200, R"({"items":[],"next_cursor":null})"));
-           }}};
+  return {admitting_route("GET", "/usage", identify, control::Scope::read_only,
+                          [&store, boxes_max](const CallPointer& call, const control::Principal& caller) {
+                            const auto counts = count(store, {caller.workspace});
+                            if (!counts) return call->answer(platform::to_api_error(counts.error()));
+                            const Json out = {{"cpu_limit_millicores", 0},
+                                              {"cpu_used_millicores", counts->millicores},
+                                              {"memory_limit_bytes", 0},
+                                              {"memory_used_bytes", counts->bytes},
+                                              {"sandboxes_limit", boxes_max},
+                                              {"sandboxes_used", counts->boxes},
+                                              {"sandbox_running_count", counts->running},
+                                              {"sandbox_stopped_count", counts->stopped},
+                                              {"snapshots_count", counts->snapshots},
+                                              {"registries_count", 0}};
+                            call->answer(control::json_response(200, out.dump()));
+                          }),
+          admitting_route("GET", "/usage/costs", identify, control::Scope::read_only,
+                          [](const CallPointer& call, const control::Principal&) {
+                            // Nothing costs anything here.
+                            call->answer(control::json_response(200, R"({"items":[],"next_cursor":null})"));
+                          })};
 }
 
 }  // namespace postern::api

@@ -335,7 +335,7 @@ Result<Fd> make_rest(const std::string& state_directory) {
   const std::string_view bytes = rest_bytes();
   if (!file || ::write(file.get(), bytes.data(), bytes.size()) != static_cast<ssize_t>(bytes.size()) ||
       ::fchmod(file.get(), 0555) != 0)
-    return fail_errno("write the program that holds boxes");
+    return fail_errno(fmt::format("write the program that holds boxes in '{}'", state_directory));
   // Not the one that writes: nobody runs a file that could change.
   Fd program(::open(fmt::format("/proc/self/fd/{}", file.get()).c_str(), O_PATH | O_CLOEXEC));
   if (!program) return fail_errno("open the program that holds boxes");
@@ -370,6 +370,8 @@ Result<Userland> Userland::make(const std::string& state_directory, const std::s
     return fail(Reason::invalid_configuration,
                 fmt::format("the state directory '{}' is no absolute path", state_directory));
   remove_left_over(state_directory);
+  auto rest = make_rest(state_directory);
+  if (!rest) return std::unexpected(std::move(rest.error()));
   std::string path = fmt::format("{}/{}XXXXXX", state_directory, name_beginning);
   if (::mkdtemp(path.data()) == nullptr)
     return fail_errno(fmt::format("make a directory in '{}'", state_directory));
@@ -380,8 +382,6 @@ Result<Userland> Userland::make(const std::string& state_directory, const std::s
     (void)remove_box_directory(path);
     return std::unexpected(std::move(filled.error()));
   }
-  auto rest = make_rest(state_directory);
-  if (!rest) return std::unexpected(std::move(rest.error()));
   return Userland(std::move(path), std::move(*taken), std::move(*rest));
 }
 
