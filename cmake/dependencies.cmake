@@ -9,7 +9,7 @@ find_package(yaml-cpp REQUIRED)
 find_package(Boost 1.74 REQUIRED)  # headers only
 find_package(GTest REQUIRED)
 foreach(pair cares=libcares re2=re2 idn2=libidn2 psl=libpsl mnl=libmnl seccomp=libseccomp capng=libcap-ng nghttp2=libnghttp2
-        expat=expat zlib=zlib brotlidec=libbrotlidec brotlienc=libbrotlienc zstd=libzstd sodium=libsodium sqlite=sqlite3 curl=libcurl archive=libarchive)
+        expat=expat hs=libhs zlib=zlib brotlidec=libbrotlidec brotlienc=libbrotlienc zstd=libzstd sodium=libsodium sqlite=sqlite3 curl=libcurl archive=libarchive)
   string(REPLACE "=" ";" pair ${pair})
   list(GET pair 0 name)
   list(GET pair 1 module)

@@ -103,8 +103,10 @@ class Inflate final : public CodingEngine {
       in.remove_prefix(1);
     }
     if (head_bytes_ < head_.size()) return false;
-    const unsigned first = static_cast<unsigned char>(head_[0]), second = static_cast<unsigned char>(head_[1]);
-    const bool wrapped = (first & 0x0fU) == Z_DEFLATED && (first >> 4U) <= 7 && (first * 256 + second) % 31 == 0;
+    const unsigned first = static_cast<unsigned char>(head_[0]),
+                   second = static_cast<unsigned char>(head_[1]);
+    const bool wrapped =
+        (first & 0x0fU) == Z_DEFLATED && (first >> 4U) <= 7 && (first * 256 + second) % 31 == 0;
     ready_ = ::inflateInit2(&stream_, wrapped ? MAX_WBITS : -MAX_WBITS) == Z_OK;
     failed_ = !ready_;
     return ready_;
@@ -190,7 +192,8 @@ class Allowance {
 
 class BrotliDecoder final : public CodingEngine {
  public:
-  BrotliDecoder() : state_(::BrotliDecoderCreateInstance(Allowance::allocate, Allowance::release, &allowance_)) {}
+  BrotliDecoder()
+      : state_(::BrotliDecoderCreateInstance(Allowance::allocate, Allowance::release, &allowance_)) {}
   ~BrotliDecoder() override {
     if (state_) ::BrotliDecoderDestroyInstance(state_);
   }
@@ -218,7 +221,8 @@ class BrotliDecoder final : public CodingEngine {
 
 class BrotliEncoder final : public CodingEngine {
  public:
-  BrotliEncoder() : state_(::BrotliEncoderCreateInstance(Allowance::allocate, Allowance::release, &allowance_)) {
+  BrotliEncoder()
+      : state_(::BrotliEncoderCreateInstance(Allowance::allocate, Allowance::release, &allowance_)) {
     if (!state_) return;
     ::BrotliEncoderSetParameter(state_, BROTLI_PARAM_QUALITY, brotli_quality);
     ::BrotliEncoderSetParameter(state_, BROTLI_PARAM_LGWIN, brotli_encoder_window_log);
@@ -282,7 +286,8 @@ class ZstdDecoder final : public CodingEngine {
   /// RFC 8878 §3.1. The library also reads the formats that came before the RFC, with code of their time.
   bool is_frame() const {
     const std::string_view magic(magic_.data(), magic_.size());
-    const bool skippable = (static_cast<unsigned char>(magic[0]) & 0xf0U) == 0x50 && magic.substr(1) == "\x2a\x4d\x18";
+    const bool skippable =
+        (static_cast<unsigned char>(magic[0]) & 0xf0U) == 0x50 && magic.substr(1) == "\x2a\x4d\x18";
     return skippable || magic == "\x28\xb5\x2f\xfd";
   }
   std::optional<Step> decode(std::string_view& in, std::span<char> out) {

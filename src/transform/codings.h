@@ -32,7 +32,8 @@ std::string_view token(Coding coding);
 bool is_supported(std::string_view coding);
 
 /// The one coding that a Content-Encoding field (all its lines, joined by commas) names; identity for an
-/// empty one. nullopt: one that we do not know, or more than one, which only a body made to hide something has.
+/// empty one. nullopt: one that we do not know, or more than one, which only a body made to hide something
+/// has.
 std::optional<Coding> read_content_encoding(std::string_view value);
 
 /// An Accept-Encoding value (RFC 9110 §12.5.3) with only the elements in it that we decode, weights and all,
@@ -40,8 +41,8 @@ std::optional<Coding> read_content_encoding(std::string_view value);
 std::string filter_accept_encoding(std::string_view value);
 
 /// When a body expands so far that it must have been made for it. gzip reaches 1,032:1 at most, on zeros; br
-/// and zstd know no bound. Text of the sort that APIs send stays below 100:1, so beyond `free_bytes` of output
-/// `ratio` is what a body may cost more than its transfer. Memory does not depend on either.
+/// and zstd know no bound. Text of the sort that APIs send stays below 100:1, so beyond `free_bytes` of
+/// output `ratio` is what a body may cost more than its transfer. Memory does not depend on either.
 struct DecodeLimits {
   std::uint64_t free_bytes = 4 * MiB;
   std::uint64_t ratio = 250;
