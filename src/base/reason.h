@@ -21,6 +21,8 @@ enum class Decision : std::uint8_t { allowed, denied, failed };
   X(no_server_name, denied, 403)             \
   X(protocol_not_allowed, denied, 403)       \
   X(plaintext_credential, denied, 403)       \
+  X(content_blocked, denied, 403)            \
+  X(limit_exceeded, denied, 429)             \
   X(method_not_allowed, denied, 405)         \
   X(misdirected_request, denied, 421)        \
   X(ambiguous_path, denied, 400)             \
@@ -32,6 +34,8 @@ enum class Decision : std::uint8_t { allowed, denied, failed };
   X(unsignable_request, denied, 400)         \
   X(head_too_large, denied, 431)             \
   X(body_too_large, denied, 413)             \
+  X(unsupported_content, denied, 415)        \
+  X(schema_violation, denied, 422)           \
   X(expectation_failed, denied, 417)         \
   X(sandbox_timeout, failed, 408)            \
   X(sandbox_closed, failed, 499)             \
@@ -46,6 +50,7 @@ enum class Decision : std::uint8_t { allowed, denied, failed };
   X(origin_malformed_response, failed, 502)  \
   X(origin_closed, failed, 502)              \
   X(origin_timeout, failed, 504)             \
+  X(uninspectable_answer, failed, 502)       \
   /* ourselves */                            \
   X(credential_unavailable, failed, 502)     \
   X(callback_failed, failed, 502)            \

@@ -211,6 +211,9 @@ io::Task<Result<GrantRef>> Grants::ask(Caller& caller, const Source& source, con
     ++counts.failed;
     co_return std::unexpected(std::move(grant.error()));
   }
+  std::vector<const InjectedHeader*> headers;
+  for (const InjectedHeader& header : grant->headers) headers.push_back(&header);
+  grant->scrubber = Scrubber::make(headers);
   co_return std::make_shared<const Grant>(std::move(*grant));
 }
 
@@ -263,8 +266,16 @@ GrantRef LoopGrants::find(const Grants& grants, const Source& source, const Host
   if (version_ != grants.number()) return nullptr;
   set_key(source, host, port);
   const auto at = kept_.find(key_);
-  if (at == kept_.end() || !at->second->usable(clock)) return nullptr;
-  return at->second;
+  if (at == kept_.end() || !at->second.grant->usable(clock)) return nullptr;
+  return at->second.grant;
+}
+
+std::shared_ptr<const Scrubber> LoopGrants::earlier(const Grants& grants, const Source& source,
+                                                    const Host& host, std::uint16_t port) {
+  if (version_ != grants.number()) return nullptr;
+  set_key(source, host, port);
+  const auto at = kept_.find(key_);
+  return at == kept_.end() ? nullptr : at->second.earlier;
 }
 
 void LoopGrants::keep(const Grants& grants, const Source& source, const Host& host, std::uint16_t port,
@@ -273,7 +284,10 @@ void LoopGrants::keep(const Grants& grants, const Source& source, const Host& ho
   version_ = grants.number();
   if (kept_.size() >= kept_max) kept_.clear();
   set_key(source, host, port);
-  kept_[key_] = std::move(grant);
+  Kept& kept = kept_[key_];
+  if (kept.grant == grant) return;
+  if (kept.grant) kept.earlier = kept.grant->scrubber;
+  kept.grant = std::move(grant);
 }
 
 }  // namespace postern::credential

@@ -80,14 +80,21 @@ class LoopGrants {
   GrantRef find(const Grants& grants, const Source& source, const Host& host, std::uint16_t port,
                 const Clock& clock);
   void keep(const Grants& grants, const Source& source, const Host& host, std::uint16_t port, GrantRef grant);
+  /// What the grant before this one is found by in answers; nullptr when there was none.
+  std::shared_ptr<const Scrubber> earlier(const Grants& grants, const Source& source, const Host& host,
+                                          std::uint16_t port);
 
  private:
+  struct Kept {
+    GrantRef grant;
+    std::shared_ptr<const Scrubber> earlier;
+  };
   static constexpr std::size_t kept_max = 256;
   void set_key(const Source& source, const Host& host, std::uint16_t port);
 
   std::uint64_t version_ = 0;  ///< Grants::number()
   std::string key_;
-  std::unordered_map<std::string, GrantRef> kept_;
+  std::unordered_map<std::string, Kept> kept_;
 };
 
 }  // namespace postern::credential

@@ -59,7 +59,8 @@ struct Buildup {
   void add_header(const policy::Header& header, const std::string& where,
                   std::vector<InjectedHeader>& headers) {
     switch (header.type) {
-      case policy::HeaderType::plaintext: return finish(header, where, "plaintext", header.text, headers);
+      case policy::HeaderType::plaintext:
+        return finish(header, where, "plaintext", header.text, headers, SecretSpans{});
       case policy::HeaderType::opaque:
         if (!header.from.empty()) {
           if (const Secret* found = find_kept(header.from, where, header.at))
@@ -84,7 +85,21 @@ struct Buildup {
                     std::vector<InjectedHeader>& headers) {
     std::string source = "workspace_secret:";
     if (const auto value = fill(header.text, where, header.at, source))
-      finish(header, where, std::move(source), value->view(), headers);
+      finish(header, where, std::move(source), value->view(), headers, secrets_within(header.text));
+  }
+
+  /// Where the secrets stand in a template that was filled in.
+  SecretSpans secrets_within(const std::string& text) const {
+    SecretSpans spans;
+    std::uint32_t at = 0;
+    const auto parsed = policy::parse_template(text);
+    for (const auto& piece : parsed->pieces) {
+      const auto size = static_cast<std::uint32_t>(piece.is_key ? secrets.find(piece.text)->unwrap().size()
+                                                                : piece.text.size());
+      if (piece.is_key) spans.push_back({at, size});
+      at += size;
+    }
+    return spans;
   }
 
   /// `source`: the keys are added.
@@ -246,8 +261,9 @@ struct Buildup {
   }
 
   void finish(const policy::Header& header, const std::string& where, std::string source,
-              std::string_view value, std::vector<InjectedHeader>& headers) {
-    auto made = make_header(header.name, std::move(source), value);
+              std::string_view value, std::vector<InjectedHeader>& headers,
+              const std::optional<SecretSpans>& parts = std::nullopt) {
+    auto made = make_header(header.name, std::move(source), value, parts);
     if (!made) return fail(where, header.at, std::move(made.error()));
     headers.push_back(std::move(*made));
   }

@@ -13,6 +13,7 @@
 #include "base/clock.h"
 #include "base/result.h"
 #include "credential/injected_header.h"
+#include "credential/scrubber.h"
 #include "io/task.h"
 #include "model/host.h"
 
@@ -45,6 +46,7 @@ struct Subject {
 struct Grant {
   std::vector<InjectedHeader> headers;
   std::shared_ptr<const AwsCredentials> aws;  ///< What requests are signed with, for rules that sign.
+  std::shared_ptr<const Scrubber> scrubber;   ///< Of the headers; set by Grants.
   TimePoint expires = TimePoint::max();
   TimePoint refresh_after = TimePoint::max();  ///< A new one is asked for while this one is still good.
   WallTime expires_by_date = WallTime::max();

@@ -60,6 +60,7 @@ void close_rule(policy::Rule& rule) {
   rule.env_vars.clear();
   rule.own_env.clear();
   rule.provider = std::monostate{};
+  rule.treatment.reset();
 }
 
 }  // namespace

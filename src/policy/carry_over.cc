@@ -30,6 +30,13 @@ bool same_recipient(const Provider& wanted, const Provider& stored) {
   return oauth2 == nullptr || oauth2->token_url.text == std::get<Oauth2Auth>(stored).token_url.text;
 }
 
+/// Nothing is put on a request to another destination than before.
+bool same_destination(const Rule& wanted, const Rule& stored) {
+  const Rewrite* now = wanted.rewrite();
+  const Rewrite* before = stored.rewrite();
+  return !now == !before && (!now || now->same_destination(*before));
+}
+
 template <class Value>
 bool is_left_out(const Value& value) {
   return value.type == HeaderType::opaque && value.value.empty() && value.from.empty();
@@ -52,7 +59,7 @@ class Carrier {
 
  private:
   void carry_rule(Rule& rule, Rule& stored, const std::string& where) {
-    const bool within = lie_within(rule.match_hosts, stored.match_hosts);
+    const bool within = lie_within(rule.match_hosts, stored.match_hosts) && same_destination(rule, stored);
     carry_headers(rule.headers, stored.headers, where + ".headers", within);
     if (rule.provider.index() != stored.provider.index()) return;
     const bool kept = within && same_recipient(rule.provider, stored.provider);
@@ -95,8 +102,8 @@ class Carrier {
       value.value = std::move(old.value);
     else if (problems_.size() < problems_max)
       problems_.push_back({where, value.at,
-                           "the stored value is not kept, because the rule's hosts or its token endpoint "
-                           "changed: give the value again"});
+                           "the stored value is not kept, because the rule's hosts, its rewrite or its token "
+                           "endpoint changed: give the value again"});
   }
 
   Document& update_;

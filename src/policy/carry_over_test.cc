@@ -146,5 +146,21 @@ TEST(CarryOver, ACallbacksValueIsKeptForItsUrl) {
   EXPECT_EQ(kept, "xx-x-");
 }
 
+TEST(CarryOver, AValueDoesNotFollowARewriteToAnotherHost) {
+  const std::string plain = rule("a.example.com", given);
+  const auto sent_to = [](const std::string& header, const std::string& where) {
+    return rule("a.example.com", header) + "    rewrite: {" + where + "}\n";
+  };
+  EXPECT_THAT(carried(sent_to(left_out, "host: evil.example.net"), plain), HasSubstr("not kept"));
+  EXPECT_THAT(carried(rule("a.example.com", left_out), sent_to(given, "host: b.example.com")),
+              HasSubstr("not kept"));
+  EXPECT_THAT(
+      carried(sent_to(left_out, "host: b.example.com, scheme: http"), sent_to(given, "host: b.example.com")),
+      HasSubstr("not kept"));
+  EXPECT_EQ(carried(sent_to(left_out, "host: b.example.com, path_prefix: /x"),
+                    sent_to(given, "host: b.example.com")),
+            "kept");
+}
+
 }  // namespace
 }  // namespace postern::policy

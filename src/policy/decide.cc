@@ -149,12 +149,12 @@ bool answers_as_metadata(const Snapshot& snapshot, const Host& host, std::uint16
   return ours && !snapshot.denied().contains(host, port);
 }
 
-Verdict decide(const Snapshot& snapshot, const RequestFacts& facts) {
-  Verdict verdict{
-      .reason = judge(snapshot, {facts.host, facts.port, facts.tls ? Transport::tls : Transport::http})};
-  if (verdict.reason != Reason::allowed) return verdict;
-  CoveringRules rules = snapshot.rule_index().covering(facts.host);
-  verdict.judges_paths = rules.judges_paths();
+namespace {
+
+/// The first rule that matches and is not `passed_over`; no_rule when there is none.
+template <class PassedOver>
+std::uint32_t first_match(const Snapshot& snapshot, CoveringRules& rules, const RequestFacts& facts,
+                          PassedOver passed_over) {
   std::optional<wire::LenientPath> lenient;
   if (rules.denies()) lenient = wire::lenient_path(facts.path);
   const wire::LenientPath* const leniently = lenient ? &*lenient : nullptr;
@@ -162,20 +162,64 @@ Verdict decide(const Snapshot& snapshot, const RequestFacts& facts) {
   rules.keep_for({.method = facts.method, .fields = facts.fields, .readings = readings.all()});
   for (std::uint32_t number = rules.next(); number != no_rule; number = rules.next()) {
     const Rule& rule = snapshot.rules()[number];
-    if (!matches(rule, facts, leniently)) continue;
-    verdict.rule = &rule;
+    if (!passed_over(rule) && matches(rule, facts, leniently)) return number;
+  }
+  return no_rule;
+}
+
+/// Static headers win over a callback; a rule that only allows has none.
+void look_for_callback(const Snapshot& snapshot, const RequestFacts& facts, Verdict& verdict) {
+  if (verdict.reason != Reason::allowed || snapshot.callbacks().empty() ||
+      (verdict.rule && verdict.rule->has_headers()))
+    return;
+  verdict.callback_index = snapshot.callback_for(facts.host);
+  if (verdict.callback_index != no_rule && !facts.tls &&
+      snapshot.plaintext_credentials() == PlaintextCredentials::refuse)
+    verdict.reason = Reason::plaintext_credential;
+}
+
+}  // namespace
+
+Verdict decide(const Snapshot& snapshot, const RequestFacts& facts) {
+  Verdict verdict{
+      .reason = judge(snapshot, {facts.host, facts.port, facts.tls ? Transport::tls : Transport::http})};
+  if (verdict.reason != Reason::allowed) return verdict;
+  CoveringRules rules = snapshot.rule_index().covering(facts.host);
+  verdict.judges_paths = rules.judges_paths();
+  const std::uint32_t number = first_match(snapshot, rules, facts, [](const Rule&) { return false; });
+  if (number != no_rule) {
+    verdict.rule = &snapshot.rules()[number];
     verdict.rule_index = number;
-    verdict.reason = outcome(snapshot, rule, facts.tls);
-    break;
+    // What is sent elsewhere is for the destination's credentials, and its transport (decide_rewritten).
+    if (verdict.rule->rewrite() && verdict.rule->action == Action::allow) return verdict;
+    verdict.reason = outcome(snapshot, *verdict.rule, facts.tls);
   }
-  // Static headers win over a callback; a rule that only allows has none.
-  if (verdict.reason == Reason::allowed && !snapshot.callbacks().empty() &&
-      (!verdict.rule || !verdict.rule->has_headers())) {
-    verdict.callback_index = snapshot.callback_for(facts.host);
-    if (verdict.callback_index != no_rule && !facts.tls &&
-        snapshot.plaintext_credentials() == PlaintextCredentials::refuse)
-      verdict.reason = Reason::plaintext_credential;
+  look_for_callback(snapshot, facts, verdict);
+  return verdict;
+}
+
+Verdict decide_rewritten(const Snapshot& snapshot, const Rule& rewriting, std::uint32_t rewriting_index,
+                         const RequestFacts& facts) {
+  Verdict verdict{
+      .reason = Reason::allowed, .rule = &rewriting, .rule_index = rewriting_index, .judges_paths = true};
+  if (snapshot.denied().contains(facts.host, facts.port)) {
+    verdict.reason = Reason::in_deny_list;
+    return verdict;
   }
+  CoveringRules rules = snapshot.rule_index().covering(facts.host);
+  const std::uint32_t number =
+      first_match(snapshot, rules, facts, [](const Rule& rule) { return rule.rewrite() != nullptr; });
+  const Rule* const there = number == no_rule ? nullptr : &snapshot.rules()[number];
+  if (there && there->action == Action::deny) {
+    verdict.reason = Reason::denied_by_rule;
+    return verdict;
+  }
+  if (there && !rewriting.has_headers()) {
+    verdict.rule = there;
+    verdict.rule_index = number;
+  }
+  verdict.reason = outcome(snapshot, *verdict.rule, facts.tls);
+  look_for_callback(snapshot, facts, verdict);
   return verdict;
 }
 

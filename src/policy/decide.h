@@ -77,4 +77,13 @@ struct Verdict {
 /// plain HTTP).
 Verdict decide(const Snapshot& snapshot, const RequestFacts& facts);
 
+/// Whether a request that `rewriting` (a rule with a rewrite, which matched it) sends elsewhere may go there,
+/// and with which credentials: its own headers or, when it has none, those of the first rule that matches it
+/// at its destination, or of a callback. `facts` are those of the request as it would be sent. What the
+/// document allows says nothing here, for the sandbox did not choose the destination; what is denied stays
+/// denied. Rules that rewrite are passed over: a request is sent elsewhere once. `rule` is `rewriting` when
+/// no other has the credentials.
+Verdict decide_rewritten(const Snapshot& snapshot, const Rule& rewriting, std::uint32_t rewriting_index,
+                         const RequestFacts& facts);
+
 }  // namespace postern::policy

@@ -900,5 +900,68 @@ TEST(Decide, MetadataIsAnsweredForARuleOfGoogleOnlyAndOnlyWhereItIs) {
   EXPECT_EQ(judge(*policy, "169.254.169.254", 80, Transport::http), Reason::private_address);
 }
 
+struct Sent {
+  std::string host = "mirror.example.net";
+  std::string path = "/";
+  bool tls = true;
+};
+
+Verdict sent_elsewhere(const Snapshot& policy, const Sent& sent, const Request& request = {}) {
+  const Verdict first = verdict(policy, request);
+  if (!first.rule || !first.rule->rewrite()) ADD_FAILURE() << "nothing rewrites it";
+  const Host canonical = host(sent.host);
+  return decide_rewritten(policy, *first.rule, first.rule_index,
+                          {canonical, static_cast<std::uint16_t>(sent.tls ? 443 : 80), sent.tls,
+                           request.method, sent.path, request.fields});
+}
+
+constexpr std::string_view remapped = R"(
+access_control: {allow_list: [api.example.com]}
+rules:
+  - {name: there, match_hosts: [api.example.com], rewrite: {host: mirror.example.net}}
+  - {name: again, match_hosts: [mirror.example.net], rewrite: {host: api.example.com}}
+  - {name: closed, match_hosts: [mirror.example.net], match_paths: [/admin/*], action: deny}
+  - name: token
+    match_hosts: [mirror.example.net]
+    match_paths: [/npm/*]
+    headers: [{name: Authorization, type: workspace_secret, value: "Bearer {KEY}"}]
+callbacks:
+  - {match_hosts: [mirror.example.net], url: "https://creds.example.org/", ttl_seconds: 60}
+)";
+
+TEST(Decide, WhatIsSentElsewhereGetsTheDestinationsCredentials) {
+  const auto policy = snapshot(remapped);
+  EXPECT_EQ(verdict(*policy, {}).reason, Reason::allowed);
+  EXPECT_EQ(sent_elsewhere(*policy, {.path = "/npm/a"}).rule->name, "token");
+  const Verdict other = sent_elsewhere(*policy, {.path = "/b"});
+  EXPECT_EQ(other.rule->name, "there");
+  EXPECT_EQ(other.callback_index, 0) << "no rule has headers there, so the callback is asked";
+  EXPECT_EQ(sent_elsewhere(*policy, {.path = "/admin/x"}).reason, Reason::denied_by_rule);
+  EXPECT_EQ(sent_elsewhere(*policy, {.path = "/npm/a", .tls = false}).reason, Reason::plaintext_credential);
+  EXPECT_EQ(judge_https(*policy, "mirror.example.net"), Reason::not_in_allow_list)
+      << "the sandbox itself may not go there";
+}
+
+TEST(Decide, WhatIsDeniedIsNoDestination) {
+  CompileOptions options;
+  options.deny = {"mirror.example.net"};
+  EXPECT_EQ(sent_elsewhere(*snapshot(remapped, options), {.path = "/npm/a"}).reason, Reason::in_deny_list);
+}
+
+TEST(Decide, ARewritingRulesOwnHeadersGoWhereItSends) {
+  const auto policy = snapshot(R"(
+rules:
+  - name: there
+    match_hosts: [api.example.com]
+    headers: [{name: X-Key, type: workspace_secret, value: "{KEY}"}]
+    rewrite: {host: mirror.example.net}
+  - {name: token, match_hosts: [mirror.example.net], headers: [{name: X-Other, type: plaintext, value: x}]}
+)");
+  EXPECT_EQ(sent_elsewhere(*policy, {}).rule->name, "there");
+  // Its transport is the destination's: over plain HTTP to us, and over TLS from here.
+  EXPECT_EQ(verdict(*policy, {.tls = false}).reason, Reason::allowed);
+  EXPECT_EQ(sent_elsewhere(*policy, {.tls = false}).reason, Reason::plaintext_credential);
+}
+
 }  // namespace
 }  // namespace postern::policy

@@ -14,8 +14,8 @@
 #include "base/fd.h"
 #include "base/put_in_order.h"
 #include "base/units.h"
-#include "policy/provider_reader.h"
 #include "policy/provider_secrets.h"
+#include "policy/treatment_reader.h"
 #include "wire/http1.h"
 
 namespace postern::policy {
@@ -25,11 +25,11 @@ namespace {
 constexpr std::array<std::string_view, 5> document_fields = {"rules", "callbacks", "access_control",
                                                              "description", "no_proxy"};
 constexpr std::array<std::string_view, 2> access_fields = {"allow_list", "deny_list"};
-constexpr std::array<std::string_view, 10> rule_fields = {
-    "name",        "description",   "enabled",       "action",  "match_hosts",
-    "match_paths", "match_methods", "match_headers", "headers", "env_vars"};
+constexpr std::array<std::string_view, 12> rule_fields = {
+    "name",          "description",   "enabled", "action",   "match_hosts", "match_paths",
+    "match_methods", "match_headers", "headers", "env_vars", "rewrite",     "transform"};
 // Part of the schema, not of this version. Refused by name: a policy that half works is worse than none.
-constexpr std::array<std::string_view, 3> unsupported_rule_fields = {"rewrite", "transform", "limits"};
+constexpr std::array<std::string_view, 1> unsupported_rule_fields = {"limits"};
 constexpr std::array<std::string_view, 5> header_fields = {"name", "type", "value", "from", "is_set"};
 constexpr std::array<std::string_view, 5> callback_fields = {"match_hosts", "url", "ttl_seconds",
                                                              "full_request", "request_headers"};
@@ -49,9 +49,9 @@ bool has_control(std::string_view text) {
 
 /// Walks the tree once and collects every problem, so that the author mends them in one go. Rules come first,
 /// each as soon as it is read.
-class Reader final : ProviderReader, public ItemSink {
+class Reader final : TreatmentReader, public ItemSink {
  public:
-  using ProviderReader::ProviderReader;
+  using TreatmentReader::TreatmentReader;
   ~Reader() = default;
 
   std::string_view key() const override { return "rules"; }
@@ -144,6 +144,7 @@ class Reader final : ProviderReader, public ItemSink {
     read_match_headers(node, where, out);
     read_headers(node, where, "headers", header_types, out.headers);
     read_env_vars(node, where, out);
+    read_treatment(node, where, out);
     if (out.action == Action::deny && !out.headers.empty()) {
       fail(child(where, "headers"), node.find("headers")->at,
            "a rule whose action is deny sends nothing: leave the headers out");
@@ -156,6 +157,7 @@ class Reader final : ProviderReader, public ItemSink {
     names.push_back("type");
     if (type.empty()) return names;
     std::erase(names, "headers");
+    std::erase(names, "rewrite");
     names.push_back(type);
     return names;
   }
@@ -465,6 +467,7 @@ std::string_view token(HeaderType type) {
 }
 
 bool Rule::judges_paths() const {
+  if (rewrite()) return true;
   return !match_paths.empty() && std::ranges::none_of(match_paths, [](const MatchPath& path) {
     return path.pattern.form == PathPattern::Form::any;
   });
@@ -650,6 +653,30 @@ struct ProviderPrinter {
 
 Json print_provider(const Provider& provider) { return std::visit(ProviderPrinter{}, provider); }
 
+Json print_rewrite(const Rewrite& rewrite) {
+  Json out = {{"host", rewrite.host.name}};
+  if (!rewrite.tls) out["scheme"] = "http";
+  if (rewrite.port != (rewrite.tls ? 443 : 80)) out["port"] = rewrite.port;
+  if (!rewrite.path_prefix.empty()) out["path_prefix"] = rewrite.path_prefix;
+  if (rewrite.preserve_host) out["host_header"] = "preserve";
+  if (rewrite.credentials != SentCredentials::strip) out["credentials"] = token(rewrite.credentials);
+  return out;
+}
+
+struct StepPrinter {
+  Json operator()(const SetHeader& step) const {
+    return {{"set_header", {{"name", step.name}, {"value", step.text}}}};
+  }
+  Json operator()(const RemoveHeader& step) const { return {{"remove_header", step.name}}; }
+};
+
+Json print_transform(const Transform& transform) {
+  Json out = Json::object();
+  for (const RequestStep& step : transform.request) out["request"].push_back(std::visit(StepPrinter{}, step));
+  if (transform.scrub_secrets) out["response"] = {{"scrub_secrets", *transform.scrub_secrets}};
+  return out;
+}
+
 Json print_rule(const Rule& rule) {
   Json out = {{"name", rule.name}};
   if (!rule.description.empty()) out["description"] = rule.description;
@@ -667,6 +694,9 @@ Json print_rule(const Rule& rule) {
     out["match_headers"].push_back(fmt::format("{}: {}", name, value));
   for (const auto& header : rule.headers) out["headers"].push_back(print_header(header));
   for (const auto& [name, value] : rule.env_vars) out["env_vars"][name] = value;
+  if (const Rewrite* rewrite = rule.rewrite()) out["rewrite"] = print_rewrite(*rewrite);
+  if (rule.treatment && rule.treatment->transform)
+    out["transform"] = print_transform(*rule.treatment->transform);
   return out;
 }
 

@@ -7,6 +7,7 @@
 #include <chrono>
 #include <cstdint>
 #include <expected>
+#include <memory>
 #include <optional>
 #include <span>
 #include <string>
@@ -17,6 +18,7 @@
 #include "base/secret.h"
 #include "policy/pattern.h"
 #include "policy/problem.h"
+#include "policy/treatment.h"
 #include "wire/url.h"
 
 namespace postern::policy {
@@ -173,11 +175,14 @@ struct Rule {
   std::vector<Header> headers;
   std::vector<EnvVar> env_vars;
   Provider provider;
-  bool own_hosts = false;       ///< match_hosts are the provider's, and not the document's.
-  std::vector<EnvVar> own_env;  ///< The provider's placeholders; they win over env_vars.
+  bool own_hosts = false;                      ///< match_hosts are the provider's, and not the document's.
+  std::vector<EnvVar> own_env;                 ///< The provider's placeholders; they win over env_vars.
+  std::unique_ptr<const Treatment> treatment;  ///< nullptr for most.
 
-  /// True when some path is told from another.
+  /// True when some path is told from another, or joined to another.
   bool judges_paths() const;
+  /// Where its requests are sent instead; nullptr: where the sandbox meant.
+  const Rewrite* rewrite() const { return treatment && treatment->rewrite ? &*treatment->rewrite : nullptr; }
   /// True when it puts a credential (not only plain text) on requests.
   bool injects_credential() const;
   /// True when its credential is a signature: over TLS only, whatever the operator says.

@@ -326,7 +326,7 @@ TEST(Document, AFieldLeftEmptyIsNotTheSameAsAbsentInAFile) {
 
 TEST(Document, WhatThisVersionCannotDoIsRefusedByName) {
   for (const auto unknown : {UnknownFields::refuse, UnknownFields::tolerate}) {
-    for (const std::string field : {"rewrite", "transform", "limits"}) {
+    for (const std::string field : {"limits"}) {
       EXPECT_THAT(problems(rule_with(field + ": {x: y}"), Format::yaml, unknown),
                   HasSubstr(fmt::format(
                       "policy.yaml:4:5: rules[0].{0}: '{0}' is not supported by this version", field)));
@@ -340,6 +340,79 @@ TEST(Document, WhatThisVersionCannotDoIsRefusedByName) {
                   HasSubstr(fmt::format("rules[0].{0}: belongs to rules with 'type: {0}'", type)));
     }
   }
+}
+
+TEST(Document, ARewriteSaysWhereAndWithWhat) {
+  const Document document = yaml(rule_with(
+      "rewrite: {host: \"Mirror.example.ORG.\", scheme: http, path_prefix: /npm/, host_header: preserve, "
+      "credentials: redact}"));
+  const Rewrite* rewrite = document.rules.at(0).rewrite();
+  ASSERT_NE(rewrite, nullptr);
+  EXPECT_EQ(rewrite->host.name, "mirror.example.org");
+  EXPECT_FALSE(rewrite->tls);
+  EXPECT_EQ(rewrite->port, 80);
+  EXPECT_EQ(rewrite->path_prefix, "/npm");
+  EXPECT_TRUE(rewrite->preserve_host);
+  EXPECT_EQ(rewrite->credentials, SentCredentials::redact);
+  EXPECT_TRUE(document.rules.at(0).judges_paths()) << "a path that is joined to another must be one path";
+  const Document least = yaml(rule_with("rewrite: {host: mirror.example.org}"));
+  EXPECT_EQ(least.rules.at(0).rewrite()->port, 443);
+  EXPECT_EQ(least.rules.at(0).rewrite()->credentials, SentCredentials::strip);
+}
+
+TEST(Document, ATransformHasStepsInOrder) {
+  const Document document = yaml(rule_with(
+      "transform: {request: [set_header: {name: X-Team, value: \"{sandbox.name}/{{a}}\"}, remove_header: "
+      "X-Debug], response: {scrub_secrets: false}}"));
+  ASSERT_TRUE(document.rules.at(0).treatment && document.rules.at(0).treatment->transform);
+  const Transform& transform = *document.rules.at(0).treatment->transform;
+  ASSERT_EQ(transform.request.size(), 2);
+  EXPECT_EQ(std::get<SetHeader>(transform.request[0]).pieces,
+            (std::vector<std::variant<std::string, Variable>>{Variable::sandbox_name, "/{a}"}));
+  EXPECT_EQ(std::get<RemoveHeader>(transform.request[1]).name, "X-Debug");
+  EXPECT_EQ(transform.scrub_secrets, false);
+}
+
+TEST(Document, WhatATreatmentCannotMeanIsRefused) {
+  const auto refused = [](const std::string& line, const std::string& because) {
+    EXPECT_THAT(problems(rule_with(line)), HasSubstr(because)) << line;
+    EXPECT_THAT(problems(rule_with(line), Format::yaml, UnknownFields::tolerate), HasSubstr(because)) << line;
+  };
+  refused("rewrite: {port: 443}", "rules[0].rewrite: a rewrite needs a 'host'");
+  refused("rewrite: {host: 10.0.0.1}", "rules[0].rewrite.host: is an address");
+  refused("rewrite: {host: b.example.com, port: 0}", "a whole number from 1 to 65535");
+  refused("rewrite: {host: b.example.com, scheme: ftp}",
+          "'ftp' is not accepted here (accepted: https, http)");
+  refused("rewrite: {host: b.example.com, credentials: all}", "(accepted: strip, redact, keep)");
+  refused("rewrite: {host: b.example.com, path_prefix: npm}", "rules[0].rewrite.path_prefix: is not a path");
+  refused("rewrite: {host: b.example.com, path_prefix: \"/a/%2e%2e\"}", "path_prefix: is not a path");
+  refused("transform: {request: [encrypt: yes]}", "rules[0].transform.request[0]: is no step");
+  refused("transform: {request: [set_header: {name: Host, value: x}]}", "belongs to the connection");
+  refused("transform: {request: [set_header: {name: X, value: \"{API_KEY}\"}]}", "begins no variable");
+  refused(
+      "headers: [{name: X-Key, type: plaintext, value: x}]\n    transform: {request: [remove_header: x-key]}",
+      "among the rule's own 'headers'");
+  EXPECT_THAT(
+      problems(
+          "rules: [{name: r, match_hosts: [a.example.com], action: deny, rewrite: {host: b.example.com}}]"),
+      HasSubstr("a rule whose action is deny sends nothing"));
+  EXPECT_THAT(problems(rule_with("rewrite: {host: b.example.com, extra: 1}")),
+              HasSubstr("unknown field 'extra'"));
+}
+
+TEST(Document, TreatmentsArePrintedAsTheyWereRead) {
+  const std::string text = rule_with(
+      "rewrite: {host: b.example.com, port: 8443, path_prefix: /p, credentials: keep}\n    transform: "
+      "{request: "
+      "[set_header: {name: X-A, value: \"{workspace.id}\"}, remove_header: X-B], response: {scrub_secrets: "
+      "true}}");
+  const std::string once = print(yaml(text));
+  const auto again = parse_document(once, Format::json);
+  ASSERT_TRUE(again) << once;
+  EXPECT_EQ(print(*again), once);
+  EXPECT_THAT(once,
+              testing::AllOf(HasSubstr("\"port\": 8443"), HasSubstr("{workspace.id}"),
+                             HasSubstr("\"remove_header\": \"X-B\""), HasSubstr("\"scrub_secrets\": true")));
 }
 
 constexpr std::string_view providers = R"(

@@ -123,7 +123,8 @@ std::shared_ptr<const Egress> version(std::uint64_t number) {
   auto document = policy::parse_document(
       "rules:\n- name: rule-" + n +
           "\n  match_hosts: [api.example.com]\n"
-          "  headers: [{name: Authorization, type: workspace_secret, value: 'Bearer {KEY}'}]\n",
+          "  headers: [{name: Authorization, type: workspace_secret, value: 'Bearer {KEY}'}]\n"
+          "  transform: {response: {scrub_secrets: false}}\n",
       policy::Format::yaml);
   if (!document) throw std::runtime_error(document.error().front().message);
   policy::CompileOptions options;

@@ -9,6 +9,7 @@
 #include "credential/callback.h"
 #include "credential/grants.h"
 #include "credential/injections.h"
+#include "credential/loop_scrubbers.h"
 #include "model/host.h"
 #include "policy/decide.h"
 #include "policy/snapshot.h"
@@ -54,6 +55,7 @@ struct Tenant {
   mutable TenantLoad load;
   mutable credential::LoopGrants grants;
   mutable credential::LoopSigners signers;
+  mutable credential::LoopScrubbers scrubbers;
   mutable Resting resting;             ///< Its connections that have nothing under way.
   mutable TenantWatchers connections;  ///< All of them; told when the sandbox is removed.
   /// Where bytes pass that no request is judged by any more; told of a new policy, too.

@@ -5,12 +5,14 @@
 
 #include "credential/digest.h"
 #include "credential/grant_counts.h"
+#include "proxy/answer_scrubbing.h"
 #include "proxy/http1_sides.h"
 #include "proxy/http2_sides.h"
 #include "proxy/limits.h"
 #include "proxy/metadata_server.h"
 #include "proxy/refusal.h"
 #include "proxy/relay.h"
+#include "proxy/rewriting.h"
 #include "proxy/worker.h"
 #include "wire/host.h"
 #include "wire/http1.h"
@@ -150,6 +152,10 @@ class Exchange final : SandboxSide::AbortWatcher {
   Result<void> judge();
   std::span<const HeaderField> judged_fields();
   Result<void> judge_authority();
+  policy::Verdict decide(const policy::Snapshot& snapshot, std::string_view path);
+  policy::Verdict decide_there(const policy::Snapshot& snapshot, const policy::Rule& rule,
+                               std::uint32_t rule_index);
+  Result<void> send_elsewhere(const policy::Rule& rule, const wire::CanonicalPath& path);
   Result<void> take_credentials();
   void withhold_credentials();
   Result<void> admit();
@@ -174,6 +180,9 @@ class Exchange final : SandboxSide::AbortWatcher {
   io::Task<void> relay_answer();
   io::Task<void> give_up();
   io::Task<Result<void>> relay_body();
+  io::Task<Result<void>> relay_scrubbed();
+  std::span<const HeaderField> answer_trailers();
+  void look_for_scrubbers();
   io::Task<void> tunnel();
   Reason judge_tunnel();
   void end_tunnel();
@@ -192,6 +201,12 @@ class Exchange final : SandboxSide::AbortWatcher {
   void break_tunnel(Error error);
   Result<OutgoingAnswer> outgoing_answer(const ResponseHead& head);
   void forwardable(std::span<const HeaderField> fields, bool request);
+  void gather(std::span<const HeaderField> fields, bool request);
+  void withhold_sent_credentials();
+  void map_locations();
+  void prepare_transform(const policy::Rule& rule);
+  void transform_fields();
+  bool is_transformed(std::string_view name) const;
   bool is_injected(std::string_view name) const;
   std::span<const HeaderField> request_trailers();
   void on_sandbox_gone() override;
@@ -215,6 +230,11 @@ class Exchange final : SandboxSide::AbortWatcher {
 
   Host other_host_;  ///< When the request's host is not the connection's.
   const Host* host_ = nullptr;
+  Destination to_;                                ///< Where it goes: as asked, or where a rule sends it.
+  const policy::Rewrite* rewrite_ = nullptr;      ///< That rule's.
+  const policy::Transform* transform_ = nullptr;  ///< Of the rule that matched first.
+  std::vector<std::string> set_values_;           ///< Of its set_header steps, in turn; made once.
+  std::string location_;                          ///< Of an answer from there.
   std::string path_scratch_;
   std::string authority_;
   bool connection_bound_ = false;  ///< A login belongs to the origin's connection: it is not used again.
@@ -231,6 +251,7 @@ class Exchange final : SandboxSide::AbortWatcher {
   std::unique_ptr<HeldRequest> held_;              ///< When the source wants to see the request.
   std::unique_ptr<SigningRequest> signing_;        ///< When the credential is a signature.
   io::PooledVector<HeaderField> fields_;
+  std::optional<AnswerScrubbing> scrubbing_;  ///< When the answer may hold what was put on requests.
   std::unique_ptr<OriginSide> origin_;
   bool origin_reused_ = false;
   std::optional<io::Child> upload_;
@@ -286,7 +307,7 @@ std::span<const HeaderField> Exchange::judged_fields() {
   const auto fields = request().fields;
   for (const HeaderField& field : fields)
     if (wire::same_name(field.name, "connection")) {
-      forwardable(fields, true);
+      gather(fields, true);
       return fields_;
     }
   return fields;
@@ -295,6 +316,7 @@ std::span<const HeaderField> Exchange::judged_fields() {
 Result<void> Exchange::judge() {
   const RequestHead& request = sandbox_.request();
   if (auto authority = judge_authority(); !authority) return authority;
+  to_ = {host_, flow_.port, flow_.tls};
 
   const wire::CanonicalPath path = wire::canonical_path(request.target, path_scratch_);
   recording_->path = path.path.substr(0, limits::recorded_path_bytes_max);
@@ -305,16 +327,13 @@ Result<void> Exchange::judge() {
     target_.assign(path.path).append(path.query);
     return admit();
   }
-  verdict_ = policy::decide(*egress_->snapshot, {.host = *host_,
-                                                 .port = flow_.port,
-                                                 .tls = flow_.tls,
-                                                 .method = request.method,
-                                                 .path = path.path,
-                                                 .fields = judged_fields()});
+  verdict_ = decide(*egress_->snapshot, path.path);
   if (path.ambiguity && verdict_.judges_paths)
     return fail(Reason::ambiguous_path, path.ambiguity, Side::sandbox);
   if (verdict_.rule) recording_->rule = verdict_.rule->name;
   if (verdict_.reason != Reason::allowed) return fail(verdict_.reason, {}, Side::sandbox);
+  if (verdict_.rule && verdict_.rule->treatment) prepare_transform(*verdict_.rule);
+  if (verdict_.rule && verdict_.rule->rewrite()) return send_elsewhere(*verdict_.rule, path);
   // The path that was matched is the path that is sent. Where no rule looks at paths, it goes as it came.
   if (verdict_.judges_paths) {
     target_.reserve(path.path.size() + path.query.size());
@@ -322,6 +341,85 @@ Result<void> Exchange::judge() {
   } else {
     target_.assign(request.target);
   }
+  return take_credentials();
+}
+
+policy::Verdict Exchange::decide(const policy::Snapshot& snapshot, std::string_view path) {
+  return policy::decide(snapshot, {.host = *host_,
+                                   .port = flow_.port,
+                                   .tls = flow_.tls,
+                                   .method = method_,
+                                   .path = path,
+                                   .fields = judged_fields()});
+}
+
+/// `target_` is what is sent there.
+policy::Verdict Exchange::decide_there(const policy::Snapshot& snapshot, const policy::Rule& rule,
+                                       std::uint32_t rule_index) {
+  const std::string_view target = target_;
+  return policy::decide_rewritten(snapshot, rule, rule_index,
+                                  {.host = *to_.host,
+                                   .port = to_.port,
+                                   .tls = to_.tls,
+                                   .method = method_,
+                                   .path = target.substr(0, target.find('?')),
+                                   .fields = judged_fields()});
+}
+
+/// Values are put together once, and stand until the request is sent.
+void Exchange::prepare_transform(const policy::Rule& rule) {
+  if (!rule.treatment->transform) return;
+  transform_ = &*rule.treatment->transform;
+  const auto said = [&](policy::Variable variable) -> std::string_view {
+    switch (variable) {
+      case policy::Variable::sandbox_name: return *flow_.tenant.identity.name;
+      case policy::Variable::workspace_id: return *flow_.tenant.identity.workspace;
+      case policy::Variable::rule_name: return rule.name;
+    }
+    return {};
+  };
+  for (const policy::RequestStep& step : transform_->request) {
+    const auto* set = std::get_if<policy::SetHeader>(&step);
+    if (!set) continue;
+    std::string& value = set_values_.emplace_back();
+    for (const auto& piece : set->pieces) {
+      if (const auto* text = std::get_if<std::string>(&piece))
+        value += *text;
+      else
+        value += said(std::get<policy::Variable>(piece));
+    }
+  }
+}
+
+void Exchange::transform_fields() {
+  std::size_t value = 0;
+  for (const policy::RequestStep& step : transform_->request) {
+    const auto* set = std::get_if<policy::SetHeader>(&step);
+    const std::string& name = set ? set->name : std::get<policy::RemoveHeader>(step).name;
+    std::erase_if(fields_, [&](const HeaderField& field) { return wire::same_name(field.name, name); });
+    if (set) fields_.push_back({set->name, set_values_[value++]});
+  }
+}
+
+/// Fields that a rule sets or takes away.
+bool Exchange::is_transformed(std::string_view name) const {
+  return transform_ && std::ranges::any_of(transform_->request, [&](const policy::RequestStep& step) {
+           return std::visit([&](const auto& field) { return wire::same_name(field.name, name); }, step);
+         });
+}
+
+/// What the sandbox asked for was judged; now that it goes elsewhere, that is judged too.
+Result<void> Exchange::send_elsewhere(const policy::Rule& rule, const wire::CanonicalPath& path) {
+  if (!path.path.starts_with('/'))
+    return fail(Reason::ambiguous_path, "only a path can be sent to another host", Side::sandbox);
+  rewrite_ = rule.rewrite();
+  to_ = {&rewrite_->host, rewrite_->port, rewrite_->tls};
+  target_.reserve(rewrite_->path_prefix.size() + path.path.size() + path.query.size());
+  target_.assign(rewrite_->path_prefix).append(path.path);
+  target_.append(path.query);
+  verdict_ = decide_there(*egress_->snapshot, rule, verdict_.rule_index);
+  if (verdict_.reason != Reason::allowed)
+    return fail(verdict_.reason, "the rule sends it where it may not go", Side::sandbox);
   return take_credentials();
 }
 
@@ -378,7 +476,7 @@ credential::RequestToSign Exchange::request_to_sign() {
   out.method = request.method;
   out.target = target_;
   out.authority = authority();
-  out.host = host_->name;
+  out.host = to_.host->name;
   out.fields = fields_;
   if (request.framing == BodyFraming::length) out.content_length = request.content_length;
   out.has_body = request.framing != BodyFraming::none && out.content_length != 0;
@@ -388,11 +486,11 @@ credential::RequestToSign Exchange::request_to_sign() {
 void Exchange::look_for_grant() {
   credential::Grants& grants = *egress_->grants;
   if (!source_->cached()) return;
-  auto grant = flow_.tenant.grants.find(grants, *source_, *host_, flow_.port, worker_.clock);
+  auto grant = flow_.tenant.grants.find(grants, *source_, *to_.host, to_.port, worker_.clock);
   if (!grant || worker_.loop.now() >= grant->refresh_after) {
     const auto& [number, name, workspace, names] = flow_.tenant.identity;
-    grant = grants.current(worker_.caller, *source_, {workspace, name, *host_, flow_.port});
-    if (grant) flow_.tenant.grants.keep(grants, *source_, *host_, flow_.port, grant);
+    grant = grants.current(worker_.caller, *source_, {workspace, name, *to_.host, to_.port});
+    if (grant) flow_.tenant.grants.keep(grants, *source_, *to_.host, to_.port, grant);
   }
   if (!grant) return;
   ++credential::grant_counts_of(source_->reason()).cached;
@@ -411,7 +509,7 @@ void Exchange::use_grant(credential::GrantRef grant) {
 io::Task<Result<void>> Exchange::obtain_grant() {
   credential::Grants& grants = *egress_->grants;
   const auto& [number, name, workspace, names] = flow_.tenant.identity;
-  const credential::Subject subject{workspace, name, *host_, flow_.port};
+  const credential::Subject subject{workspace, name, *to_.host, to_.port};
   std::unique_ptr<const credential::ShownRequest> shown;
   if (!source_->cached()) {
     if (!held_) co_await co_await hold_request();
@@ -420,7 +518,7 @@ io::Task<Result<void>> Exchange::obtain_grant() {
   auto grant = co_await grants.obtain(worker_.caller, *source_, subject, shown.get());
   if (failure_) co_return std::unexpected(*failure_);  // The sandbox left meanwhile.
   if (!grant) co_return std::unexpected(std::move(grant.error()));
-  if (source_->cached()) flow_.tenant.grants.keep(grants, *source_, *host_, flow_.port, *grant);
+  if (source_->cached()) flow_.tenant.grants.keep(grants, *source_, *to_.host, to_.port, *grant);
   use_grant(std::move(*grant));
   co_return Result<void>{};
 }
@@ -483,7 +581,7 @@ io::Task<Result<void>> Exchange::hold_request() {
 credential::ShownRequest Exchange::shown_request() {
   credential::ShownRequest shown;
   shown.method = method_;
-  shown.scheme = flow_.tls ? "https" : "http";
+  shown.scheme = to_.tls ? "https" : "http";
   const std::size_t question = std::min(target_.find('?'), target_.size());
   shown.path = target_.substr(0, question);
   if (question < target_.size()) shown.query = target_.substr(question + 1);
@@ -526,9 +624,9 @@ origin::Protocol Exchange::protocol() const {
 io::Task<Result<void>> Exchange::reach(origin::Freshness freshness) {
   origin::ReachTimings timings;
   retried_ = freshness == origin::Freshness::new_only;
-  const origin::Wanted wanted{.host = *host_,
-                              .port = flow_.port,
-                              .tls = flow_.tls,
+  const origin::Wanted wanted{.host = *to_.host,
+                              .port = to_.port,
+                              .tls = to_.tls,
                               .protocol = protocol(),
                               .sandbox = flow_.tenant.identity.number,
                               .freshness = freshness,
@@ -581,14 +679,22 @@ bool Exchange::is_injected(std::string_view name) const {
 std::span<const HeaderField> Exchange::request_trailers() {
   const auto trailers = sandbox_.trailers();
   if (signing_) return {};  // They are not what was signed.
-  if ((credentials_.empty() && !withheld_) || trailers.empty()) return trailers;
+  if ((credentials_.empty() && !withheld_ && !rewrite_ && !transform_) || trailers.empty()) return trailers;
   fields_.clear();
   for (const HeaderField& field : trailers)
-    if (!is_injected(field.name)) fields_.push_back(field);
+    if (!is_injected(field.name) && !is_transformed(field.name)) fields_.push_back(field);
+  if (rewrite_) withhold_sent_credentials();
   return fields_;
 }
 
+/// Those that may travel on, as the rule has them.
 void Exchange::forwardable(std::span<const HeaderField> fields, bool request) {
+  gather(fields, request);
+  if (rewrite_) request ? withhold_sent_credentials() : map_locations();
+  if (transform_ && request) transform_fields();
+}
+
+void Exchange::gather(std::span<const HeaderField> fields, bool request) {
   fields_.clear();
   fields_.reserve(fields.size() + 4);
   bool nominates = false;
@@ -602,13 +708,34 @@ void Exchange::forwardable(std::span<const HeaderField> fields, bool request) {
   }
 }
 
+/// What the sandbox has for one host is not told another.
+void Exchange::withhold_sent_credentials() {
+  using policy::SentCredentials;
+  if (rewrite_->credentials == SentCredentials::keep) return;
+  if (rewrite_->credentials == SentCredentials::strip)
+    std::erase_if(fields_, [](const HeaderField& field) { return carries_credential(field.name); });
+  for (HeaderField& field : fields_)
+    if (carries_credential(field.name)) field.value = redacted(field.name, field.value);
+}
+
+void Exchange::map_locations() {
+  for (HeaderField& field : fields_) {
+    if (!wire::same_name(field.name, "location")) continue;
+    std::string mapped = mapped_back(field.value, *rewrite_, {host_, flow_.port, flow_.tls});
+    if (mapped.empty()) continue;
+    location_ = std::move(mapped);
+    field.value = location_;
+    return;
+  }
+}
+
 // The canonical host is the one that was judged, so it is the one that is sent.
 std::string_view Exchange::authority() {
-  const bool default_port = flow_.port == (flow_.tls ? 443 : 80);
-  const bool six = host_->literal && !host_->literal->is_v4();
-  if (default_port && !six) return host_->name;
-  authority_ = six ? "[" + host_->name + "]" : host_->name;
-  if (!default_port) authority_ += ":" + std::to_string(flow_.port);
+  const Destination asked{host_, flow_.port, flow_.tls};
+  const Destination& named = rewrite_ && rewrite_->preserve_host ? asked : to_;
+  if (named.has_default_port() && (!named.host->literal || named.host->literal->is_v4()))
+    return named.host->name;
+  authority_ = authority_of(named);
   return authority_;
 }
 
@@ -636,9 +763,32 @@ bool Exchange::is_grpc(std::span<const HeaderField> fields) {
   return false;
 }
 
+/// What its answer will be searched for. A signature is no secret, and what it was made with is not sent.
+void Exchange::look_for_scrubbers() {
+  const auto declines = [](const policy::Transform* transform) {
+    return transform && transform->scrub_secrets && !*transform->scrub_secrets;
+  };
+  const policy::Treatment* treatment = verdict_.rule ? verdict_.rule->treatment.get() : nullptr;
+  if (signing_ || declines(transform_) ||
+      declines(treatment && treatment->transform ? &*treatment->transform : nullptr))
+    return;
+  AnswerScrubbing::Scrubbers scrubbers;
+  if (const auto& scrubber =
+          flow_.tenant.scrubbers.of(egress_->grants->number(), *egress_->snapshot, egress_->injections,
+                                    *to_.host, rewrite_ ? verdict_.rule_index : policy::no_rule))
+    scrubbers.push_back(scrubber);
+  if (grant_ && grant_->scrubber) scrubbers.push_back(grant_->scrubber);
+  if (source_ && source_->cached())
+    if (auto earlier = flow_.tenant.grants.earlier(*egress_->grants, *source_, *to_.host, to_.port))
+      scrubbers.push_back(std::move(earlier));
+  if (!scrubbers.empty()) scrubbing_.emplace(std::move(scrubbers));
+}
+
 Result<OutgoingRequest> Exchange::outgoing_request() {
   const RequestHead& request = this->request();
+  if (!scrubbing_) look_for_scrubbers();
   forwardable(request.fields, true);
+  if (scrubbing_) scrubbing_->ask_for_inspectable(fields_);
   if (authenticates_connection(request.fields, "authorization")) connection_bound_ = true;
   OutgoingRequest outgoing;
   outgoing.method = request.method;
@@ -784,11 +934,19 @@ void Exchange::on_sandbox_gone() {
 Result<OutgoingAnswer> Exchange::outgoing_answer(const ResponseHead& head) {
   forwardable(head.fields, false);
   OutgoingAnswer answer;
+  if (scrubbing_) {
+    if (auto begun = scrubbing_->begin_body(head); !begun) return std::unexpected(std::move(begun.error()));
+    scrubbing_->scrub_fields(fields_);
+  }
   answer.status = head.status;
   answer.reason_phrase = head.reason_phrase;
   // An end that only the connection's end would tell becomes an explicit one.
   answer.framing = head.framing == BodyFraming::until_close ? BodyFraming::chunked : head.framing;
   answer.content_length = head.content_length;
+  if (scrubbing_) {
+    answer.reason_phrase = scrubbing_->scrub_phrase(head.reason_phrase);
+    if (scrubbing_->changes_length()) answer.framing = BodyFraming::chunked;
+  }
   if (head.framing == BodyFraming::none && head.status >= 200 && head.status != 204) {
     // An answer without a body may still say how long it would be (HEAD, 304).
     for (const HeaderField& field : head.fields)
@@ -828,6 +986,7 @@ io::Task<void> Exchange::relay_answer() {
     }
     if (head->status == 100) continue;  // Ours was sent already.
     forwardable(head->fields, false);
+    if (scrubbing_) scrubbing_->scrub_fields(fields_);
     auto sent = co_await sandbox_.send_informational(
         {.status = head->status, .reason_phrase = head->reason_phrase, .fields = fields_});
     if (!sent) fail_with(std::move(sent.error()));
@@ -838,6 +997,7 @@ io::Task<void> Exchange::relay_answer() {
   worker_.loop.count_slice(limits::exchange_slice);
 
   auto answer = outgoing_answer(*head);
+  if (!answer) co_return co_await refuse(std::move(answer.error()));
   if (head->status == 101) {
     // Only what was asked for may be switched to (threat 34 is the opposite: asked, and answered with 200).
     // After a body the request's views are gone; an upgrade was not asked for then anyway.
@@ -857,7 +1017,8 @@ io::Task<void> Exchange::relay_answer() {
   if (auto started = sandbox_.start_answer(*answer); !started)
     co_return co_await refuse(std::move(started.error()));
   if (head->status == 101) co_return co_await tunnel();
-  if (auto relayed = co_await relay_body(); !relayed) {
+  auto relaying = scrubbing_ ? relay_scrubbed() : relay_body();
+  if (auto relayed = co_await std::move(relaying); !relayed) {
     sandbox_.abort(origin_->reset_code());
     fail_with(std::move(relayed.error()));
   }
@@ -882,6 +1043,31 @@ io::Task<Result<void>> Exchange::relay_body() {
   }
 }
 
+/// As relay_body(), of what is found fit to be passed on.
+io::Task<Result<void>> Exchange::relay_scrubbed() {
+  while (true) {
+    if (failure_) co_return std::unexpected(*failure_);
+    auto piece = co_await co_await origin_->read_body(body_deadline());
+    if (piece.last && origin_->truncated())
+      co_return fail(Reason::origin_closed, "the answer was cut short", Side::origin);
+    scrubbing_->feed(piece.data, piece.last);
+    while (true) {
+      auto out = co_await scrubbing_->pull();
+      if (out.data.empty() && !out.last) break;
+      co_await co_await sandbox_.send_body(out, answer_trailers());
+      if (out.last) co_return Result<void>{};
+    }
+  }
+}
+
+std::span<const HeaderField> Exchange::answer_trailers() {
+  const auto trailers = origin_->trailers();
+  if (trailers.empty()) return trailers;
+  fields_.assign(trailers.begin(), trailers.end());
+  scrubbing_->scrub_fields(fields_);
+  return fields_;
+}
+
 io::Task<void> Exchange::tunnel() {
   sandbox_.watch_abort(nullptr);
   if (!held_) held_ = std::make_unique<HeldRequest>(sandbox_.request());  // It will be judged again.
@@ -900,7 +1086,8 @@ io::Task<void> Exchange::tunnel() {
   const OpenTunnel open(
       flow_.tenant, recording_, [this] { return judge_tunnel(); }, [this] { end_tunnel(); });
   RelayOutcome outcome;
-  if (sandbox_.tunnel_stream() && origin_->tunnel_stream())
+  if (scrubbing_) scrubbing_->begin_tunnel(wire::same_name(request().upgrade, "websocket"));
+  if (!scrubbing_ && sandbox_.tunnel_stream() && origin_->tunnel_stream())
     outcome = co_await relay(*sandbox_.tunnel_stream(), *sandbox_.tunnel_input(), *origin_->tunnel_stream(),
                              *origin_->tunnel_input(), limits::tunnel_idle_time);
   else
@@ -918,12 +1105,14 @@ Reason Exchange::judge_tunnel() {
   if (&snapshot == egress_->snapshot.get()) return Reason::allowed;  // It is the one that judged it.
   std::string scratch;
   const wire::CanonicalPath path = wire::canonical_path(request().target, scratch);
-  const auto verdict = policy::decide(snapshot, {.host = *host_,
-                                                 .port = flow_.port,
-                                                 .tls = flow_.tls,
-                                                 .method = method_,
-                                                 .path = path.path,
-                                                 .fields = judged_fields()});
+  const auto verdict = decide(snapshot, path.path);
+  const policy::Rewrite* now = verdict.rule ? verdict.rule->rewrite() : nullptr;
+  if (verdict.reason == Reason::allowed && (rewrite_ || now)) {
+    // Does it still go where it went?
+    const bool same =
+        rewrite_ && now && now->same_destination(*rewrite_) && now->path_prefix == rewrite_->path_prefix;
+    return same ? decide_there(snapshot, *verdict.rule, verdict.rule_index).reason : Reason::denied_by_rule;
+  }
   return path.ambiguity && verdict.judges_paths ? Reason::ambiguous_path : verdict.reason;
 }
 
@@ -939,7 +1128,7 @@ void Exchange::end_tunnel() {
     origin_->abort();
 }
 
-// A tunnel of which at least one end is a stream of HTTP/2.
+// A tunnel of which at least one end is a stream of HTTP/2, or that is looked into.
 io::Task<RelayOutcome> Exchange::bridge() {
   struct Direction {
     static io::Task<void> outward(Exchange& self) {
@@ -955,6 +1144,12 @@ io::Task<RelayOutcome> Exchange::bridge() {
       while (true) {
         auto piece = co_await self.origin_->read_body(self.tunnel_deadline());
         if (!piece) co_return self.break_tunnel(std::move(piece.error()));
+        if (self.scrubbing_) {
+          auto scrubbed = self.scrubbing_->pass_tunnel(piece->data, piece->last);
+          if (!scrubbed) co_return self.break_tunnel(std::move(scrubbed.error()));
+          piece->data = *scrubbed;
+          if (piece->data.empty() && !piece->last) continue;
+        }
         auto sent = co_await self.sandbox_.send_body(*piece, {});
         if (!sent) co_return self.break_tunnel(std::move(sent.error()));
         if (piece->last) co_return;

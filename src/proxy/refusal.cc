@@ -15,6 +15,9 @@ std::string message_for(const Refusal& refusal) {
       return fmt::format("This sandbox may not reach {}: it is not on its allow list. Allowed: {}.", where,
                          refusal.allowed.empty() ? "nothing" : refusal.allowed);
     case Reason::in_deny_list:
+      if (!refusal.rule.empty())
+        return fmt::format("The rule '{}' sends requests for {} to a destination that is denied.", refusal.rule,
+                           where);
       return fmt::format("This sandbox may not reach {}: it is on its deny list.", where);
     case Reason::denied_by_rule:
       return fmt::format("The rule '{}' of this sandbox's policy denies this request to {}.", refusal.rule,
@@ -34,6 +37,16 @@ std::string message_for(const Refusal& refusal) {
           "{} a credential on this request, which is only done over HTTPS. Use https://{}/.",
           refusal.rule.empty() ? "A callback puts" : fmt::format("The rule '{}' puts", refusal.rule),
           refusal.host);
+    case Reason::content_blocked:
+      return fmt::format("The rule '{}' lets nothing of this kind leave the sandbox: {}.", refusal.rule,
+                         refusal.detail);
+    case Reason::limit_exceeded:
+      return fmt::format("A limit of the rule '{}' is reached: {}.", refusal.rule, refusal.detail);
+    case Reason::unsupported_content:
+      return fmt::format("The rule '{}' does not let this content through: {}.", refusal.rule,
+                         refusal.detail);
+    case Reason::schema_violation:
+      return fmt::format("The body is not what the rule '{}' requires: {}.", refusal.rule, refusal.detail);
     case Reason::method_not_allowed: return "This method is not passed on.";
     case Reason::misdirected_request:
       return fmt::format(
@@ -62,6 +75,9 @@ std::string message_for(const Refusal& refusal) {
     case Reason::origin_tls_failed: return fmt::format("No TLS connection could be made with {}.", where);
     case Reason::origin_malformed_response:
       return fmt::format("The answer of {} was not acceptable HTTP.", where);
+    case Reason::uninspectable_answer:
+      return fmt::format("The answer of {} could not be searched for secrets, so it is not passed on.",
+                         where);
     case Reason::origin_closed: return fmt::format("{} closed the connection before it answered.", where);
     case Reason::origin_timeout: return fmt::format("{} did not answer in time.", where);
     case Reason::credential_unavailable:
@@ -110,12 +126,15 @@ int grpc_status_of(Reason reason) {
   switch (http_status_of(reason)) {
     case 400:
     case 405:
+    case 415:
     case 417:
+    case 422:
     case 431: return invalid_argument;
     case 401: return unauthenticated;
     case 403: return permission_denied;
     case 404: return unimplemented;
-    case 413: return resource_exhausted;
+    case 413:
+    case 429: return resource_exhausted;
     case 408:
     case 504: return deadline_exceeded;
     case 421:

@@ -1,0 +1,310 @@
+#include "credential/scrubber.h"
+
+#include <algorithm>
+#include <bit>
+#include <cstring>
+#include <iterator>
+#include <set>
+
+#include "credential/base64.h"
+#include "credential/wiped_string.h"
+#include "wire/http1.h"
+
+namespace postern::credential {
+
+namespace {
+
+constexpr std::size_t block = 3;  // bytes that are looked at together
+constexpr std::size_t window_max =
+    200;  // of a form's first bytes: more makes longer steps than a byte counts
+
+bool is_unreserved(unsigned char c) {  // RFC 3986 §2.3
+  return (c >= '0' && c <= '9') || (c >= 'A' && c <= 'Z') || (c >= 'a' && c <= 'z') || c == '-' || c == '.' ||
+         c == '_' || c == '~';
+}
+
+using Append = void (*)(std::string_view, std::string&);
+
+/// What stands in base64 for these bytes alone, wherever they begin within a group of three.
+std::string aligned(std::string_view bytes, std::size_t alignment, Append append) {
+  std::string padded(alignment, '\0');
+  padded += bytes;
+  std::string encoded;
+  append(padded, encoded);
+  const std::size_t first = (8 * alignment + 5) / 6;           // The first character without foreign bits,
+  const std::size_t end = 8 * (alignment + bytes.size()) / 6;  // and the one behind the last such.
+  std::string out = encoded.substr(first, end - first);
+  explicit_bzero(padded.data(), padded.size());
+  explicit_bzero(encoded.data(), encoded.size());
+  return out;
+}
+
+std::string percent(std::string_view bytes, std::string_view kept, bool upper, bool plus) {
+  const std::string_view digits = upper ? "0123456789ABCDEF" : "0123456789abcdef";
+  std::string out;
+  for (const char c : bytes) {
+    const auto byte = static_cast<unsigned char>(c);
+    if (is_unreserved(byte) || kept.find(c) != std::string_view::npos) {
+      out += c;
+    } else if (plus && c == ' ') {
+      out += '+';
+    } else {
+      out += '%';
+      out += digits[byte >> 4];
+      out += digits[byte & 15];
+    }
+  }
+  return out;
+}
+
+/// Every byte with this in front of its digits: "%", "\\u00", or nothing.
+std::string in_hex(std::string_view bytes, std::string_view front, bool upper) {
+  const std::string_view digits = upper ? "0123456789ABCDEF" : "0123456789abcdef";
+  std::string out;
+  for (const char c : bytes) {
+    const auto byte = static_cast<unsigned char>(c);
+    out.append(front) += digits[byte >> 4];
+    out += digits[byte & 15];
+  }
+  return out;
+}
+
+std::string json(std::string_view bytes, bool slashes) {
+  std::string out;
+  for (const char c : bytes) {
+    if (c == '"' || c == '\\' || (slashes && c == '/')) out += '\\';
+    if (c == '\t')
+      out += "\\t";
+    else
+      out += c;
+  }
+  return out;
+}
+
+/// With what HTML and JavaScript within pages need escaped, as Go and others write JSON.
+std::string json_for_pages(std::string_view bytes, bool upper) {
+  std::string out;
+  for (const char c : json(bytes, false)) {
+    if (c == '<')
+      out += upper ? "\\u003C" : "\\u003c";
+    else if (c == '>')
+      out += upper ? "\\u003E" : "\\u003e";
+    else if (c == '&')
+      out += "\\u0026";
+    else if (c == '\'')
+      out += "\\u0027";
+    else
+      out += c;
+  }
+  return out;
+}
+
+}  // namespace
+
+class ScrubberMaker {
+ public:
+  ~ScrubberMaker() {
+    for (const std::string& form : forms_) wipe(form);
+  }
+
+  void add(const InjectedHeader& header) {
+    const std::string_view line = header.line_.unwrap();
+    const std::string_view value = line.substr(header.name.size() + 2, line.size() - header.name.size() - 4);
+    const bool basic = value.size() > 6 && wire::same_name(value.substr(0, 6), "basic ");
+    for (const SecretSpan& span : header.secrets_) {
+      const std::string_view secret = value.substr(span.begin, span.size);
+      add(secret);
+      if (basic) add_login(secret);
+    }
+  }
+
+  std::shared_ptr<const Scrubber> make() {
+    if (forms_.empty()) return nullptr;
+    std::size_t size = 0;
+    for (const std::string& form : forms_) size += form.size();
+    WipedString all(size);
+    std::shared_ptr<Scrubber> out(new Scrubber);
+    for (const std::string& form : forms_) {
+      out->all_.push_back(
+          {static_cast<std::uint32_t>(all.view().size()), static_cast<std::uint32_t>(form.size())});
+      all.bytes() += form;
+    }
+    out->forms_ = std::move(all).seal();
+    out->index();
+    return out;
+  }
+
+ private:
+  static void wipe(const std::string& text) {
+    explicit_bzero(const_cast<char*>(text.data()), text.size());  // NOLINT: it is ours, and at its end
+  }
+
+  void add(std::string_view secret) {
+    if (secret.size() < Scrubber::secret_bytes_min) return;
+    keep(std::string(secret));
+    for (std::size_t alignment = 0; alignment < 3; ++alignment) {
+      keep(aligned(secret, alignment, append_base64));
+      keep(aligned(secret, alignment, append_base64url));
+    }
+    // What encodeURIComponent, urllib's quote, and forms leave alone.
+    for (const bool upper : {true, false}) {
+      for (const std::string_view kept : {"", "/", "!'()*", ":/?#[]@!$&'()*+,;="})
+        keep(percent(secret, kept, upper, false));
+      keep(percent(secret, "", upper, true));
+      keep(json_for_pages(secret, upper));
+      for (const std::string_view front : {"", "%", "\\u00"}) keep(in_hex(secret, front, upper));
+    }
+    keep(json(secret, false));
+    keep(json(secret, true));
+  }
+
+  /// "user:password" within Basic (RFC 7617 §2).
+  void add_login(std::string_view encoded) {
+    const auto login = decode_base64(encoded);
+    if (!login) return;
+    add(login->unwrap());
+    const std::string_view text = login->unwrap();
+    if (const std::size_t colon = text.find(':'); colon != std::string_view::npos)
+      add(text.substr(colon + 1));
+  }
+
+  void keep(std::string form) {
+    if (const auto [place, is_new] = forms_.insert(std::move(form)); !is_new) wipe(form);
+  }
+
+  std::set<std::string> forms_;
+};
+
+std::shared_ptr<const Scrubber> Scrubber::make(std::span<const InjectedHeader* const> headers) {
+  ScrubberMaker maker;
+  for (const InjectedHeader* header : headers) maker.add(*header);
+  return maker.make();
+}
+
+std::string_view Scrubber::text_of(const Form& form) const {
+  return forms_.unwrap().substr(form.begin, form.size);
+}
+
+/// Of the three bytes that end at `block_end`. The byte in front of them is readable.
+std::uint32_t Scrubber::hash(const char* block_end) const {
+  std::uint32_t bytes = 0;
+  std::memcpy(&bytes, block_end - 4, 4);
+  if constexpr (std::endian::native == std::endian::little)
+    bytes >>= 8;
+  else
+    bytes &= 0xffffff;
+  return (bytes * 0x9e3779b1U) >> (32 - hash_bits_);
+}
+
+void Scrubber::index() {
+  shortest_ = window_max;
+  for (const Form& form : all_) {
+    shortest_ = std::min<std::size_t>(shortest_, form.size);
+    longest_ = std::max<std::size_t>(longest_, form.size);
+  }
+  // A block that stands in no form should mostly find its place empty.
+  hash_bits_ = all_.size() * shortest_ > 1024 ? 16 : 12;
+  shift_.assign(std::size_t{1} << hash_bits_, static_cast<std::uint8_t>(shortest_ - block));
+  starts_.assign(65536 / 64, 0);
+  for (std::uint32_t number = 0; number < all_.size(); ++number) {
+    const std::string_view text = text_of(all_[number]);
+    for (std::size_t end = block + 1; end <= shortest_; ++end) {
+      std::uint8_t& shift = shift_[hash(text.data() + end)];
+      shift = std::min(shift, static_cast<std::uint8_t>(shortest_ - end));
+    }
+    ends_.push_back({hash(text.data() + shortest_), number});
+    const auto first = static_cast<unsigned char>(text[0]), second = static_cast<unsigned char>(text[1]);
+    const std::size_t bit = first << 8 | second;
+    starts_[bit / 64] |= std::uint64_t{1} << (bit % 64);
+  }
+  std::ranges::sort(ends_, {}, &Entry::hash);
+}
+
+void Scrubber::match_at(std::string_view text, std::size_t begin, std::uint32_t hash,
+                        std::vector<Match>& out) const {
+  for (const Entry& entry : std::ranges::equal_range(ends_, hash, {}, &Entry::hash)) {
+    const std::string_view form = text_of(all_[entry.form]);
+    if (text.substr(begin).starts_with(form)) out.push_back({begin, begin + form.size()});
+  }
+}
+
+void Scrubber::find(std::string_view text, std::vector<Match>& out) const {
+  for (std::size_t end = shortest_; end <= text.size();) {
+    const std::uint32_t here = hash(text.data() + end);
+    const std::size_t shift = shift_[here];
+    if (shift == 0) match_at(text, end - shortest_, here, out);
+    end += std::max<std::size_t>(shift, 1);
+  }
+}
+
+std::size_t Scrubber::open_from(std::string_view text) const {
+  std::size_t at = text.size() - std::min(text.size(), longest_ - 1);
+  for (; at < text.size(); ++at) {
+    const std::string_view rest = text.substr(at);
+    if (rest.size() >= 2) {
+      const auto first = static_cast<unsigned char>(rest[0]), second = static_cast<unsigned char>(rest[1]);
+      const std::size_t bit = first << 8 | second;
+      if (!(starts_[bit / 64] >> (bit % 64) & 1)) continue;
+    }
+    for (const Form& form : all_)
+      if (form.size > rest.size() && text_of(form).starts_with(rest)) return at;
+  }
+  return at;
+}
+
+namespace {
+
+/// To the same length.
+void write_mark(char* at, std::size_t size) {
+  constexpr std::string_view mark = "[redacted]";
+  std::memset(at, '*', size);
+  if (size >= mark.size()) std::memcpy(at, mark.data(), mark.size());
+}
+
+}  // namespace
+
+std::string_view ScrubbedStream::pass(std::string_view piece, bool last) {
+  std::string_view text = piece;
+  if (!held_.empty()) {
+    work_.swap(held_);
+    held_.clear();
+    work_ += piece;
+    text = work_;
+  }
+  matches_.clear();
+  std::size_t open = text.size();
+  for (const auto& scrubber : scrubbers_) {
+    scrubber->find(text, matches_);
+    if (!last) open = std::min(open, scrubber->open_from(text));
+  }
+  if (!matches_.empty() || covered_ != 0) {
+    if (text.data() != work_.data()) work_.assign(text);
+    held_.assign(work_, open);
+    write_over(open);
+    return std::string_view(work_).substr(0, open);
+  }
+  if (open < text.size()) held_.assign(text.substr(open));
+  return text.substr(0, open);
+}
+
+/// Whatever is held from there on is looked at once more: it may be a part of more.
+void ScrubbedStream::write_over(std::size_t held_from) {
+  if (covered_ != 0) matches_.push_back({0, covered_});
+  std::ranges::sort(matches_, {}, &Scrubber::Match::begin);
+  std::size_t still_covered = 0;
+  for (auto at = matches_.begin(); at != matches_.end();) {
+    Scrubber::Match whole = *at++;
+    while (at != matches_.end() && at->begin < whole.end) whole.end = std::max(whole.end, at++->end);
+    if (whole.begin >= held_from) break;
+    const bool continued = covered_ != 0 && whole.begin == 0;
+    const std::size_t end = std::min(whole.end, held_from);
+    if (continued)
+      std::memset(work_.data(), '*', end);
+    else
+      write_mark(work_.data() + whole.begin, end - whole.begin), ++found_;
+    if (whole.end > held_from) still_covered = whole.end - held_from;
+  }
+  covered_ = still_covered;
+}
+
+}  // namespace postern::credential
