@@ -103,7 +103,8 @@ def test_a_cold_call_asks_and_warm_ones_do_not(postern, origins, sandbox):
     assert len(endpoint.requests) == 4 and len({token_part(asked, 1)["jti"] for asked in endpoint.requests}) == 4
     records = box.fresh_records(0, 7)
     assert {(r["decision"], r["status"]) for r in records} == {("allowed", 200)}
-    assert {json.dumps(r["credentials"]) for r in records} == {json.dumps([{"header": "Authorization", "source": f"callback:{ENDPOINT}"}])}
+    assert {(one["header"], one["source"]) for r in records for one in r["credentials"]} == {("Authorization", f"callback:{ENDPOINT}")}
+    assert [r["credentials"][0].get("cached", False) for r in records].count(False) == len(endpoint.requests)
     box.check_alive(slack=4)
     box.check_secrecy()
 
@@ -181,6 +182,7 @@ def test_curl_and_nginx_in_both_versions(caller, nginx, origins, inside, outside
     assert run.stdout.splitlines() == [f"auth=Bearer {CANARY} origin={served}", version] * 2, run.stderr + run.log_text
     assert len(endpoint.requests) == 1 and CANARY not in run.log_text
     assert [r["credentials"][0]["source"] for r in run.records] == [f"callback:{ENDPOINT}"] * 2
+    assert sorted(r["credentials"][0].get("cached", False) for r in run.records) == [False, True]
 
 
 def test_an_ordinary_user_and_root_alike(client, nginx, origins):

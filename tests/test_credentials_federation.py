@@ -61,7 +61,8 @@ print(s3.get_object(Bucket="bucket", Key="a")["Body"].read(), s3._request_signer
     assert services.role == (ROLE, "postern-run") and len(services.asked) == 1 and aws.refused == [] and len(aws.verified) == 2
     assert services.claims[0]["https://aws.amazon.com/tags"]["principal_tags"] == {"team": ["r d"]}
     assert secret not in run.log_text + run.stdout + run.stderr and token not in run.log_text + run.stdout + run.stderr
-    assert [record["credentials"] for record in run.records] == [[{"header": "Authorization", "source": f"aws:{ROLE}"}]] * 2
+    asked = {"header": "Authorization", "source": f"aws:{ROLE}"}
+    assert [record["credentials"] for record in run.records] == [[asked], [asked | {"cached": True}]]
 
 
 @pytest.mark.parametrize("account", [None, "robot@acme.iam.gserviceaccount.com"])

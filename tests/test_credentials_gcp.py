@@ -81,7 +81,9 @@ def verify_exchange(google, run, calls=1):
     assert not token.found_in(run.stdout + run.stderr + run.log_text) and "PRIVATE KEY" not in run.log_text
     metadata = [record for record in run.records if record["host"] in (METADATA, "169.254.169.254")]
     assert metadata and all((record["rule"], record["decision"], record["credentials"]) == ("google", "allowed", []) for record in metadata)
-    assert [record["credentials"] for record in run.records if record["host"] == STORAGE] == [[{"header": "Authorization", "source": f"gcp:{EMAIL}"}]] * calls
+    credentials = [one for record in run.records if record["host"] == STORAGE for one in record["credentials"]]
+    assert [(one["header"], one["source"]) for one in credentials] == [("Authorization", f"gcp:{EMAIL}")] * calls
+    assert [one.get("cached", False) for one in credentials].count(False) == 1
 
 
 def test_google_auth_starts_with_nothing_and_its_calls_arrive_with_the_real_token(caller, google, google_auth, private_key):

@@ -140,6 +140,26 @@ def test_no_secret_and_no_query_is_in_it(server, origin):
     assert kept and all(b"canary" not in file.read_bytes() and file.stat().st_mode & 0o777 == 0o600 for file in kept)
 
 
+def test_a_secret_is_named_with_its_version(server, origin):
+    def versions(known):
+        eventually(lambda: len(items(server)) > known)
+        return [one["credentials"] for one in items(server)][0]
+    server.at(API, origin.port).start()
+    secrets = "//api/v1/workspaces/current/secrets"
+    server.call("POST", secrets, [{"key": "TOKEN", "value": "canary-first"}])
+    rule = {"name": "api", "match_hosts": [API], "headers": [{"name": "X-Key", "type": "workspace_secret", "value": "{TOKEN}"}]}
+    status, box = server.call("POST", "/boxes", {"name": "first", "proxy_config": {"rules": [rule]}})
+    assert status == 201, box
+    call_out(server, "first")
+    (first,) = versions(0)
+    call_out(server, "first")
+    assert versions(1) == [first] and first["source"] == "workspace_secret:TOKEN" and first["version"] > 0
+    server.call("POST", secrets, [{"key": "TOKEN", "value": "canary-second"}])
+    call_out(server, "first")
+    (second,) = versions(2)
+    assert second["version"] > first["version"]
+
+
 def test_another_workspace_sees_nothing(server, origin):
     server.at(API, origin.port).start()
     box = make_box(server, "first")

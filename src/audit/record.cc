@@ -121,10 +121,13 @@ void Line::time(std::chrono::system_clock::time_point time) {
 
 /// No line of this record is longer.
 std::size_t length_max(const Record& record) {
-  constexpr std::size_t names_and_numbers = 1024;  // all names, ten numbers, and the tokens
-  constexpr std::size_t credential_names = 32;
+  constexpr std::size_t names_and_numbers = 1280;  // all names, eleven numbers, and the tokens
+  constexpr std::size_t credential_names = 96;     // with a version
+  constexpr std::size_t redaction_names = 64;      // with a count
   std::size_t text = record.rule.size() + record.method.size() + record.host.size() + record.path.size() +
-                     record.protocol.size() + record.origin_address.size() + record.detail.size();
+                     record.protocol.size() + record.origin_address.size() + record.detail.size() +
+                     record.limit.size() + record.rewritten_to.size() + record.operation.size() +
+                     record.exchange.size();
   if (record.sandbox) text += record.sandbox->size();
   if (record.workspace) text += record.workspace->size();
   std::size_t length = names_and_numbers;
@@ -132,7 +135,25 @@ std::size_t length_max(const Record& record) {
     text += credential.header.size() + credential.source.size();
     length += credential_names;
   }
+  for (const auto& redaction : record.redactions) {
+    text += redaction.detector.size();
+    length += redaction_names;
+  }
   return length + Line::escaped_max * text;
+}
+
+void write(const std::vector<Redaction>& redactions, Line& line) {
+  line.literal(",\"redactions\":[");
+  bool first = true;
+  for (const auto& redaction : redactions) {
+    if (!std::exchange(first, false)) line.literal(",");
+    line.literal("{\"detector\":");
+    line.text(redaction.detector);
+    line.literal(",\"count\":");
+    line.number(redaction.count);
+    line.literal("}");
+  }
+  line.literal("]");
 }
 
 void write(const Record& record, Line& line) {
@@ -144,6 +165,12 @@ void write(const Record& record, Line& line) {
   line.text(record.workspace ? std::string_view(*record.workspace) : "");
   line.literal(",\"kind\":");
   line.text(token(record.kind));
+  if (!record.exchange.empty()) {
+    line.literal(",\"exchange\":");
+    line.text(record.exchange);
+    line.literal(",\"phase\":");
+    line.text(record.begins ? "begin" : "end");
+  }
   line.literal(",\"decision\":");
   line.text(postern::token(decision_of(record.reason)));
   line.literal(",\"reason\":");
@@ -179,6 +206,11 @@ void write(const Record& record, Line& line) {
     line.text(credential.header);
     line.literal(",\"source\":");
     line.text(credential.source);
+    if (credential.version != 0) {
+      line.literal(",\"version\":");
+      line.number(credential.version);
+    }
+    if (credential.cached) line.literal(",\"cached\":true");
     line.literal("}");
   }
   line.literal("],\"request_bytes\":");
@@ -197,6 +229,14 @@ void write(const Record& record, Line& line) {
   line.milliseconds(record.timings.first_byte);
   line.literal("},\"policy_version\":");
   line.number(record.policy_version);
+  if (!record.redactions.empty()) write(record.redactions, line);
+  if (record.scrubbed != 0) {
+    line.literal(",\"scrubbed\":");
+    line.number(record.scrubbed);
+  }
+  unless_empty(",\"limit\":", record.limit);
+  unless_empty(",\"rewritten_to\":", record.rewritten_to);
+  unless_empty(",\"operation\":", record.operation);
   unless_empty(",\"detail\":", record.detail);
   line.literal("}\n");
 }
@@ -207,10 +247,13 @@ void Record::clear() {
   // Long ones are the exception: records are many, and kept.
   if (path.capacity() > 512) std::string().swap(path);
   if (detail.capacity() > 512) std::string().swap(detail);
+  if (operation.capacity() > 512) std::string().swap(operation);
   sandbox.reset();
   workspace.reset();
   policy.reset();
   kind = Kind::http;
+  exchange.clear();
+  begins = false;
   reason = Reason::abandoned;
   rule = scheme = protocol = {};
   method.clear();
@@ -221,9 +264,13 @@ void Record::clear() {
   intercepted = false;
   origin_address.clear();
   credentials.clear();
-  request_bytes = response_bytes = policy_version = 0;
+  request_bytes = response_bytes = policy_version = scrubbed = 0;
   duration = {};
   timings = {};
+  redactions.clear();
+  limit = {};
+  rewritten_to.clear();
+  operation.clear();
   detail.clear();
 }
 

@@ -16,8 +16,16 @@ namespace postern::audit {
 enum class Kind : std::uint8_t { http, tls, tcp, dns };
 
 struct Credential {
-  std::string_view header;  ///< Both live as long as the policy snapshot that `policy` below keeps alive.
-  std::string_view source;  ///< "workspace_secret:OPENAI_API_KEY"
+  std::string_view header;    ///< Both live as long as the policy snapshot that `policy` below keeps alive.
+  std::string_view source;    ///< "workspace_secret:OPENAI_API_KEY"
+  std::uint64_t version = 0;  ///< Of the newest workspace secret in it; 0: unknown, or there is none.
+  bool cached = false;        ///< What was asked for earlier was used again.
+};
+
+/// What was taken out of a request.
+struct Redaction {
+  std::string_view detector;  ///< Static, or as long as the snapshot.
+  std::uint64_t count = 0;
 };
 
 /// Phases that did not happen are zero.
@@ -34,6 +42,8 @@ struct Record {
   std::shared_ptr<const std::string> workspace;
   std::shared_ptr<const void> policy;  ///< Keeps `rule` and `credentials` valid.
   Kind kind = Kind::http;
+  std::string exchange;  ///< Name of an exchange that has two records; empty: this is the only one.
+  bool begins = false;   ///< The first of two: what is about to be sent.
   Reason reason = Reason::abandoned;
   std::string_view rule;  ///< Empty when none matched.
   std::string method;
@@ -51,7 +61,12 @@ struct Record {
   std::chrono::microseconds duration{0};
   Timings timings;
   std::uint64_t policy_version = 0;
-  std::string detail;  ///< A sentence about a failure; may be empty.
+  std::vector<Redaction> redactions;
+  std::uint64_t scrubbed = 0;  ///< Injected values that were found in the answer.
+  std::string_view limit;      ///< Name of the limit that was hit. Static, or as long as the snapshot.
+  std::string rewritten_to;    ///< "host:port" where it went instead.
+  std::string operation;  ///< Of GraphQL or JSON-RPC, as the client named it: bounded by who fills it in.
+  std::string detail;     ///< A sentence about a failure; may be empty.
 
   /// Back to its first state; strings keep their memory.
   void clear();

@@ -36,6 +36,7 @@ std::string_view* place_of(RecordLine& line, std::string_view name) {
   if (name == "sandbox") return &line.sandbox;
   if (name == "workspace") return &line.workspace;
   if (name == "kind") return &line.kind;
+  if (name == "phase") return &line.phase;
   if (name == "decision") return &line.decision;
   if (name == "reason") return &line.reason;
   if (name == "rule") return &line.rule;
@@ -84,7 +85,8 @@ bool LineMatcher::host_matches(std::string_view host) const {
 
 bool LineMatcher::matches(std::string_view line) const {
   const auto is = read_record_line(line);
-  return is && is->workspace == workspace_ && is_or_any(sandbox_, is->sandbox) &&
+  // What was only about to happen has another record when it is over.
+  return is && is->phase != "begin" && is->workspace == workspace_ && is_or_any(sandbox_, is->sandbox) &&
          (from_.empty() || is->time >= from_) && (to_.empty() || is->time < to_) && host_matches(is->host) &&
          is_or_any(decision_, is->decision) && is_or_any(rule_, is->rule) && is_or_any(reason_, is->reason);
 }

@@ -12,7 +12,7 @@ namespace postern::audit {
 
 /// Views into the line, as they stand in JSON: without quotes, with escapes.
 struct RecordLine {
-  std::string_view time, sandbox, workspace, kind, decision, reason, rule, host;
+  std::string_view time, sandbox, workspace, kind, phase, decision, reason, rule, host;
 };
 
 /// Without the line's end. nullopt: it is no record.

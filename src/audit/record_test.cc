@@ -31,12 +31,19 @@ Record full() {
   record.protocol = "HTTP/1.1";
   record.intercepted = true;
   record.origin_address = "1.2.3.4:443";
-  record.credentials = {{"Authorization", "workspace_secret:API_KEY"}, {"X-Team", "plaintext"}};
+  record.credentials = {{"Authorization", "workspace_secret:API_KEY", 18'446'744'073'709'551'615u},
+                        {"X-Team", "plaintext"},
+                        {"X-Token", "callback:creds.example", 0, true}};
   record.request_bytes = 18'446'744'073'709'551'615u;
   record.response_bytes = 7;
   record.duration = 1'234'567us;
   record.timings = {1us, 20us, 300us, 4000us};
   record.policy_version = 3;
+  record.redactions = {{"email", 2}, {"aws_key", 18'446'744'073'709'551'615u}};
+  record.scrubbed = 3;
+  record.limit = "burst";
+  record.rewritten_to = "mirror.example:8443";
+  record.operation = "mutation deleteRepo";
   record.detail = "it went";
   return record;
 }
@@ -47,10 +54,23 @@ TEST(RecordLine, HasEveryFieldInItsPlace) {
       R"({"time":"2023-11-14T22:13:20.000042Z","sandbox":"box","workspace":"home","kind":"http","decision":"failed",)"
       R"("reason":"origin_closed","rule":"api","method":"POST","scheme":"https","host":"api.example.com","port":443,)"
       R"("path":"/v1/models","status":502,"protocol":"HTTP/1.1","intercepted":true,"origin_address":"1.2.3.4:443",)"
-      R"("credentials":[{"header":"Authorization","source":"workspace_secret:API_KEY"},{"header":"X-Team","source":"plaintext"}],)"
+      R"("credentials":[{"header":"Authorization","source":"workspace_secret:API_KEY","version":18446744073709551615},)"
+      R"({"header":"X-Team","source":"plaintext"},{"header":"X-Token","source":"callback:creds.example","cached":true}],)"
       R"("request_bytes":18446744073709551615,"response_bytes":7,"duration_ms":1234.567,)"
-      R"("timings":{"dns":0.001,"connect":0.020,"tls":0.300,"first_byte":4.000},"policy_version":3,"detail":"it went"})"
+      R"("timings":{"dns":0.001,"connect":0.020,"tls":0.300,"first_byte":4.000},"policy_version":3,)"
+      R"("redactions":[{"detector":"email","count":2},{"detector":"aws_key","count":18446744073709551615}],)"
+      R"("scrubbed":3,"limit":"burst","rewritten_to":"mirror.example:8443","operation":"mutation deleteRepo","detail":"it went"})"
       "\n");
+}
+
+TEST(RecordLine, SaysWhichOfTwoItIs) {
+  Record record = full();
+  record.exchange = "00ff-7";
+  record.begins = true;
+  EXPECT_NE(line(record).find(R"("kind":"http","exchange":"00ff-7","phase":"begin","decision":)"),
+            std::string::npos);
+  record.begins = false;
+  EXPECT_NE(line(record).find(R"("exchange":"00ff-7","phase":"end",)"), std::string::npos);
 }
 
 TEST(RecordLine, LeavesOutWhatThereWasNot) {
@@ -75,6 +95,7 @@ TEST(RecordLine, IsOneLineOfJsonWhateverTheTextHolds) {
     record.path = std::string("\"},{\n") + static_cast<char>(byte);
     record.host = std::string(1, static_cast<char>(byte));
     record.detail = std::string("\\") + static_cast<char>(byte);
+    record.operation = std::string("\"}\\") + static_cast<char>(byte);
     const std::string text = line(record);
     ASSERT_EQ(std::count(text.begin(), text.end(), '\n'), 1) << byte;
     ASSERT_TRUE(std::all_of(text.begin(), text.end() - 1, [](char c) { return c >= 0x20 && c < 0x7f; }))
@@ -108,9 +129,12 @@ TEST(RecordLine, HasRoomForTheLongestTextOfBytesThatAreAllEscaped) {
     record.path.assign(size, '\x01');
     record.detail.assign(size, '\x80');
     record.host.assign(size, '\n');
+    record.operation.assign(size, '\x7f');
+    record.rewritten_to.assign(size, '\r');
     const std::string text = line(record);
     EXPECT_EQ(text.size(), line(full()).size() - full().path.size() - full().detail.size() -
-                               full().host.size() + 3 * 6 * size);
+                               full().host.size() - full().operation.size() - full().rewritten_to.size() +
+                               5 * 6 * size);
   }
 }
 
@@ -122,6 +146,8 @@ TEST(RecordLine, TimesBeforeTheEpochAreNotNegativeMicroseconds) {
 
 TEST(Record, ClearedIsAsNew) {
   Record record = full();
+  record.exchange = "00ff-7";
+  record.begins = true;
   record.policy = std::make_shared<int>(1);
   const std::weak_ptr<const void> policy = record.policy;
   record.clear();

@@ -70,8 +70,12 @@ class Table {
     const int port = static_cast<int>(number("port"));
     if (port != 443 && port != 80) where += fmt::format(":{}", port);
     where += text(record, "path");
+    if (const std::string operation = text(record, "operation"); !operation.empty())
+      where += fmt::format(" ({})", operation);
+    if (const std::string other = text(record, "rewritten_to"); !other.empty()) where += " -> " + other;
     std::string end = text(record, "rule");
     if (decision != "allowed") end = text(record, "reason");
+    if (const std::string limit = text(record, "limit"); !limit.empty()) end += fmt::format(" ({})", limit);
     const int status = static_cast<int>(number("status"));
     fmt::print("{}  {:<16.16}  {}  {:<7}  {}  {:>3}  {:>8.1f} ms  {}\n", text(record, "time").substr(0, 19),
                printable(name == names_.end() ? sandbox : name->second), paint(decision), what, where,

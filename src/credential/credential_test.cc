@@ -158,8 +158,8 @@ std::string lines(std::span<const InjectedHeader> headers) {
 
 TEST(Injections, AreReadyLinesPerRule) {
   SecretStore store;
-  ASSERT_TRUE(store.set("A", Secret("first")));
-  ASSERT_TRUE(store.set("B", Secret("second")));
+  ASSERT_TRUE(store.set("A", Secret("first"), 9));
+  ASSERT_TRUE(store.set("B", Secret("second"), 7));
   const auto policy = snapshot(R"(
 rules:
   - {name: none, match_hosts: [a.com]}
@@ -182,6 +182,8 @@ rules:
             "Authorization: Bearer first{second}\r\nX-Plain: {A}\r\nX-Opaque: {B}\r\nX: \r\n");
   EXPECT_EQ(headers[0].name, "Authorization");
   EXPECT_EQ(source_of(headers[0]), "workspace_secret:A,B");
+  EXPECT_EQ(headers[0].version, 9u) << "the newer of the two";
+  EXPECT_EQ(headers[1].version, 0u);
   EXPECT_EQ(source_of(headers[1]), "plaintext");
   EXPECT_EQ(source_of(headers[2]), "opaque");
 }

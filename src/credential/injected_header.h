@@ -44,6 +44,7 @@ std::expected<InjectedHeader, std::string> make_header(
 
 struct InjectedHeader {
   std::string name;
+  std::uint64_t version = 0;  ///< Of the newest workspace secret in it; 0: unknown, or there is none.
 
  private:
   friend void append_header_line(const InjectedHeader& header, std::string& out);

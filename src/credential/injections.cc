@@ -21,6 +21,7 @@ struct Buildup {
   const ResolveOptions& options;
   Injections out;
   std::vector<policy::Problem> problems;
+  std::uint64_t newest = 0;  ///< Version of the secrets that were filled in since it was last 0.
 
   void fail(const std::string& where, policy::Position at, std::string message) {
     if (problems.size() < policy::problems_max) problems.push_back({where, at, std::move(message)});
@@ -29,11 +30,14 @@ struct Buildup {
   void add_rule(const policy::Rule& rule, std::size_t index) {
     auto& headers = out.rules_.emplace_back();
     auto& source = out.sources_.emplace_back();
+    out.versions_.emplace_back();
     if (!rule.enabled) return;
     const std::string where = fmt::format("rules[{}].{}", index, policy::type_of(rule.provider));
     if (const policy::TokenSubject* subject = rule.token_subject()) check_subject(*subject, where);
+    newest = 0;
     source =
         std::visit([&](const auto& provider) { return make_source(provider, rule, where); }, rule.provider);
+    out.versions_.back() = newest;
     headers.reserve(rule.headers.size());
     for (std::size_t i = 0; i < rule.headers.size(); ++i) {
       add_header(rule.headers[i], fmt::format("rules[{}].headers[{}].value", index, i), headers);
@@ -84,8 +88,9 @@ struct Buildup {
   void add_template(const policy::Header& header, const std::string& where,
                     std::vector<InjectedHeader>& headers) {
     std::string source = "workspace_secret:";
+    newest = 0;
     if (const auto value = fill(header.text, where, header.at, source))
-      finish(header, where, std::move(source), value->view(), headers, secrets_within(header.text));
+      finish(header, where, std::move(source), value->view(), headers, secrets_within(header.text), newest);
   }
 
   /// Where the secrets stand in a template that was filled in.
@@ -102,7 +107,7 @@ struct Buildup {
     return spans;
   }
 
-  /// `source`: the keys are added.
+  /// `source`: the keys are added. Their versions go into newest.
   std::optional<WipedString> fill(const std::string& text, const std::string& where, policy::Position at,
                                   std::string& source) {
     const auto parsed = policy::parse_template(text);
@@ -118,6 +123,7 @@ struct Buildup {
         values.push_back(piece.text);
       } else if (const Secret* secret = secrets.find(piece.text)) {
         values.push_back(secret->unwrap());
+        newest = std::max(newest, secrets.version_of(piece.text));
         source += source.ends_with(':') ? piece.text : "," + piece.text;
       } else {
         fail(where, at, fmt::format("there is no secret named {}", piece.text));
@@ -262,9 +268,10 @@ struct Buildup {
 
   void finish(const policy::Header& header, const std::string& where, std::string source,
               std::string_view value, std::vector<InjectedHeader>& headers,
-              const std::optional<SecretSpans>& parts = std::nullopt) {
+              const std::optional<SecretSpans>& parts = std::nullopt, std::uint64_t version = 0) {
     auto made = make_header(header.name, std::move(source), value, parts);
     if (!made) return fail(where, header.at, std::move(made.error()));
+    made->version = version;
     headers.push_back(std::move(*made));
   }
 };
@@ -272,7 +279,7 @@ struct Buildup {
 std::expected<Injections, std::vector<policy::Problem>> resolve(const policy::Snapshot& snapshot,
                                                                 const SecretStore& secrets,
                                                                 const ResolveOptions& options) {
-  Buildup buildup{secrets, options, {}, {}};
+  Buildup buildup{secrets, options, {}, {}, 0};
   for (std::size_t i = 0; i < snapshot.rules().size(); ++i) buildup.add_rule(snapshot.rules()[i], i);
   for (std::size_t i = 0; i < snapshot.callbacks().size(); ++i)
     buildup.add_callback(snapshot.callbacks()[i], i);

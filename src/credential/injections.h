@@ -48,6 +48,10 @@ class Injections {
   const Signing* signing_of(std::uint32_t rule_index) const {
     return rule_index < signings_.size() ? signings_[rule_index].get() : nullptr;
   }
+  /// The newest workspace secret that a rule signs or asks with; 0: unknown, or there is none.
+  std::uint64_t version_of(std::uint32_t rule_index) const {
+    return rule_index < versions_.size() ? versions_[rule_index] : 0;
+  }
   /// nullptr without a rule of type gcp.
   const GoogleIdentity* google() const { return google_ ? &*google_ : nullptr; }
 
@@ -67,6 +71,7 @@ class Injections {
   std::vector<std::vector<InjectedHeader>> callbacks_;
   std::vector<std::unique_ptr<const Source>> sources_;
   std::vector<std::unique_ptr<const Signing>> signings_;  ///< Up to the last rule that signs.
+  std::vector<std::uint64_t> versions_;
   std::optional<GoogleIdentity> google_;
 };
 

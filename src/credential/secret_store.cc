@@ -117,17 +117,17 @@ Result<Secret> value_of(const SecretReference& reference, const SecretStore* ear
 
 }  // namespace
 
-Result<void> SecretStore::set(std::string key, Secret value) {
+Result<void> SecretStore::set(std::string key, Secret value, std::uint64_t version) {
   if (!policy::is_variable_name(key))
     return refuse("a secret's name has letters, digits and _, and does not begin with a digit");
-  return put(std::move(key), std::move(value));
+  return put(std::move(key), std::move(value), version);
 }
 
-Result<void> SecretStore::put(std::string key, Secret value) {
+Result<void> SecretStore::put(std::string key, Secret value, std::uint64_t version) {
   if (value.empty()) return refuse("the value is empty");
   if (value.unwrap().size() > secret_bytes_max)
     return refuse(fmt::format("the value has more than {} bytes", secret_bytes_max));
-  secrets_.insert_or_assign(std::move(key), std::move(value));
+  secrets_.insert_or_assign(std::move(key), Kept{std::move(value), version});
   return {};
 }
 
@@ -149,18 +149,23 @@ Result<void> SecretStore::add(const SecretReference& reference, const SecretStor
 bool SecretStore::same_as(const SecretStore& other) const {
   return secrets_.size() == other.secrets_.size() && std::ranges::all_of(secrets_, [&](const auto& entry) {
            const Secret* found = other.find(entry.first);
-           return found != nullptr && found->unwrap() == entry.second.unwrap();
+           return found != nullptr && found->unwrap() == entry.second.value.unwrap();
          });
 }
 
 const Secret* SecretStore::find(std::string_view key) const {
   const auto found = secrets_.find(key);
-  return found == secrets_.end() ? nullptr : &found->second;
+  return found == secrets_.end() ? nullptr : &found->second.value;
+}
+
+std::uint64_t SecretStore::version_of(std::string_view key) const {
+  const auto found = secrets_.find(key);
+  return found == secrets_.end() ? 0 : found->second.version;
 }
 
 bool SecretStore::appears_in(std::string_view text) const {
   return std::ranges::any_of(secrets_, [text](const auto& entry) {
-    const std::string_view value = entry.second.unwrap();
+    const std::string_view value = entry.second.value.unwrap();
     return value.size() >= recognisable_bytes_min && text.find(value) != std::string_view::npos;
   });
 }

@@ -3,6 +3,7 @@
 // policy file, by its text. Filled when the program starts, and anew when one has changed; after that only
 // read. Values never appear in an error.
 
+#include <cstdint>
 #include <string>
 #include <string_view>
 #include <unordered_map>
@@ -21,8 +22,9 @@ using VaultEntries = std::unordered_map<std::string, VaultEntry>;
 
 class SecretStore {
  public:
-  /// Replaces an earlier value. Errors: the key is no variable name, the value is empty or too long.
-  Result<void> set(std::string key, Secret value);
+  /// Replaces an earlier value. `version` grows with every change, where there are versions. Errors: the key
+  /// is no variable name, the value is empty or too long.
+  Result<void> set(std::string key, Secret value, std::uint64_t version = 0);
   /// The value where `reference` says that it is: a file's content or what a command (`/bin/sh -c`) prints,
   /// both without the line end behind it; a variable of this process; a field of `vault`, which was asked
   /// before. A command has a minute, no input, and our standard error; it is run before any thread is
@@ -32,6 +34,8 @@ class SecretStore {
 
   /// nullptr when there is none. Valid until the key is set again or the store is gone.
   const Secret* find(std::string_view key) const;
+  /// 0 when there is none, or nobody counts.
+  std::uint64_t version_of(std::string_view key) const;
   bool empty() const { return secrets_.empty(); }
 
   /// The same keys with the same values.
@@ -42,13 +46,17 @@ class SecretStore {
   bool appears_in(std::string_view text) const;
 
  private:
-  Result<void> put(std::string key, Secret value);
+  Result<void> put(std::string key, Secret value, std::uint64_t version = 0);
 
   struct Hash {
     using is_transparent = void;
     std::size_t operator()(std::string_view text) const { return std::hash<std::string_view>{}(text); }
   };
-  std::unordered_map<std::string, Secret, Hash, std::equal_to<>> secrets_;
+  struct Kept {
+    Secret value;
+    std::uint64_t version = 0;
+  };
+  std::unordered_map<std::string, Kept, Hash, std::equal_to<>> secrets_;
 };
 
 }  // namespace postern::credential

@@ -84,7 +84,7 @@ store::Outcome<credential::SecretStore> Policies::secrets(const store::Workspace
   if (!kept) return store::failed(kept);
   credential::SecretStore secrets;
   for (store::NamedSecret& secret : *kept)
-    if (auto set = secrets.set(std::move(secret.name), std::move(secret.value)); !set)
+    if (auto set = secrets.set(std::move(secret.name), std::move(secret.value), secret.revision); !set)
       return store::fail(store::Fault::damaged, set.error().detail);
   return secrets;
 }

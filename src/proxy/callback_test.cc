@@ -150,6 +150,8 @@ TEST_F(Callback, IsAskedOnceAndItsAnswerIsUsedWhileItIsGood) {
   const auto written = records();
   ASSERT_EQ(written.size(), 2u);
   EXPECT_EQ(written[0]["credentials"][0]["source"], "callback:creds.example.net");
+  EXPECT_FALSE(written[0]["credentials"][0].contains("cached"));
+  EXPECT_EQ(written[1]["credentials"][0]["cached"], true);
   EXPECT_EQ(written[0]["decision"], "allowed");
 }
 

@@ -1,5 +1,6 @@
 #include "proxy/exchange.h"
 
+#include <algorithm>
 #include <charconv>
 #include <utility>
 
@@ -244,7 +245,8 @@ class Exchange final : SandboxSide::AbortWatcher {
   policy::Verdict verdict_;
   std::span<const credential::InjectedHeader> credentials_;
   const credential::Source* source_ = nullptr;  ///< Who is asked for the credentials.
-  credential::GrantRef grant_;                  ///< What was answered.
+  credential::GrantRef grant_;                  ///< What was answered,
+  bool grant_cached_ = false;                   ///< and whether to an earlier request.
   bool withheld_ = false;                       ///< The URL carries a signature of its own.
   std::span<const credential::InjectedHeader> withheld_credentials_;
   std::uint32_t metadata_rule_ = policy::no_rule;  ///< On whose behalf we answer ourselves.
@@ -414,6 +416,7 @@ Result<void> Exchange::send_elsewhere(const policy::Rule& rule, const wire::Cano
     return fail(Reason::ambiguous_path, "only a path can be sent to another host", Side::sandbox);
   rewrite_ = rule.rewrite();
   to_ = {&rewrite_->host, rewrite_->port, rewrite_->tls};
+  recording_->rewritten_to = authority_of(to_);
   target_.reserve(rewrite_->path_prefix.size() + path.path.size() + path.query.size());
   target_.assign(rewrite_->path_prefix).append(path.path);
   target_.append(path.query);
@@ -494,6 +497,7 @@ void Exchange::look_for_grant() {
   }
   if (!grant) return;
   ++credential::grant_counts_of(source_->reason()).cached;
+  grant_cached_ = true;
   use_grant(std::move(grant));
 }
 
@@ -519,6 +523,7 @@ io::Task<Result<void>> Exchange::obtain_grant() {
   if (failure_) co_return std::unexpected(*failure_);  // The sandbox left meanwhile.
   if (!grant) co_return std::unexpected(std::move(grant.error()));
   if (source_->cached()) flow_.tenant.grants.keep(grants, *source_, *to_.host, to_.port, *grant);
+  grant_cached_ = false;
   use_grant(std::move(*grant));
   co_return Result<void>{};
 }
@@ -663,9 +668,15 @@ io::Task<Result<void>> Exchange::reach(origin::Freshness freshness) {
 }
 
 void Exchange::record_credentials() {
+  const bool of_rule = source_ && verdict_.callback_index == policy::no_rule;
+  const std::uint64_t asked_with = of_rule ? egress_->injections.version_of(verdict_.rule_index) : 0;
   for (const auto& header : credentials_)
-    recording_->credentials.push_back({header.name, credential::source_of(header)});
-  if (signing_) recording_->credentials.push_back({signing_->signature.place, signing_->rule->label()});
+    recording_->credentials.push_back({header.name, credential::source_of(header),
+                                       std::max(header.version, asked_with), grant_ && grant_cached_});
+  if (signing_)
+    recording_->credentials.push_back({signing_->signature.place, signing_->rule->label(),
+                                       egress_->injections.version_of(verdict_.rule_index),
+                                       grant_ && grant_cached_});
 }
 
 bool Exchange::is_injected(std::string_view name) const {
@@ -1178,6 +1189,7 @@ void Exchange::settle() {
   if (!recording_.open()) return;
   recording_->request_bytes += origin_->request_bytes();
   recording_->response_bytes += sandbox_.answer_bytes();
+  if (scrubbing_) recording_->scrubbed = scrubbing_->found();
   if (failure_) {
     Reason reason = failure_->reason == Reason::cancelled ? Reason::sandbox_closed : failure_->reason;
     recording_.finish(reason, failure_->detail);

@@ -94,6 +94,7 @@ struct ApiKey {
 struct NamedSecret {
   std::string name;
   Secret value;
+  Revision revision = 0;  ///< Of a workspace's secret, as it was read.
 };
 
 struct SecretChange {

@@ -107,7 +107,7 @@ Outcome<std::vector<NamedSecret>> SqliteSecrets::read(const WorkspaceId& workspa
                     const auto place = secret_place(workspace, name, static_cast<Revision>(row.number(2)));
                     auto value = open_sealed(*key, row.bytes(1), place, fmt::format("the secret {}", name));
                     if (!value) return failed(value);
-                    return NamedSecret{name, std::move(*value)};
+                    return NamedSecret{name, std::move(*value), static_cast<Revision>(row.number(2))};
                   });
   });
 }

@@ -406,6 +406,20 @@ TEST_P(Contract, SecretsAreChangedTogetherOrNotAtAll) {
   EXPECT_GT(keys[1].revision, keys[0].revision);
 }
 
+TEST_P(Contract, ASecretIsReadWithTheRevisionThatItIsListedWith) {
+  set_secret(mine_, "ONE", "first");
+  set_secret(mine_, "TWO", "second");
+  set_secret(mine_, "ONE", "third");
+  const auto listed = value(store_->secrets().list(mine_));
+  const auto read = value(store_->secrets().read(mine_));
+  ASSERT_EQ(read.size(), 2u);
+  for (std::size_t i = 0; i < read.size(); ++i) {
+    EXPECT_EQ(read[i].name, listed[i].key);
+    EXPECT_EQ(read[i].revision, listed[i].revision);
+  }
+  EXPECT_GT(read[0].revision, read[1].revision);
+}
+
 TEST_P(Contract, SecretsHaveKeysAndValuesOfASizeThatMakesSense) {
   auto change = [&](const std::string& name, const std::string& text) {
     std::vector<SecretChange> changes;
