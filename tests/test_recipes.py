@@ -91,7 +91,7 @@ def test_npm_installs_from_verdaccio(client, verdaccio):
     fetched = {r["path"]: r for r in run.records if r["kind"] == "http"}
     assert fetched["/leftish"]["status"] == fetched["/leftish/-/leftish-1.0.0.tgz"]["status"] == 200
     assert {r["host"] for r in fetched.values()} == {"registry.example.com"}
-    assert {r["rewritten_to"] for r in fetched.values()} == {"verdaccio.example.net"}
+    assert {r["rewritten_to"] for r in fetched.values()} == {"verdaccio.example.net:443"}
     assert "https://registry.example.com/leftish/-/leftish-1.0.0.tgz" in (client.work / "package-lock.json").read_text()
     assert token not in run.log_text + run.stdout + run.stderr
 

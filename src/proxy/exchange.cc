@@ -416,7 +416,7 @@ Result<void> Exchange::send_elsewhere(const policy::Rule& rule, const wire::Cano
     return fail(Reason::ambiguous_path, "only a path can be sent to another host", Side::sandbox);
   rewrite_ = rule.rewrite();
   to_ = {&rewrite_->host, rewrite_->port, rewrite_->tls};
-  recording_->rewritten_to = authority_of(to_);
+  recording_->rewritten_to = to_.host->name + ":" + std::to_string(to_.port);
   target_.reserve(rewrite_->path_prefix.size() + path.path.size() + path.query.size());
   target_.assign(rewrite_->path_prefix).append(path.path);
   target_.append(path.query);
