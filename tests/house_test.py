@@ -138,7 +138,7 @@ def test_third_party_headers_stay_in_cc_files():
 # pattern, what to do instead, files in which it is right (by prefix), also in tests?
 BANNED = [
     (r"\bstd::j?thread\b(?!::hardware_concurrency)", "a loop per core lives in DataPlane; post() to a loop instead",
-     ("src/proxy/data_plane.", "src/audit/journal.", "src/cli/key_server.", "src/control/worker_pool.",
+     ("src/proxy/data_plane.", "src/audit/journal.", "src/cli/key_server.", "src/cli/otlp_sender.", "src/control/worker_pool.",
       "src/control/transport.", "src/box/box_loop.", "src/box/trash.", "src/platform/snapshots.", "bench/"), False),
     (r"\bstd::async\b|\bpthread_create\b", "post() to a loop", ("bench/",), False),
     (r"\bthis_thread::sleep_|\b(usleep|nanosleep)\s*\(|(?<![\w.>])sleep\s*\(", "wait for what you wait for: a Timer, Loop::sleep_until, or a ManualClock in tests",

@@ -14,7 +14,7 @@ import pytest
 import kit
 from clients_support import CANARY, become, client, ordinary_user  # noqa: F401 (client is a fixture)
 
-COMMANDS = [[], ["run"], ["check"], ["doctor"], ["version"]]
+COMMANDS = [[], ["run"], ["check"], ["doctor"], ["version"], ["log"], ["log", "verify"], ["policy", "learn"]]
 
 
 def call(place, *words, env=None, **more):

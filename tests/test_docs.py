@@ -63,6 +63,7 @@ def desk(place, nginx, authority):
         command=$1
         shift
         case $command in run|serve) exec {kit.POSTERN} $command {leads} --origin-ca {authority.file} "$@" ;; esac
+        case "$command $1" in "policy learn") shift; exec {kit.POSTERN} policy learn {leads} --origin-ca {authority.file} "$@" ;; esac
         exec {kit.POSTERN} "$command" "$@"
         """))
     (tools / "postern").chmod(0o755)

@@ -17,10 +17,13 @@
 #include <thread>
 #include <vector>
 
+#include "audit/log_file.h"
 #include "audit/record.h"
 #include "base/clock.h"
 #include "base/fd.h"
 #include "base/result.h"
+#include "io/task.h"
+#include "io/wait.h"
 
 namespace postern::audit {
 
@@ -51,6 +54,42 @@ class LineKeeper {
   /// Whole lines. False: none of them is kept, errno says why, and it will be tried again. On the writer's
   /// thread.
   virtual bool append(std::string_view lines) = 0;
+  /// What was appended is on disk. False as above.
+  virtual bool sync() { return true; }
+};
+
+/// Who is told of lines, and may drop them: it never waits for anybody. On the writer's thread.
+class LineListener {
+ public:
+  virtual ~LineListener() = default;
+  virtual void hear(std::string_view lines) = 0;
+};
+
+/// Where lines go.
+struct Sinks {
+  std::unique_ptr<LogFile> file;  ///< May be nullptr, as all of them.
+  LineKeeper* keeper = nullptr;   ///< These outlive the journal.
+  LineListener* listener = nullptr;
+  /// No credential leaves before a record that says so is in the file and with the keeper, and on disk.
+  bool strict = false;
+};
+
+/// One who waits until its record is on disk. On its loop's thread.
+struct Announcement {
+  enum class State : std::uint8_t { waiting, accepted, refused };
+  io::Wait* wait = nullptr;  ///< nullptr when nobody waits any more.
+  State state = State::waiting;
+};
+
+/// The way back to a loop, which may be gone.
+struct LoopMailbox {
+  std::mutex mutex;
+  io::Loop* loop = nullptr;
+};
+
+struct Announced {
+  std::shared_ptr<LoopMailbox> mailbox;
+  std::shared_ptr<Announcement> announcement;
 };
 
 class Journal {
@@ -59,8 +98,8 @@ class Journal {
       16384;  // about 40 MB when every path is as long as records take
   static constexpr std::size_t summary_hosts_max = 4096;
 
+  explicit Journal(Sinks sinks);
   /// `sink` receives JSON lines; an invalid Fd means that nothing is written, only summed up.
-  /// `keeper`, where there is one, gets the same lines, and outlives the journal.
   explicit Journal(Fd sink, LineKeeper* keeper = nullptr);
   ~Journal();
   Journal(const Journal&) = delete;
@@ -75,6 +114,18 @@ class Journal {
   /// Takes the records out of `batch` and leaves used-up ones for reuse in `recycled`. Any thread.
   void submit(Batch& batch, Batch& recycled);
 
+  bool strict() const { return strict_; }
+  /// Writes this record at once, and tells whoever announced it when it is on disk, or that it may never be.
+  /// Any thread. False: it was not even taken.
+  bool announce(std::unique_ptr<Record> record, Announced announced);
+  /// A name for an exchange that has two records.
+  std::string next_exchange();
+
+  /// Somebody moved the file away: it is opened again with the next lines. Any thread.
+  void reopen() {
+    if (file_) file_->reopen();
+  }
+
   std::size_t queued() const { return queued_.load(std::memory_order_relaxed); }
   const Counts& counts() const { return counts_; }
 
@@ -88,16 +139,25 @@ class Journal {
   static constexpr std::chrono::microseconds pause{50};
 
   void write_all();
+  void write_in_bites(std::span<const std::unique_ptr<Record>> batch, std::unique_lock<std::mutex>& lock);
+  void tend(std::unique_lock<std::mutex>& lock);
+  bool sync();
+  static void answer(std::vector<Announced>& waiting, bool accepted);
+  void refuse_waiting();
   void write_batch(std::span<const std::unique_ptr<Record>> batch);
   void count(const Record& record);
   void write_lines();
-  std::size_t write_to_sink();
+  std::size_t write_to_sink(std::string_view text);
   std::size_t keep();
   bool wait_for_sink(int error_number);
   Summary::PerHost* summary_of(const std::string& host, std::uint16_t port);
 
-  Fd sink_;
+  const std::unique_ptr<LogFile> file_;
   LineKeeper* const keeper_;
+  LineListener* const listener_;
+  const bool strict_;
+  const std::string process_;  ///< Names this process among all that write.
+  std::atomic<std::uint64_t> exchanges_ = 0;
   Counts counts_;
   std::atomic<std::size_t> queued_ = 0;
   std::atomic<bool> failing_ = false;  ///< The sink takes nothing at the moment.
@@ -105,9 +165,12 @@ class Journal {
   std::condition_variable wake_;
   Batch incoming_;
   Batch used_;
+  std::vector<Announced> announced_;   ///< Whose records are in incoming_.
   std::atomic<bool> closing_ = false;  ///< Set under the mutex.
   bool asleep_ = false;
-  Summary summary_;  ///< Writer's until close().
+  std::vector<Announced> in_hand_;  ///< Whose records are being written: the writer's.
+  bool complete_ = true;            ///< Nothing of what is in hand was lost.
+  Summary summary_;                 ///< Writer's until close().
   std::string last_host_;
   std::uint16_t last_port_ = 0;
   Summary::PerHost* last_summary_ = nullptr;
@@ -120,12 +183,17 @@ class Recording;
 /// A loop's side of the journal.
 class LoopJournal {
  public:
-  explicit LoopJournal(Journal& journal) : journal_(journal) {}
+  /// `loop`: where announcements wait, in strict mode.
+  explicit LoopJournal(Journal& journal, io::Loop* loop = nullptr);
   LoopJournal(const LoopJournal&) = delete;
-  ~LoopJournal() { flush(); }
+  ~LoopJournal();
 
   bool accepting() const { return journal_.accepting(); }
   std::unique_ptr<Record> take();
+  bool strict() const { return journal_.strict(); }
+  /// Waits until a record that says what is about to happen is on disk; `end` will be the record of what
+  /// became of it, and both get the same name. False: it is not there by `deadline`, or cannot be.
+  io::Task<bool> announce(std::unique_ptr<Record> begin, Record& end, TimePoint deadline);
   void put(std::unique_ptr<Record> record) { turn_.push_back(std::move(record)); }
   /// At the end of a turn.
   void flush() {
@@ -140,6 +208,7 @@ class LoopJournal {
  private:
   friend class Recording;
   Journal& journal_;
+  const std::shared_ptr<LoopMailbox> mailbox_;
   Recording* open_ = nullptr;
   Journal::Batch turn_;
   Journal::Batch recycled_;

@@ -1,6 +1,7 @@
 #include "audit/journal.h"
 
 #include <algorithm>
+#include <cerrno>
 #include <csignal>
 #include <fcntl.h>
 #include <gtest/gtest.h>
@@ -8,6 +9,7 @@
 #include <poll.h>
 #include <set>
 #include <sys/mman.h>
+#include <sys/resource.h>
 #include <thread>
 
 namespace postern::audit {
@@ -279,6 +281,151 @@ TEST_P(BrokenSink, IsComplainedAboutOnceCountedAndNothingNewIsAccepted) {
 
 INSTANTIATE_TEST_SUITE_P(All, BrokenSink, testing::Values("full", "closed"),
                          [](const auto& one) { return std::string(one.param); });
+
+/// A loop whose tasks announce, in strict mode.
+class Strict : public testing::Test {
+ protected:
+  Strict() { std::signal(SIGXFSZ, SIG_IGN); }
+  void start(Fd sink) {
+    journal_.emplace(Sinks{.file = std::make_unique<LogFile>(std::move(sink)), .strict = true});
+    mine_.emplace(*journal_, &loop_);
+  }
+  /// What came of it, and the name that both records have.
+  struct Outcome {
+    std::optional<bool> accepted;
+    Record end;
+  };
+  io::Task<void> say(Outcome& outcome, Duration time) {
+    auto begin = mine_->take();
+    begin->host = "api.example";
+    const TimePoint deadline = loop_.now() + time;
+    outcome.accepted = co_await mine_->announce(std::move(begin), outcome.end, deadline);
+  }
+  bool announce(Duration time = 10s) {
+    Outcome outcome;
+    loop_.spawn(say(outcome, time));
+    while (!outcome.accepted) loop_.run_once(50ms);
+    return *outcome.accepted;
+  }
+
+  SystemClock clock_;
+  io::Loop loop_{clock_};
+  std::optional<Journal> journal_;
+  std::optional<LoopJournal> mine_;
+};
+
+TEST_F(Strict, WhatIsAcceptedIsWritten) {
+  const Paper paper;
+  start(paper.pen());
+  Outcome first, second;
+  loop_.spawn(say(first, 10s));
+  loop_.spawn(say(second, 10s));
+  while (!first.accepted || !second.accepted) loop_.run_once(50ms);
+  EXPECT_TRUE(*first.accepted && *second.accepted);
+  const auto lines = paper.lines();
+  ASSERT_EQ(lines.size(), 2u) << "before anybody closed the journal";
+  EXPECT_EQ(field(lines[0], "phase"), "begin");
+  EXPECT_EQ(field(lines[0], "exchange"), first.end.exchange);
+  EXPECT_NE(first.end.exchange, second.end.exchange);
+  EXPECT_EQ(journal_->close().records, 0u) << "what is only about to happen is not counted";
+}
+
+TEST_F(Strict, AFullDiskRefusesAtOnceAndSoDoesWhatComesAfterwards) {
+  testing::internal::CaptureStderr();
+  start(Fd(::open("/dev/full", O_WRONLY | O_CLOEXEC)));
+  const auto before = std::chrono::steady_clock::now();
+  EXPECT_FALSE(announce());
+  EXPECT_FALSE(announce());
+  EXPECT_LT(std::chrono::steady_clock::now() - before, 5s) << "nobody waits for a disk that is full";
+  EXPECT_FALSE(mine_->accepting());
+  mine_.reset();
+  journal_.reset();
+  EXPECT_NE(testing::internal::GetCapturedStderr().find("the log cannot be written"), std::string::npos);
+}
+
+TEST_F(Strict, SpaceThatReturnsIsUsed) {
+  const Paper paper;
+  start(paper.pen());
+  EXPECT_TRUE(announce());
+  rlimit limit{};
+  ASSERT_EQ(::getrlimit(RLIMIT_FSIZE, &limit), 0);
+  const rlimit none{1, limit.rlim_max};
+  ASSERT_EQ(::setrlimit(RLIMIT_FSIZE, &none), 0);
+  testing::internal::CaptureStderr();
+  EXPECT_FALSE(announce());
+  EXPECT_FALSE(mine_->accepting());
+  ASSERT_EQ(::setrlimit(RLIMIT_FSIZE, &limit), 0);
+  const auto end = std::chrono::steady_clock::now() + 10s;
+  while (!mine_->accepting() && std::chrono::steady_clock::now() < end) ::poll(nullptr, 0, 5);
+  testing::internal::GetCapturedStderr();
+  EXPECT_TRUE(announce());
+  EXPECT_EQ(paper.lines().size(), 3u) << "the refused one came through in the end, and its end will say so";
+}
+
+TEST_F(Strict, APipeThatNobodyReadsRefuses) {
+  int ends[2];
+  ASSERT_EQ(::pipe2(ends, O_CLOEXEC | O_NONBLOCK), 0);
+  const Fd unread(ends[0]);
+  while (::write(ends[1], "x", 1) == 1) continue;
+  start(Fd(ends[1]));
+  const auto before = std::chrono::steady_clock::now();
+  EXPECT_FALSE(announce(30s));
+  EXPECT_LT(std::chrono::steady_clock::now() - before, 10s);
+  char all[65536];
+  while (::read(unread.get(), all, sizeof all) > 0) continue;
+  EXPECT_TRUE(announce());
+}
+
+TEST_F(Strict, AKeeperThatCannotSyncRefuses) {
+  struct Keeper final : LineKeeper {
+    std::atomic<bool> broken = true;
+    std::atomic<int> lines = 0;
+    bool append(std::string_view) override { return ++lines > 0; }
+    bool sync() override {
+      errno = EIO;
+      return !broken;
+    }
+  };
+  Keeper keeper;
+  testing::internal::CaptureStderr();
+  journal_.emplace(Sinks{.keeper = &keeper, .strict = true});
+  mine_.emplace(*journal_, &loop_);
+  EXPECT_FALSE(announce());
+  EXPECT_EQ(keeper.lines, 1);
+  keeper.broken = false;
+  const auto end = std::chrono::steady_clock::now() + 10s;
+  while (!mine_->accepting() && std::chrono::steady_clock::now() < end) ::poll(nullptr, 0, 5);
+  EXPECT_TRUE(announce());
+  mine_.reset();
+  journal_.reset();
+  testing::internal::GetCapturedStderr();
+}
+
+TEST_F(Strict, ALoopThatIsGoneIsNotTold) {
+  int ends[2];
+  ASSERT_EQ(::pipe2(ends, O_CLOEXEC | O_NONBLOCK), 0);
+  const Fd unread(ends[0]);
+  while (::write(ends[1], "x", 1) == 1) continue;
+  journal_.emplace(Sinks{.file = std::make_unique<LogFile>(Fd(ends[1])), .strict = true});
+  {
+    io::Loop loop(clock_);
+    LoopJournal mine(*journal_, &loop);
+    Outcome outcome;
+    struct Say {
+      static io::Task<void> it(LoopJournal& journal, io::Loop& on, Outcome& into) {
+        const TimePoint deadline = on.now() + 30s;
+        into.accepted = co_await journal.announce(journal.take(), into.end, deadline);
+      }
+    };
+    loop.spawn(Say::it(mine, loop, outcome));
+    loop.run_once(0ms);
+    loop.abandon();
+    EXPECT_FALSE(outcome.accepted);
+  }
+  char all[65536];
+  while (::read(unread.get(), all, sizeof all) > 0) continue;
+  journal_->close();
+}
 
 }  // namespace
 }  // namespace postern::audit

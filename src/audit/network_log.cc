@@ -126,6 +126,9 @@ bool NetworkLog::begin_segment() {
   Fd file(::openat(directory_.get(), name_of(fresh).c_str(),
                    O_RDWR | O_CREAT | O_EXCL | O_CLOEXEC | O_NOFOLLOW, 0600));
   if (!file) return false;
+  // sync() looks at the new one only.
+  if (current_) (void)::fdatasync(current_.get());
+  (void)::fsync(directory_.get());
   current_ = std::move(file);
   segments_.push_back(fresh);
   return true;
@@ -161,6 +164,15 @@ bool NetworkLog::append(std::string_view lines) {
   // Should there be no new file, the old one grows.
   if (last.size >= limits_.segment_bytes && begin_segment()) remove_old();
   return true;
+}
+
+bool NetworkLog::sync() {
+  Fd file;
+  {
+    const std::lock_guard lock(mutex_);
+    file = Fd(::fcntl(current_.get(), F_DUPFD_CLOEXEC, 3));
+  }
+  return file && ::fdatasync(file.get()) == 0;
 }
 
 void NetworkLog::tend() {

@@ -55,6 +55,7 @@ class NetworkLog final : public LineKeeper {
   NetworkLog(const NetworkLog&) = delete;
 
   bool append(std::string_view lines) override;
+  bool sync() override;
   /// Once in a while: removes what is too old. Any thread.
   void tend();
 

@@ -19,6 +19,8 @@ constexpr std::size_t key_bytes_max = 4096;
 constexpr std::size_t mistakes_max = 50;
 constexpr long connect_seconds = 10;
 constexpr long answer_seconds = 120;
+constexpr long posted_answer_seconds = 10;
+constexpr std::size_t posted_answer_bytes_max = 64 * 1024;
 constexpr long silent_seconds = 60;  // a heartbeat comes every 15 s
 
 /// libcurl and the thirty libraries behind it are loaded by the commands that need them: they would cost
@@ -408,6 +410,71 @@ Asked<std::unique_ptr<ServerLink>> ApiClient::into_link() && {
     return std::unexpected(
         unreachable(fmt::format("no answer from {}: {}", printable(handle_->base), api.strerror(done))));
   return std::make_unique<Link>(std::move(handle_), descriptor);
+}
+
+struct JsonPoster::Handle {
+  Curl api;
+  CURL* curl = nullptr;
+  std::string url;
+  std::vector<credential::WipedString> fields;
+  std::string answer;
+  ~Handle() {
+    if (curl) api.cleanup(curl);
+  }
+  static std::size_t on_piece(char* data, std::size_t size, std::size_t count, void* self) {
+    std::string& answer = static_cast<Handle*>(self)->answer;
+    if (answer.size() < posted_answer_bytes_max) answer.append(data, size * count);
+    return size * count;
+  }
+};
+
+JsonPoster::JsonPoster(std::unique_ptr<Handle> handle) : handle_(std::move(handle)) {}
+JsonPoster::JsonPoster(JsonPoster&&) noexcept = default;
+JsonPoster::~JsonPoster() = default;
+
+Asked<JsonPoster> JsonPoster::open(std::string url, std::vector<credential::WipedString> fields) {
+  auto handle = std::make_unique<Handle>();
+  handle->url = std::move(url);
+  handle->fields = std::move(fields);
+  if (!handle->api.load())
+    return std::unexpected(unreachable("libcurl.so.4 is not installed (Debian: apt-get install libcurl4)"));
+  const Curl& api = handle->api;
+  api.global_init(CURL_GLOBAL_DEFAULT);
+  CURL* curl = handle->curl = api.init();
+  if (!curl) return std::unexpected(unreachable("libcurl cannot be used"));
+  api.set(curl, CURLOPT_URL, handle->url.c_str());
+  api.set(curl, CURLOPT_PROTOCOLS_STR, "http,https");
+  api.set(curl, CURLOPT_FOLLOWLOCATION, 0L);  // The fields are for this server only.
+  api.set(curl, CURLOPT_NOPROXY, "localhost,127.0.0.1,::1");
+  api.set(curl, CURLOPT_NOSIGNAL, 1L);
+  api.set(curl, CURLOPT_POST, 1L);
+  api.set(curl, CURLOPT_CONNECTTIMEOUT, connect_seconds);
+  api.set(curl, CURLOPT_TIMEOUT, posted_answer_seconds);
+  api.set(curl, CURLOPT_WRITEFUNCTION, &Handle::on_piece);
+  api.set(curl, CURLOPT_WRITEDATA, handle.get());
+  return JsonPoster(std::move(handle));
+}
+
+JsonPoster::Answer JsonPoster::post(std::string_view json) {
+  const Curl& api = handle_->api;
+  CURL* curl = handle_->curl;
+  handle_->answer.clear();
+  HeadFields fields(api);
+  fields.add("Content-Type: application/json");
+  fields.add("Expect:");
+  for (credential::WipedString& field : handle_->fields) fields.add(field.bytes().c_str());
+  api.set(curl, CURLOPT_HTTPHEADER, fields.list());
+  api.set(curl, CURLOPT_POSTFIELDS, json.data());
+  api.set(curl, CURLOPT_POSTFIELDSIZE_LARGE, static_cast<curl_off_t>(json.size()));
+  const CURLcode done = api.perform(curl);
+  api.set(curl, CURLOPT_HTTPHEADER, nullptr);
+  Answer answer;
+  if (done == CURLE_OK)
+    api.get(curl, CURLINFO_RESPONSE_CODE, &answer.status);
+  else
+    answer.error = api.strerror(done);
+  answer.body = std::move(handle_->answer);
+  return answer;
 }
 
 }  // namespace postern::cli

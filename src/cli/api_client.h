@@ -13,6 +13,8 @@
 #include <string_view>
 #include <vector>
 
+#include "credential/wiped_string.h"
+
 namespace postern::cli {
 
 struct ServerOptions {
@@ -99,6 +101,26 @@ class ApiClient {
   explicit ApiClient(std::unique_ptr<Handle> handle);
   Asked<void> perform(const std::string& path, const Request& request, Answer& answer);
 
+  std::unique_ptr<Handle> handle_;
+};
+
+/// Posts JSON to somebody else's server, one document at a time, on any one thread.
+class JsonPoster {
+ public:
+  struct Answer {
+    long status = 0;    ///< 0: there was none.
+    std::string body;   ///< The start of it.
+    std::string error;  ///< Why there was none.
+  };
+  /// `url` as it was checked; `fields`: "Name: value" for every request. Errors: libcurl is not there.
+  static Asked<JsonPoster> open(std::string url, std::vector<credential::WipedString> fields);
+  JsonPoster(JsonPoster&&) noexcept;
+  ~JsonPoster();
+  Answer post(std::string_view json);
+
+ private:
+  struct Handle;
+  explicit JsonPoster(std::unique_ptr<Handle> handle);
   std::unique_ptr<Handle> handle_;
 };
 

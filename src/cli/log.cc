@@ -14,6 +14,7 @@
 #include "audit/record.h"
 #include "cli/api_client.h"
 #include "cli/client_command.h"
+#include "cli/log_verify.h"
 #include "cli/steps.h"
 
 namespace postern::cli {
@@ -174,7 +175,9 @@ void add_options(CLI::App& command, const std::shared_ptr<LogOptions>& options, 
       ->type_name("COUNT");
   command.add_flag("-f,--follow", options->follow, "Go on with what happens next");
   command.add_flag("--json", options->json, "One JSON object per line, as docs/log.md has it");
-  command.callback([options, &exit_code] { exit_code = exit_of(show(*options)); });
+  command.callback([&command, options, &exit_code] {
+    if (command.get_subcommands().empty()) exit_code = exit_of(show(*options));
+  });
 }
 
 }  // namespace
@@ -187,10 +190,12 @@ void add_log_command(CLI::App& app, int& exit_code) {
                               "LANGSMITH_API_KEY; never from the command line. Examples:\n"
                               "  postern log --denied --since 1h\n"
                               "  postern log --sandbox build-7 --follow\n"
-                              "  postern log --host '*.example.com' --json | jq .path\n") +
+                              "  postern log --host '*.example.com' --json | jq .path\n"
+                              "  postern log verify calls.jsonl\n") +
                   client_exits_help);
   command->add_option("--sandbox", options->sandbox, "Of one sandbox, by name or id")->type_name("NAME");
   add_options(*command, options, exit_code);
+  add_log_verify_command(*command, exit_code);
 }
 
 void add_logs_command(CLI::App& sandbox, int& exit_code) {

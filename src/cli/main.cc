@@ -25,9 +25,10 @@
 
 namespace {
 
-using postern::cli::PathOption;
-
 constexpr int usage_status = 2;  // of every command that runs no other, whose 1 and 2 belong to that
+
+/// `postern log` does something by itself, too.
+bool needs_command(const CLI::App& app) { return app.get_require_subcommand_min() > 0; }
 
 /// The program is called by its name wherever it lies, and usage is shown as people type it.
 class Help final : public CLI::Formatter {
@@ -38,8 +39,9 @@ class Help final : public CLI::Formatter {
     for (const CLI::App* above = app->get_parent(); above->get_parent(); above = above->get_parent())
       name = above->get_name() + " " + name;
     std::string usage = "Usage: postern " + name;
-    if (!app->get_subcommands([](const CLI::App*) { return true; }).empty())
-      return usage + " COMMAND [OPTIONS]\n";
+    const bool has_commands = !app->get_subcommands([](const CLI::App*) { return true; }).empty();
+    if (has_commands)
+      return usage + (needs_command(*app) ? " COMMAND [OPTIONS]\n" : " [COMMAND] [OPTIONS]\n");
     const auto options = app->get_options([](const CLI::Option* option) { return option->nonpositional(); });
     if (options.size() > 1) usage += " [OPTIONS]";  // one is --help
     for (const CLI::Option* positional :
@@ -79,6 +81,7 @@ std::string describe_usage_error(const CLI::App& app, const CLI::ParseError& err
     if (commands.empty()) break;
     const std::string word = depth < words.size() ? words[depth] : "";
     const auto named = std::ranges::find(commands, word, [](const CLI::App* one) { return one->get_name(); });
+    if (named == commands.end() && !needs_command(*command)) break;
     if (named == commands.end()) {
       std::vector<std::string> names;
       names.reserve(commands.size());
@@ -101,13 +104,18 @@ std::string describe_usage_error(const CLI::App& app, const CLI::ParseError& err
   return fmt::format("{0}: {1}\nHelp: {0} --help\n", name, what);
 }
 
-/// The value of `--secret KEY=VALUE` must not stay in /proc/PID/cmdline, which every user may read.
+/// The value of `--secret KEY=VALUE`, and that of a header, must not stay in /proc/PID/cmdline, which every
+/// user may read.
 void wipe_secret_arguments(int count, char** arguments) {
   for (int i = 1; i < count; ++i) {
     if (std::strcmp(arguments[i], "--") == 0) return;
     char* value = nullptr;
-    if (std::strncmp(arguments[i], "--secret=", 9) == 0) value = std::strchr(arguments[i] + 9, '=');
-    if (i > 1 && std::strcmp(arguments[i - 1], "--secret") == 0) value = std::strchr(arguments[i], '=');
+    for (const std::string_view option : {"--secret", "--log-otlp-header"}) {
+      const std::string_view word = arguments[i];
+      if (word.starts_with(option) && word.substr(option.size()).starts_with('='))
+        value = std::strchr(arguments[i] + option.size() + 1, '=');
+      if (i > 1 && arguments[i - 1] == option) value = std::strchr(arguments[i], '=');
+    }
     if (value) std::memset(value + 1, 'x', std::strlen(value + 1));
   }
 }
@@ -160,20 +168,28 @@ void add_run(CLI::App& app, postern::cli::RunOptions& options) {
          "--callback-issuer", options.callback_issuer,
          "Who asks callbacks and clouds, when the keys are published elsewhere (default: the address above)")
       ->type_name("URL");
-  run->add_option("--log", options.log, "One JSON line per call; - is standard output")->type_name("FILE|-");
+  run->add_option("--log", options.log.log, "One JSON line per call; - is standard output")
+      ->type_name("FILE|-");
+  run->add_option("--log-otlp", options.otlp.url, "Tell a collector of OpenTelemetry, too")->type_name("URL");
+  run->add_option("--log-otlp-header", options.otlp.headers,
+                  "A header for it; NAME=env:VARIABLE and NAME=file:PATH say where its value is")
+      ->type_name("NAME=VALUE")
+      ->allow_extra_args(false);
+  run->add_flag("--log-chain", options.log.chain,
+                "Make the log tamper-evident: `postern log verify` finds what was changed");
+  run->add_flag("--log-strict", options.log.strict, "No credential leaves before a record of it is on disk");
+  run->add_option("--log-rotate-bytes", options.log.rotate_bytes,
+                  "Begin another file when the log has as many; looked at when Postern starts")
+      ->type_name("BYTES")
+      ->check(CLI::Range(postern::cli::log_rotate_bytes_min, std::uint64_t{1} << 50).description(""));
+  run->add_option("--log-rotate-keep", options.log.rotate_keep,
+                  "How many earlier files are kept (default: 5)")
+      ->type_name("COUNT")
+      ->check(CLI::Range(std::uint64_t{1}, postern::cli::log_rotate_keep_max).description(""));
   run->add_option("--env", options.env, "Set a variable, or pass one that looks like a credential")
       ->type_name("NAME[=VALUE]")
       ->allow_extra_args(false);
-  const auto add_path = [&options, run](const char* name, PathOption::Kind kind, const char* help) {
-    run->add_option_function<std::vector<std::string>>(
-           name, [](const std::vector<std::string>&) {}, help)
-        ->type_name("PATH")
-        ->allow_extra_args(false)
-        ->each([&options, kind](const std::string& path) { options.paths.push_back({kind, path}); });
-  };
-  add_path("--bind", PathOption::Kind::bind, "Make a path writable");
-  add_path("--ro-bind", PathOption::Kind::ro_bind, "Show a path that is hidden, read-only");
-  add_path("--hide", PathOption::Kind::hide, "Hide a path");
+  postern::cli::add_path_options(*run, options);
   run->add_flag("-q,--quiet", options.quiet, "No summary at the end");
   run->add_flag("-v,--verbose", options.verbose, "Every host in the summary");
   run->add_option("COMMAND", options.command, "The command and its arguments")->required()->type_name("");
@@ -201,10 +217,11 @@ int main(int argc, char** argv) {
       "  postern serve                      sandboxes for others, behind an API\n"
       "Help for a command: postern COMMAND --help");
   postern::cli::RunOptions options;
+  options.version = POSTERN_VERSION;
   int exit_code = 0;
   add_run(app, options);
   postern::cli::add_check_command(app, exit_code);
-  postern::cli::add_serve_command(app, exit_code);
+  postern::cli::add_serve_command(app, exit_code, POSTERN_VERSION);
   postern::cli::add_sandbox_command(app, exit_code);
   postern::cli::add_policy_command(app, exit_code);
   postern::cli::add_secret_command(app, exit_code);

@@ -141,13 +141,18 @@ void ApiCounts::write(std::string& out) const {
   }
 }
 
-std::string metrics_text(const audit::Journal& journal, const audit::NetworkLog& log,
+std::string metrics_text(const audit::Journal& journal, const audit::NetworkLog& log, const OtlpSender* otlp,
                          const platform::Boxes& boxes, const ApiCounts& api) {
   std::string out;
   write_calls(journal, out);
   one(out, "postern_network_log_written_bytes_total", "counter", "Ever written to the network log.",
       log.end());
   one(out, "postern_network_log_bytes", "gauge", "Kept of the network log.", log.kept_bytes());
+  if (otlp) {
+    one(out, "postern_log_otlp_sent_total", "counter", "Records that the collector took.", otlp->sent());
+    one(out, "postern_log_otlp_dropped_total", "counter", "Records that did not reach it.", otlp->dropped());
+    one(out, "postern_log_otlp_queued", "gauge", "Records that wait to be sent.", otlp->queued());
+  }
   write_boxes(boxes, out);
   write_grants(out);
   api.write(out);

@@ -12,6 +12,7 @@
 
 #include "audit/journal.h"
 #include "audit/network_log.h"
+#include "cli/otlp_sender.h"
 #include "control/http_server.h"
 #include "platform/boxes.h"
 
@@ -38,8 +39,8 @@ class ApiCounts {
   std::map<Key, Histogram> requests_;
 };
 
-/// All outlive the call.
-std::string metrics_text(const audit::Journal& journal, const audit::NetworkLog& log,
+/// All outlive the call. `otlp`: nullptr when no collector is told.
+std::string metrics_text(const audit::Journal& journal, const audit::NetworkLog& log, const OtlpSender* otlp,
                          const platform::Boxes& boxes, const ApiCounts& api);
 
 }  // namespace postern::cli

@@ -8,6 +8,7 @@
 
 #include "cli/check.h"
 #include "cli/client_command.h"
+#include "cli/learn.h"
 #include "cli/policy_file.h"
 #include "cli/steps.h"
 
@@ -82,7 +83,8 @@ void add_policy_command(CLI::App& app, int& exit_code) {
   policy->footer(std::string("Start with:\n"
                              "  postern policy show first > policy.yaml\n"
                              "  postern policy check policy.yaml https://api.openai.com/v1/models\n"
-                             "  postern policy apply first policy.yaml\n") +
+                             "  postern policy apply first policy.yaml\n"
+                             "  postern policy learn --out policy.yaml -- npm install\n") +
                  client_exits_help + "\nHelp for a command: postern policy COMMAND --help");
   const auto options = std::make_shared<Options>();
   const auto add = [&](const char* name, const char* help, const char* footer, int (*act)(const Options&)) {
@@ -134,6 +136,7 @@ void add_policy_command(CLI::App& app, int& exit_code) {
   checks->add_option("TARGET", options->target, "https://HOST/PATH, http://HOST/PATH, or HOST:PORT")
       ->type_name("");
   checks->add_flag("--json", options->json, "The verdict as JSON");
+  add_policy_learn_command(*policy, exit_code);
 }
 
 }  // namespace postern::cli

@@ -106,6 +106,8 @@ std::string policy_name(const RunOptions& options) {
 std::shared_ptr<const policy::Snapshot> load_policy(const RunOptions& options,
                                                     const std::vector<Cidr>& allow_private) {
   policy::Document document;
+  if (!options.policy_text.empty())
+    document = must(policy::parse_document(options.policy_text, policy::Format::json), "");
   if (!options.policy_file.empty())
     document = must(policy::load_document(options.policy_file), options.policy_file);
   for (const policy::Problem& warning : document.warnings)
@@ -136,7 +138,7 @@ void hide_own_files(const RunOptions& options, const std::vector<std::string>& s
   };
   for (const std::string& file : secret_files) hide(file);
   hide(options.policy_file);
-  hide(options.log);
+  for (const std::string& file : log_files(options.log)) hide(file);
 }
 
 sandbox::LaunchSpec describe_program(const RunOptions& options, const std::vector<std::string>& secret_files,
@@ -314,7 +316,11 @@ int run_checked(const RunOptions& options) {
   auto injections =
       must(credential::resolve(*snapshot, secrets, resolve_options(workspace, asking)), policy_name(options),
            "secrets are given by --secret KEY (from this environment), --secret KEY=VALUE or --secrets FILE");
-  Fd log = open_log(options.log);
+  if (options.log.strict && options.log.log.empty()) {
+    complain("--log-strict needs --log FILE: where what is about to be sent is written down");
+    throw Stop{};
+  }
+  auto log = open_log_file(options.log, state + "/log-chain", TurnsOver::at_start_only);
   const tls::WorkspaceCa ca = must(tls::WorkspaceCa::load_or_create(workspace));
   const auto egress = proxy::make_egress(snapshot, std::move(injections), asking.signer);
 
@@ -341,7 +347,9 @@ int run_checked(const RunOptions& options) {
   auto captured = must(sandbox::capture_network(program.init_pid()));
   const Fd signals = take_signals();
   if (asking.keys) asking.keys->start();
-  audit::Journal journal(std::move(log));
+  const auto otlp = OtlpSender::start(options.otlp, options.version);
+  audit::Journal journal(
+      audit::Sinks{.file = std::move(log), .listener = otlp.get(), .strict = options.log.strict});
   int status = 0;
   {
     proxy::DataPlane data_plane({.overrides = overrides,
@@ -364,6 +372,7 @@ int run_checked(const RunOptions& options) {
     data_plane.drain(std::chrono::milliseconds(300));
   }
   const audit::Summary summary = journal.close();
+  if (otlp) complain_about_dropped(otlp->close());
   if (!options.quiet) print_summary(summary, options.verbose, stderr);
   return status;
 }

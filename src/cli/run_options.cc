@@ -1,5 +1,6 @@
 #include "cli/run_options.h"
 
+#include <CLI/CLI.hpp>
 #include <fmt/format.h>
 
 #include "wire/host.h"
@@ -22,6 +23,19 @@ std::optional<origin::Override> parse_target(std::string_view text) {
 }
 
 }  // namespace
+
+void add_path_options(CLI::App& command, RunOptions& options) {
+  const auto add = [&](const char* name, PathOption::Kind kind, const char* help) {
+    command.add_option_function<std::vector<std::string>>(
+               name, [](const std::vector<std::string>&) {}, help)
+        ->type_name("PATH")
+        ->allow_extra_args(false)
+        ->each([&options, kind](const std::string& path) { options.paths.push_back({kind, path}); });
+  };
+  add("--bind", PathOption::Kind::bind, "Make a path writable");
+  add("--ro-bind", PathOption::Kind::ro_bind, "Show a path that is hidden, read-only");
+  add("--hide", PathOption::Kind::hide, "Hide a path");
+}
 
 Result<origin::Overrides> parse_overrides(const std::vector<std::string>& options) {
   origin::Overrides overrides;

@@ -149,11 +149,12 @@ class AccessLogFile {
 
 /// Until SIGTERM or SIGINT; meanwhile boxes and the log are looked after.
 void wait_for_end(const sigset_t& ends, platform::Boxes& boxes, audit::NetworkLog& network_log,
-                  platform::ServerKeys& keys) {
+                  audit::Journal& journal, platform::ServerKeys& keys) {
   const timespec second{.tv_sec = 1, .tv_nsec = 0};
   while (true) {
     const int number = ::sigtimedwait(&ends, nullptr, &second);
     if (number > 0 && number != SIGHUP) return;
+    if (number == SIGHUP) journal.reopen();
     boxes.tend();
     network_log.tend();
     if (auto tended = keys.tend(); !tended)
@@ -174,7 +175,7 @@ box::Cgroups open_limits(const std::string& choice, const std::string& data) {
   return cgroups;
 }
 
-int serve(const ServeOptions& options) {
+int serve(const ServeOptions& options, const std::string& version) {
   const Endpoint listen = listen_endpoint(options.listen);
   const auto overrides = must(parse_overrides(options.resolve));
   const std::string services_below = service_domain(options.service_domain);
@@ -228,7 +229,12 @@ int serve(const ServeOptions& options) {
   const sandbox::Trust trust = platform::Machine::trust_in_boxes(
       must(sandbox::prepare_trust({ca.certificate_pem(), data + "/trust"})), home ? home : "");
   const auto network_log = must(audit::NetworkLog::open(data + "/network-log", log_limits(options), clock));
-  audit::Journal journal(open_log(options.log), network_log.get());
+  const auto otlp = OtlpSender::start(options.otlp, version);
+  audit::Journal journal(
+      audit::Sinks{.file = open_log_file(options.log, data + "/log-chain", TurnsOver::while_running),
+                   .keeper = network_log.get(),
+                   .listener = otlp.get(),
+                   .strict = options.log.strict});
   const AccessLogFile access_log(open_log(options.access_log));
   ApiCounts api_counts;
   std::unique_ptr<KeyServer> metrics;
@@ -311,22 +317,23 @@ int serve(const ServeOptions& options) {
     std::fflush(stdout);
     if (metrics) {
       metrics->publish("/metrics", "text/plain; version=0.0.4", 0,
-                       [&] { return metrics_text(journal, *network_log, boxes, api_counts); });
+                       [&] { return metrics_text(journal, *network_log, otlp.get(), boxes, api_counts); });
       metrics->start();
     }
-    wait_for_end(ends, boxes, *network_log, *keys);
+    wait_for_end(ends, boxes, *network_log, journal, *keys);
     metrics.reset();
     followers.stop();
     server->stop(patience);
     data_plane.drain(std::chrono::milliseconds(300));
   }
   journal.close();
+  if (otlp) complain_about_dropped(otlp->close());
   return 0;
 }
 
 }  // namespace
 
-void add_serve_command(CLI::App& app, int& exit_code) {
+void add_serve_command(CLI::App& app, int& exit_code, const std::string& version) {
   const auto options = std::make_shared<ServeOptions>();
   CLI::App* command = app.add_subcommand("serve", "Serve sandboxes to others through an API");
   command->footer(
@@ -340,10 +347,10 @@ void add_serve_command(CLI::App& app, int& exit_code) {
       "command line wins over the environment, and that over the file.\n"
       "docs/serve.md explains every option.");
   add_serve_options(*command, *options);
-  command->callback([command, options, &exit_code] {
+  command->callback([command, options, version, &exit_code] {
     exit_code = unless_stopped(1, [&] {
       read_serve_config(*command, *options);
-      return serve(*options);
+      return serve(*options, version);
     });
   });
 }

@@ -5,6 +5,9 @@
 #include <string>
 #include <vector>
 
+#include "cli/log_options.h"
+#include "cli/otlp_sender.h"
+
 namespace CLI {
 class App;
 }
@@ -27,7 +30,8 @@ struct ServeOptions {
   std::vector<std::string> resolve;
   std::vector<std::string> origin_ca;
   std::vector<std::string> images;  ///< Directories.
-  std::string log;
+  LogSettings log;
+  OtlpSettings otlp;
   std::uint64_t log_retention_bytes = std::uint64_t{1} << 30;
   std::uint64_t log_retention_days = 30;
   std::uint64_t signing_key_days = 90;
@@ -38,6 +42,6 @@ struct ServeOptions {
 };
 
 /// `exit_code` becomes 1 when the server could not start.
-void add_serve_command(CLI::App& app, int& exit_code);
+void add_serve_command(CLI::App& app, int& exit_code, const std::string& version);
 
 }  // namespace postern::cli

@@ -48,11 +48,18 @@ std::string read_file(const std::string& path) {
 
 bool is_list(const CLI::Option& option) { return option.get_items_expected_max() > 1; }
 
-std::vector<std::string> values_of(const std::string& file, const policy::Member& member, bool list) {
+bool is_flag(const CLI::Option& option) { return option.get_items_expected_max() == 0; }
+
+std::vector<std::string> values_of(const std::string& file, const policy::Member& member, bool list,
+                                   bool flag) {
   const auto text = [&](const Node& node) {
     if (node.kind == Node::Kind::string || node.kind == Node::Kind::number) return node.text;
+    if (flag && node.kind == Node::Kind::boolean) return std::string(node.truth ? "true" : "false");
     refuse(file, node.at, member.key,
-           fmt::format("must be {}, not {}", list ? "a list of strings" : "a string",
+           fmt::format("must be {}, not {}",
+                       list   ? "a list of strings"
+                       : flag ? "true or false"
+                              : "a string",
                        policy::name_of(node.kind)));
   };
   if (!list || member.value.kind != Node::Kind::sequence) return {text(member.value)};
@@ -82,6 +89,9 @@ void add_serve_options(CLI::App& command, ServeOptions& options) {
         ->type_name(type)
         ->envname(variable_of(name));
   };
+  const auto flag = [&command](const char* name, bool& into, const char* help) {
+    command.add_flag(name, into, help)->envname(variable_of(name));
+  };
   one("--listen", options.listen, "Where the API listens (default: 127.0.0.1:8080)", "ADDRESS:PORT");
   one("--data", options.data, "Where everything is kept (default: server in the state directory)", "DIR");
   one("--config", options.config, "These options, as YAML", "FILE");
@@ -105,7 +115,17 @@ void add_serve_options(CLI::App& command, ServeOptions& options) {
   list("--resolve", options.resolve, "Where a name really is", "HOST=IP[:PORT]");
   list("--images", options.images, "Callers may make snapshots of the images in this directory", "DIR");
   list("--origin-ca", options.origin_ca, "Trust these certificates of origins too", "FILE");
-  one("--log", options.log, "One JSON line per call of a sandbox; - is standard output", "FILE|-");
+  one("--log", options.log.log, "One JSON line per call of a sandbox; - is standard output", "FILE|-");
+  one("--log-otlp", options.otlp.url, "Tell a collector of OpenTelemetry, too", "URL");
+  list("--log-otlp-header", options.otlp.headers,
+       "A header for it; NAME=env:VARIABLE and NAME=file:PATH say where its value is", "NAME=VALUE");
+  flag("--log-chain", options.log.chain,
+       "Make --log tamper-evident: `postern log verify` finds what was changed");
+  flag("--log-strict", options.log.strict, "No credential leaves before a record of it is on disk");
+  number("--log-rotate-bytes", options.log.rotate_bytes, log_rotate_bytes_min, std::uint64_t{1} << 50,
+         "Begin another --log file when it has as many", "BYTES");
+  number("--log-rotate-keep", options.log.rotate_keep, 1, log_rotate_keep_max,
+         "How many earlier files are kept (default: 5)", "COUNT");
   number("--log-retention-bytes", options.log_retention_bytes, 16'777'216, std::uint64_t{1} << 50,
          "How much of the network log is kept, at least 16 MiB (default: 1 GiB)", "BYTES");
   number("--log-retention-days", options.log_retention_days, 1, 36'500, "How long it is kept (default: 30)",
@@ -144,7 +164,8 @@ void read_serve_config(CLI::App& command, const ServeOptions& options) {
       refuse(file, member.at, member.key, fmt::format("is no option (accepted: {})", fmt::join(names, ", ")));
     CLI::Option* option = command.get_option("--" + member.key);
     if (option->count() > 0) continue;  // Said already, closer to the caller.
-    for (std::string& value : values_of(file, member, is_list(*option))) option->add_result(std::move(value));
+    for (std::string& value : values_of(file, member, is_list(*option), is_flag(*option)))
+      option->add_result(std::move(value));
     option->run_callback();
   }
 }

@@ -22,6 +22,7 @@ std::vector<std::pair<int, rlimit>> harden() {
   limit(RLIMIT_NOFILE, [](rlimit& files) { files.rlim_cur = files.rlim_max; });
   ::prctl(PR_SET_DUMPABLE, 0);
   std::signal(SIGPIPE, SIG_IGN);
+  std::signal(SIGXFSZ, SIG_IGN);  // A log at the limit of file sizes is one that cannot be written: no more.
   return original;
 }
 

@@ -7,9 +7,7 @@
 
 namespace postern::credential {
 
-namespace {
-
-Result<JwtKey> load_or_create(const std::string& path, const char* file, JwtAlgorithm algorithm) {
+Result<JwtKey> load_or_create_signing_key(const std::string& path, const char* file, JwtAlgorithm algorithm) {
   auto directory = PrivateDirectory::open(path);
   if (!directory) return std::unexpected(std::move(directory.error()));
   WipedString stored(PrivateDirectory::file_bytes_max);
@@ -33,14 +31,12 @@ Result<JwtKey> load_or_create(const std::string& path, const char* file, JwtAlgo
   return key;
 }
 
-}  // namespace
-
 Result<JwtKey> load_or_create_callback_key(const std::string& directory) {
-  return load_or_create(directory, "callback.pem", JwtAlgorithm::eddsa);
+  return load_or_create_signing_key(directory, "callback.pem", JwtAlgorithm::eddsa);
 }
 
 Result<JwtKey> load_or_create_identity_key(const std::string& directory) {
-  return load_or_create(directory, "web_identity.pem", JwtAlgorithm::rs256);
+  return load_or_create_signing_key(directory, "web_identity.pem", JwtAlgorithm::rs256);
 }
 
 }  // namespace postern::credential

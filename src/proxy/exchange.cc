@@ -172,6 +172,7 @@ class Exchange final : SandboxSide::AbortWatcher {
   credential::ShownRequest shown_request();
   io::Task<Result<void>> reach_and_send();
   io::Task<Result<void>> reach(origin::Freshness freshness);
+  io::Task<Result<void>> announce();
   io::Task<Result<void>> send_request();
   io::Task<Result<void>> send_held();
   io::Task<Result<void>> forward(BodyPiece piece);
@@ -195,7 +196,7 @@ class Exchange final : SandboxSide::AbortWatcher {
   std::string_view authority();
   bool authenticates_connection(std::span<const HeaderField> fields, std::string_view name) const;
   Result<OutgoingRequest> outgoing_request();
-  void record_credentials();
+  void list_credentials(std::vector<audit::Credential>& out) const;
   std::string_view outgoing_upgrade() const;
   static bool is_grpc(std::span<const HeaderField> fields);
   TimePoint tunnel_deadline() const { return worker_.loop.now() + limits::tunnel_idle_time; }
@@ -260,6 +261,7 @@ class Exchange final : SandboxSide::AbortWatcher {
   bool upload_complete_ = true;
   bool body_started_ = false;
   bool retried_ = false;
+  bool announced_ = false;  ///< In strict mode: its record is on disk.
   std::optional<Error> failure_;
 };
 
@@ -649,9 +651,11 @@ io::Task<Result<void>> Exchange::reach(origin::Freshness freshness) {
     co_return std::unexpected(std::move(reached.error()));
   }
   if (failure_) co_return std::unexpected(*failure_);  // The sandbox left meanwhile: nothing is sent for it.
+  recording_->origin_address = std::move(reached->address);
+  const bool has_credentials = signing_ || !credentials_.empty();
+  if (worker_.journal.strict() && has_credentials) co_await co_await announce();
   // Time has passed since it was looked at (threat 90).
   if (grant_ && !grant_->usable(worker_.clock)) co_await co_await obtain_grant();
-  recording_->origin_address = std::move(reached->address);
   origin_reused_ = reached->reused;
   if (reached->stream)
     origin_ = std::make_unique<Http2OriginSide>(std::move(reached->stream));
@@ -663,20 +667,34 @@ io::Task<Result<void>> Exchange::reach(origin::Freshness freshness) {
   if (!outgoing) co_return std::unexpected(std::move(outgoing.error()));
   if (!origin_->start_request(*outgoing))
     co_return fail(Reason::malformed_request, "a header cannot be forwarded", Side::sandbox);
-  if (recording_->credentials.empty()) record_credentials();
+  if (recording_->credentials.empty()) list_credentials(recording_->credentials);
   co_return co_await send_request();
 }
 
-void Exchange::record_credentials() {
+/// Threats 97, 98: what may leave is on record before it leaves. Once, whatever connections are tried.
+io::Task<Result<void>> Exchange::announce() {
+  if (announced_) co_return Result<void>{};
+  auto begin = worker_.journal.take();
+  *begin = *recording_;
+  list_credentials(begin->credentials);
+  const TimePoint deadline = worker_.loop.now() + limits::announcing_time;
+  const bool accepted = co_await worker_.journal.announce(std::move(begin), *recording_, deadline);
+  if (failure_) co_return std::unexpected(*failure_);
+  if (!accepted)
+    co_return fail(Reason::audit_unavailable, "its record could not be kept before it was sent", Side::self);
+  announced_ = true;
+  co_return Result<void>{};
+}
+
+void Exchange::list_credentials(std::vector<audit::Credential>& out) const {
   const bool of_rule = source_ && verdict_.callback_index == policy::no_rule;
   const std::uint64_t asked_with = of_rule ? egress_->injections.version_of(verdict_.rule_index) : 0;
   for (const auto& header : credentials_)
-    recording_->credentials.push_back({header.name, credential::source_of(header),
-                                       std::max(header.version, asked_with), grant_ && grant_cached_});
+    out.push_back({header.name, credential::source_of(header), std::max(header.version, asked_with),
+                   grant_ && grant_cached_});
   if (signing_)
-    recording_->credentials.push_back({signing_->signature.place, signing_->rule->label(),
-                                       egress_->injections.version_of(verdict_.rule_index),
-                                       grant_ && grant_cached_});
+    out.push_back({signing_->signature.place, signing_->rule->label(),
+                   egress_->injections.version_of(verdict_.rule_index), grant_ && grant_cached_});
 }
 
 bool Exchange::is_injected(std::string_view name) const {

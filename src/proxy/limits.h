@@ -20,6 +20,7 @@ inline constexpr auto body_idle_time = 5min;   // between two pieces of a body, 
 inline constexpr auto tunnel_idle_time = 12h;  // WebSocket and raw TCP: databases idle for hours
 inline constexpr auto linger_time = 30s;       // reading off a body whose answer was given before its end
 inline constexpr auto linger_idle_time = 5s;   // between two pieces of such a body
+inline constexpr auto announcing_time = 5s;    // for a record that must be on disk first; 503 above
 inline constexpr auto process_look_time = 1s;  // between two looks at memory and descriptors
 inline constexpr auto drain_time = 2s;         // reading off what the sandbox still sends after a refusal
 inline constexpr std::size_t drain_bytes_max = 256 * KiB;

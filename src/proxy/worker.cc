@@ -13,7 +13,7 @@ Worker::Worker(const Clock& clock_in, const Operator& settings, tls::LeafMinter 
     : clock(clock_in),
       overload(settings.load),
       loop(clock_in),
-      journal(journal_queue),
+      journal(journal_queue, &loop),
       leaves(std::move(minter)),
       origin_tls(settings.trust),
       resolver(loop, settings.overrides),
