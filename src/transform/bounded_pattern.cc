@@ -64,9 +64,11 @@ Part either(const Part& one, const Part& other) {
 
 Part repeated(const Part& part, std::size_t least, std::size_t most) {
   const std::string times = fmt::format("{{{},{}}}", least, most);
-  Part out{group(part.exact) + times, group(part.scan) + times, {}, part.shortest * least, part.longest * most};
-  out.beginning = most > 1 ? group(group(part.exact) + fmt::format("{{0,{}}}", most - 1) + group(part.beginning))
-                           : group(part.beginning);
+  Part out{
+      group(part.exact) + times, group(part.scan) + times, {}, part.shortest * least, part.longest * most};
+  out.beginning = most > 1
+                      ? group(group(part.exact) + fmt::format("{{0,{}}}", most - 1) + group(part.beginning))
+                      : group(part.beginning);
   return out;
 }
 
@@ -208,7 +210,8 @@ class Reader {
   }
 
   Part inner(int depth) {
-    if (take("?") && !take(":")) return complain("has a group with flags or a name; only (?i) in front and (?:...) are known");
+    if (take("?") && !take(":"))
+      return complain("has a group with flags or a name; only (?i) in front and (?:...) are known");
     const Part out = alternatives(depth + 1);
     if (!take(")")) return complain("does not close a group");
     return {group(out.exact), group(out.scan), group(out.beginning), out.shortest, out.longest};
@@ -226,7 +229,8 @@ class Reader {
       rest_.remove_prefix(1);
     }
     Part out = one(static_cast<unsigned char>(bytes.back()));
-    for (std::size_t i = bytes.size() - 1; i-- > 0;) out = followed_by(one(static_cast<unsigned char>(bytes[i])), out);
+    for (std::size_t i = bytes.size() - 1; i-- > 0;)
+      out = followed_by(one(static_cast<unsigned char>(bytes[i])), out);
     return {group(out.exact), group(out.scan), out.beginning, out.shortest, out.longest};
   }
 
@@ -254,13 +258,17 @@ class Reader {
     if (letter == 'r') return '\r';
     if (letter == 'x') {
       unsigned value = 0;
-      const auto read = std::from_chars(rest_.data(), rest_.data() + std::min<std::size_t>(2, rest_.size()), value, 16);
-      if (read.ec != std::errc() || read.ptr != rest_.data() + 2) return complain("has a \\x without two hex digits"), std::nullopt;
+      const auto read =
+          std::from_chars(rest_.data(), rest_.data() + std::min<std::size_t>(2, rest_.size()), value, 16);
+      if (read.ec != std::errc() || read.ptr != rest_.data() + 2)
+        return complain("has a \\x without two hex digits"), std::nullopt;
       if (value >= 0x80) return complain("names a byte beyond ASCII"), std::nullopt;
       rest_.remove_prefix(2);
       return static_cast<unsigned char>(value);
     }
-    if (!is_ascii(letter) || is_word(letter)) return complain(fmt::format("has an escape that is not known: \\{}", is_ascii(letter) ? letter : '?')), std::nullopt;
+    if (!is_ascii(letter) || is_word(letter))
+      return complain(fmt::format("has an escape that is not known: \\{}", is_ascii(letter) ? letter : '?')),
+             std::nullopt;
     return static_cast<unsigned char>(letter);
   }
 
@@ -311,7 +319,8 @@ class Reader {
   std::optional<unsigned char> class_byte() {
     if (take("\\")) return escaped_byte();
     const char c = rest_.front();
-    if (!is_ascii(c)) return complain("has a class with characters beyond ASCII: use alternatives"), std::nullopt;
+    if (!is_ascii(c))
+      return complain("has a class with characters beyond ASCII: use alternatives"), std::nullopt;
     rest_.remove_prefix(1);
     return static_cast<unsigned char>(c);
   }

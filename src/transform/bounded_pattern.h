@@ -3,8 +3,8 @@
 //
 // A stream needs to know two things that no library tells: how long a match may be, and whether what has come
 // so far could be the beginning of one. So patterns are read here, in the part of RE2's syntax whose meaning
-// every engine shares, and written out three times: as a cheap first look, as the exact expression, and as the
-// expression of all its beginnings.
+// every engine shares, and written out three times: as a cheap first look, as the exact expression, and as
+// the expression of all its beginnings.
 
 #include <cstddef>
 #include <expected>
@@ -18,9 +18,10 @@ inline constexpr std::size_t pattern_bytes_max = 512;
 inline constexpr std::size_t pattern_match_max = 256;
 
 struct BoundedPattern {
-  std::string exact;      ///< RE2, Latin-1, longest match.
-  std::string scan;       ///< Vectorscan; matches wherever `exact` does, and perhaps elsewhere.
-  std::string beginning;  ///< RE2, Latin-1: everything that something could be appended to, and matches themselves.
+  std::string exact;  ///< RE2, Latin-1, longest match.
+  std::string scan;   ///< Vectorscan; matches wherever `exact` does, and perhaps elsewhere.
+  std::string
+      beginning;  ///< RE2, Latin-1: everything that something could be appended to, and matches themselves.
   std::size_t length_max = 0;
   bool ignore_case = false;  ///< "(?i)" in front. `exact` and `beginning` say so themselves, `scan` does not.
 };

@@ -43,7 +43,8 @@ TEST(BoundedPattern, SaysWhatItsPatternSays) {
     for (const auto& text : one.yes) {
       EXPECT_TRUE(matches(read->exact, text)) << one.pattern << " " << text;
       for (std::size_t size = 1; size <= text.size(); ++size)
-        EXPECT_TRUE(matches(read->beginning, text.substr(0, size))) << one.pattern << " " << text.substr(0, size);
+        EXPECT_TRUE(matches(read->beginning, text.substr(0, size)))
+            << one.pattern << " " << text.substr(0, size);
       EXPECT_FALSE(matches(read->beginning, text + std::string(one.longest, '\x01'))) << one.pattern;
     }
     for (const auto& text : one.no) EXPECT_FALSE(matches(read->exact, text)) << one.pattern << " " << text;

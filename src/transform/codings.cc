@@ -355,6 +355,13 @@ std::unique_ptr<CodingEngine> encoding_engine(Coding coding) {
   return nullptr;
 }
 
+/// Identity, in steps as everything.
+std::string_view next_step(std::string_view& piece) {
+  const std::string_view step = piece.substr(0, coding_step_bytes_max);
+  piece.remove_prefix(step.size());
+  return step;
+}
+
 std::string_view trimmed(std::string_view text) {
   while (!text.empty() && (text.front() == ' ' || text.front() == '\t')) text.remove_prefix(1);
   while (!text.empty() && (text.back() == ' ' || text.back() == '\t')) text.remove_suffix(1);
@@ -489,7 +496,7 @@ std::unexpected<Error> Decoder::refuse(std::string_view what, bool too_large) {
 
 Result<std::string_view> Decoder::pull() {
   if (failed_) return refuse("was refused");
-  if (!engine_) return std::exchange(piece_, {});
+  if (!engine_) return next_step(piece_);
   if (!room_) {
     if (piece_.empty()) return piece_;  // a body of no bytes at all, so far
     room_ = std::make_unique_for_overwrite<char[]>(coding_step_bytes_max);
@@ -517,7 +524,7 @@ void Encoder::feed(std::string_view piece, bool last) {
 }
 
 Result<std::string_view> Encoder::pull() {
-  if (!engine_) return std::exchange(piece_, {});
+  if (!engine_) return next_step(piece_);
   if (!room_) room_ = std::make_unique_for_overwrite<char[]>(coding_step_bytes_max);
   std::size_t written = 0;
   while (busy_ && written == 0 && !failed_) {

@@ -14,8 +14,9 @@
 namespace postern::transform {
 namespace {
 
-constexpr auto names = std::to_array<std::string_view>({"email", "phone", "credit_card", "us_ssn", "iban", "ipv4",
-                                                        "aws_access_key", "github_token", "private_key", "jwt"});
+constexpr auto names =
+    std::to_array<std::string_view>({"email", "phone", "credit_card", "us_ssn", "iban", "ipv4",
+                                     "aws_access_key", "github_token", "private_key", "jwt"});
 
 /// What announces each of `names`, in the same order.
 constexpr std::array<unsigned, names.size()> hints_of_name = {
@@ -93,9 +94,11 @@ const std::string& PatternMatcher::scan_text() const { return expressions_->scan
 bool PatternMatcher::ignore_case() const { return expressions_->ignore_case; }
 std::size_t PatternMatcher::length_max() const { return expressions_->length_max; }
 
-bool PatternMatcher::find(std::string_view text, std::size_t from, std::size_t& begin, std::size_t& end) const {
+bool PatternMatcher::find(std::string_view text, std::size_t from, std::size_t& begin,
+                          std::size_t& end) const {
   re2::StringPiece found;
-  if (!expressions_->exact->Match({text.data(), text.size()}, from, text.size(), re2::RE2::UNANCHORED, &found, 1))
+  if (!expressions_->exact->Match({text.data(), text.size()}, from, text.size(), re2::RE2::UNANCHORED, &found,
+                                  1))
     return false;
   begin = static_cast<std::size_t>(found.data() - text.data());
   end = begin + found.size();
@@ -105,7 +108,8 @@ bool PatternMatcher::find(std::string_view text, std::size_t from, std::size_t& 
 std::size_t PatternMatcher::earliest_beginning(std::string_view text) const {
   const std::size_t from = text.size() - std::min(text.size(), length_max());
   re2::StringPiece found;
-  if (!expressions_->beginning->Match({text.data(), text.size()}, from, text.size(), re2::RE2::UNANCHORED, &found, 1))
+  if (!expressions_->beginning->Match({text.data(), text.size()}, from, text.size(), re2::RE2::UNANCHORED,
+                                      &found, 1))
     return text.size();
   return static_cast<std::size_t>(found.data() - text.data());
 }
@@ -155,17 +159,20 @@ std::optional<LiteralScanner::Refusal> LiteralScanner::compile(std::span<const P
   std::vector<unsigned> flags, ids;
   for (const Pattern& pattern : patterns) {
     texts.push_back(pattern.text.c_str());
-    flags.push_back((pattern.ignore_case ? HS_FLAG_CASELESS : 0U) | (pattern.once ? HS_FLAG_SINGLEMATCH : 0U));
+    flags.push_back((pattern.ignore_case ? HS_FLAG_CASELESS : 0U) |
+                    (pattern.once ? HS_FLAG_SINGLEMATCH : 0U));
     ids.push_back(pattern.id);
   }
   static std::atomic<std::uint64_t> made{0};
   auto database = std::make_unique<Database>();
   database->number = ++made;
   hs_compile_error_t* error = nullptr;
-  if (::hs_compile_multi(texts.data(), flags.data(), ids.data(), static_cast<unsigned>(texts.size()), HS_MODE_BLOCK,
-                         nullptr, &database->compiled, &error) != HS_SUCCESS) {
-    const std::size_t index = error && error->expression >= 0 ? static_cast<std::size_t>(error->expression) : 0;
-    Refusal refusal{index, fmt::format("the pattern cannot be searched for: {}", error ? error->message : "no memory")};
+  if (::hs_compile_multi(texts.data(), flags.data(), ids.data(), static_cast<unsigned>(texts.size()),
+                         HS_MODE_BLOCK, nullptr, &database->compiled, &error) != HS_SUCCESS) {
+    const std::size_t index =
+        error && error->expression >= 0 ? static_cast<std::size_t>(error->expression) : 0;
+    Refusal refusal{
+        index, fmt::format("the pattern cannot be searched for: {}", error ? error->message : "no memory")};
     ::hs_free_compile_error(error);
     return refusal;
   }
@@ -180,8 +187,8 @@ bool LiteralScanner::scan(std::string_view text, std::vector<Hit>& hits) const {
     static_cast<std::vector<Hit>*>(out)->push_back({id, static_cast<std::size_t>(to)});
     return 0;
   };
-  return ::hs_scan(database_->compiled, text.data(), static_cast<unsigned>(text.size()), 0, space, note, &hits) ==
-         HS_SUCCESS;
+  return ::hs_scan(database_->compiled, text.data(), static_cast<unsigned>(text.size()), 0, space, note,
+                   &hits) == HS_SUCCESS;
 }
 
 // --- DetectorSet ---
@@ -213,7 +220,8 @@ std::string add_pattern(Parts& parts, const DetectorSpec& spec) {
   const int index = static_cast<int>(parts.patterns.size());
   parts.patterns.push_back(std::move(matcher));
   parts.detector_of_pattern.push_back(static_cast<std::uint8_t>(parts.detectors.size()));
-  parts.detectors.push_back({spec.name.empty() ? "pattern" : spec.name, spec.replace.value_or("[redacted]"), index});
+  parts.detectors.push_back(
+      {spec.name.empty() ? "pattern" : spec.name, spec.replace.value_or("[redacted]"), index});
   return {};
 }
 
@@ -257,7 +265,8 @@ std::expected<std::shared_ptr<const DetectorSet>, std::vector<DetectorComplaint>
   for (std::size_t i = 0; i < std::min(specs.size(), detectors_max); ++i) {
     const DetectorSpec& spec = specs[i];
     std::string complaint = spec.replace ? complaint_about_replacement(*spec.replace) : "";
-    if (complaint.empty()) complaint = spec.pattern.empty() ? add_builtin(*parts, spec) : add_pattern(*parts, spec);
+    if (complaint.empty())
+      complaint = spec.pattern.empty() ? add_builtin(*parts, spec) : add_pattern(*parts, spec);
     if (!complaint.empty()) complaints.push_back({i, std::move(complaint)});
   }
   if (!complaints.empty()) return std::unexpected(std::move(complaints));
@@ -265,7 +274,8 @@ std::expected<std::shared_ptr<const DetectorSet>, std::vector<DetectorComplaint>
   const auto patterns = patterns_to_scan(*parts);
   if (const auto refusal = parts->literals.compile(patterns)) {
     const unsigned id = patterns[refusal->index].id;
-    const std::size_t index = id < hint_count ? parts->detector_of_hint[id] : parts->detector_of_pattern[id - hint_count];
+    const std::size_t index =
+        id < hint_count ? parts->detector_of_hint[id] : parts->detector_of_pattern[id - hint_count];
     return std::unexpected(std::vector<DetectorComplaint>{{index, refusal->sentence}});
   }
   return std::shared_ptr<const DetectorSet>(new DetectorSet(std::move(parts)));

@@ -24,7 +24,8 @@ std::uint64_t mask_of(__m128i equal, unsigned quarter) {
   return static_cast<std::uint64_t>(static_cast<unsigned>(_mm_movemask_epi8(equal))) << (16 * quarter);
 }
 
-/// Bytes of which `lowest` is the first of `count` in a row: one signed comparison after a shift of the scale.
+/// Bytes of which `lowest` is the first of `count` in a row: one signed comparison after a shift of the
+/// scale.
 __m128i within(__m128i bytes, char lowest, int count) {
   const __m128i shifted = _mm_sub_epi8(bytes, _mm_set1_epi8(static_cast<char>(lowest + 128)));
   return _mm_cmplt_epi8(shifted, _mm_set1_epi8(static_cast<char>(-128 + count)));
@@ -86,7 +87,8 @@ void report(std::uint64_t ends, Hint hint, std::size_t at, std::vector<Hinted>& 
     found.push_back({hint, at + static_cast<std::size_t>(std::countr_zero(ends)) + 1});
 }
 
-void find_shapes(const Masks& now, const Masks& before, unsigned wanted, std::size_t at, std::vector<Hinted>& found) {
+void find_shapes(const Masks& now, const Masks& before, unsigned wanted, std::size_t at,
+                 std::vector<Hinted>& found) {
   const Pair digit{now.digit, before.digit}, dash{now.dash, before.dash}, dot{now.dot, before.dot},
       space{now.space, before.space};
   const Pair two = digit & digit.later(1);
@@ -100,7 +102,9 @@ void find_shapes(const Masks& now, const Masks& before, unsigned wanted, std::si
   }
   if (wanted & bit(Hint::dotted)) {
     const Pair point = dot.later(1) & digit & digit.later(2);
-    report(point.now & (point.ago(2) | point.ago(3) | point.ago(4)), Hint::dotted, at, found);
+    const Pair second = point & (point.later(2) | point.later(3) | point.later(4));
+    if (second.now)
+      report(second.now & (second.ago(2) | second.ago(3) | second.ago(4)), Hint::dotted, at, found);
   }
   if (!four.now) return;
   if (wanted & bit(Hint::phone_digits))
@@ -111,7 +115,8 @@ void find_shapes(const Masks& now, const Masks& before, unsigned wanted, std::si
     report(four.now & dash.ago(4) & two.ago(5) & dash.ago(7) & three.ago(8), Hint::ssn_digits, at, found);
   if (wanted & bit(Hint::card_run)) {
     const Pair eight = four & four.later(4);
-    if (eight.now) report(eight.now & four.ago(8) & digit.ago(12) & ~digit.ago(13), Hint::card_run, at, found);
+    if (eight.now)
+      report(eight.now & four.ago(8) & digit.ago(12) & ~(digit | dot).ago(13), Hint::card_run, at, found);
   }
 }
 

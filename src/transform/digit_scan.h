@@ -1,9 +1,9 @@
 #pragma once
 // The first look for what is made of digits: cards, phone numbers, addresses.
 //
-// No literal announces these, and an automaton over "four digits, perhaps a dash" takes a step for every byte.
-// Here 64 bytes at a time become bit masks (one bit for each byte that is a digit, a dash, ...), and a whole
-// shape is a few shifts and ands of those.
+// No literal announces these, and an automaton over "four digits, perhaps a dash" takes a step for every
+// byte. Here 64 bytes at a time become bit masks (one bit for each byte that is a digit, a dash, ...), and a
+// whole shape is a few shifts and ands of those.
 
 #include <cstddef>
 #include <cstdint>
@@ -21,12 +21,12 @@ enum class Hint : std::uint8_t {
   card_groups,   ///< "4111 1111" or "4111-1111"
   ssn_digits,    ///< "123-45-6789"
   iban_start,    ///< "DE89"
-  dotted,        ///< "1.23.4": the end of any two dots among digits
+  dotted,        ///< "1.23.4.5": three dots among digits
   aws_prefix,    ///< "AKIA" and its like
   github_prefix,
   github_pat_prefix,
-  key_line,      ///< "PRIVATE KEY-----"
-  jwt_start,     ///< "eyJ"
+  key_line,   ///< "PRIVATE KEY-----"
+  jwt_start,  ///< "eyJ"
 };
 
 struct Hinted {
@@ -35,9 +35,9 @@ struct Hinted {
 };
 
 constexpr unsigned bit(Hint hint) { return 1U << static_cast<unsigned>(hint); }
-inline constexpr unsigned digit_hints = bit(Hint::plus_digit) | bit(Hint::phone_digits) | bit(Hint::card_run) |
-                                        bit(Hint::card_groups) | bit(Hint::ssn_digits) | bit(Hint::iban_start) |
-                                        bit(Hint::dotted);
+inline constexpr unsigned digit_hints = bit(Hint::plus_digit) | bit(Hint::phone_digits) |
+                                        bit(Hint::card_run) | bit(Hint::card_groups) | bit(Hint::ssn_digits) |
+                                        bit(Hint::iban_start) | bit(Hint::dotted);
 
 /// Appends what ends within text[begin..]. Whoever looks closer looks at what is before.
 void scan_digits(std::string_view text, std::size_t begin, unsigned wanted, std::vector<Hinted>& found);

@@ -68,7 +68,8 @@ void MatchStream::find(bool last) {
   if (!last) {
     for (const Hint hint : parts.holding) limit_ = std::min(limit_, begin_ + earliest_beginning(fresh, hint));
     // The end of a key may depend on what a backslash escapes.
-    if (fresh.ends_with('\\') && parts.detector_of_hint[static_cast<unsigned>(Hint::key_line)] != DetectorSet::Parts::none)
+    if (fresh.ends_with('\\') &&
+        parts.detector_of_hint[static_cast<unsigned>(Hint::key_line)] != DetectorSet::Parts::none)
       limit_ = std::min(limit_, text_.size() - 1);
   }
   for (const auto& hit : hits_)
@@ -86,12 +87,12 @@ void MatchStream::look_at_hint(const Window& window, Hinted hinted) {
   const Found found = look_closer(window, hinted);
   if (found.state == Found::State::undecided) limit_ = std::min(limit_, std::max(begin_, found.begin));
   if (found.state == Found::State::yes)
-    matches_.push_back({found.begin, found.end, set_->parts().detector_of_hint[static_cast<unsigned>(hinted.hint)],
-                        found.rest});
+    matches_.push_back({found.begin, found.end,
+                        set_->parts().detector_of_hint[static_cast<unsigned>(hinted.hint)], found.rest});
 }
 
-/// One after the other, each from the end of the one before. Those that begin behind the limit may yet change,
-/// and are found again.
+/// One after the other, each from the end of the one before. Those that begin behind the limit may yet
+/// change, and are found again.
 void MatchStream::find_pattern(std::size_t index) {
   const DetectorSet::Parts& parts = set_->parts();
   std::size_t from = std::max(resume_[index], begin_), begin = 0, end = 0;

@@ -3,8 +3,8 @@
 //
 // What is found is a function of the whole text: every detector finds what it finds, and what overlaps is one
 // cut, under the name of the match that begins first (of those the longest, of those the first of the set). A
-// piece ends anywhere, so its end is held back as far as something could begin there: earliest_beginning() and
-// matches that wait for their end. All that begins before that limit is decided, once.
+// piece ends anywhere, so its end is held back as far as something could begin there: earliest_beginning()
+// and matches that wait for their end. All that begins before that limit is decided, once.
 
 #include <cstdint>
 #include <memory>
@@ -23,8 +23,8 @@ class MatchStream {
 
   /// A place where text is taken out. Positions are in text().
   struct Cut {
-    std::size_t begin;     ///< Of the match that gives it its name.
-    std::size_t end;       ///< Of that match, as far as it is known.
+    std::size_t begin;  ///< Of the match that gives it its name.
+    std::size_t end;    ///< Of that match, as far as it is known.
     std::size_t detector;
   };
   /// A stretch of text() that goes on unchanged; `cuts_before` of cuts() come before it.

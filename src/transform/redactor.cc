@@ -17,7 +17,8 @@ bool is_blank(char c) { return c == ' ' || c == '\t' || c == '\r' || c == '\n'; 
 std::string_view quotes_for(std::string_view text, const MatchStream::Cut& cut) {
   const std::string_view number = text.substr(cut.begin, cut.end - cut.begin);
   if (!std::all_of(number.begin(), number.end(), is_digit)) return {};
-  if (cut.end < text.size() && !is_blank(text[cut.end]) && !std::string_view(",}]").contains(text[cut.end])) return {};
+  if (cut.end < text.size() && !is_blank(text[cut.end]) && !std::string_view(",}]").contains(text[cut.end]))
+    return {};
   std::size_t at = cut.begin;
   const std::size_t floor = at - std::min<std::size_t>(at, 48);
   const auto skip = [&](auto skipped) {
@@ -72,7 +73,8 @@ bool Redactor::changed() const {
   return std::any_of(counts_.begin(), counts_.end(), [](std::uint64_t count) { return count > 0; });
 }
 
-Finder::Finder(std::shared_ptr<const DetectorSet> set) : stream_(std::make_unique<MatchStream>(std::move(set))) {}
+Finder::Finder(std::shared_ptr<const DetectorSet> set)
+    : stream_(std::make_unique<MatchStream>(std::move(set))) {}
 Finder::Finder(Finder&&) noexcept = default;
 Finder& Finder::operator=(Finder&&) noexcept = default;
 Finder::~Finder() = default;
@@ -103,7 +105,8 @@ std::optional<std::string> redact_text(const std::shared_ptr<const DetectorSet>&
   return std::string(out);
 }
 
-std::optional<std::size_t> find_in_text(const std::shared_ptr<const DetectorSet>& set, std::string_view text) {
+std::optional<std::size_t> find_in_text(const std::shared_ptr<const DetectorSet>& set,
+                                        std::string_view text) {
   return Finder(set).pass(text, true);
 }
 
@@ -121,7 +124,8 @@ std::string decode_form(std::string_view text) {
   std::string out;
   out.reserve(text.size());
   for (std::size_t i = 0; i < text.size(); ++i) {
-    const bool escape = text[i] == '%' && i + 2 < text.size() && hex_value(text[i + 1]) >= 0 && hex_value(text[i + 2]) >= 0;
+    const bool escape =
+        text[i] == '%' && i + 2 < text.size() && hex_value(text[i + 1]) >= 0 && hex_value(text[i + 2]) >= 0;
     if (escape) {
       out += static_cast<char>(hex_value(text[i + 1]) * 16 + hex_value(text[i + 2]));
       i += 2;
@@ -135,7 +139,8 @@ std::string decode_form(std::string_view text) {
 /// §5.2, with "%20" for a space, which every reader of a query understands.
 void append_encoded(std::string& out, std::string_view text) {
   for (char c : text) {
-    const bool plain = is_digit(c) || (c >= 'a' && c <= 'z') || (c >= 'A' && c <= 'Z') || std::string_view("*-._").contains(c);
+    const bool plain = is_digit(c) || (c >= 'a' && c <= 'z') || (c >= 'A' && c <= 'Z') ||
+                       std::string_view("*-._").contains(c);
     if (plain)
       out += c;
     else
@@ -176,7 +181,8 @@ std::optional<std::string> redact_form(const std::shared_ptr<const DetectorSet>&
   return out;
 }
 
-std::optional<std::size_t> find_in_form(const std::shared_ptr<const DetectorSet>& set, std::string_view form) {
+std::optional<std::size_t> find_in_form(const std::shared_ptr<const DetectorSet>& set,
+                                        std::string_view form) {
   std::optional<std::size_t> found;
   Finder finder(set);
   walk_form(
@@ -193,12 +199,14 @@ bool is_text_like(std::string_view content_type) {
   for (std::string_view suffix : {"+json", "+xml", "+yaml", "+text", "+json-seq"})
     if (type.ends_with(suffix)) return true;
   static constexpr auto others = std::to_array<std::string_view>(
-      {"application/json", "application/xml", "application/x-www-form-urlencoded", "application/javascript",
-       "application/x-javascript", "application/ecmascript", "application/graphql", "application/x-ndjson",
-       "application/ndjson", "application/jsonl", "application/x-jsonlines", "application/json-seq",
-       "application/yaml", "application/x-yaml", "application/csv", "application/toml", "application/sql",
-       "application/x-sh", "application/rtf", "application/x-pem-file", "application/jose", "application/jwt",
-       "application/xhtml+xml", "application/graphql-response+json"});
+      {"application/json",       "application/xml",          "application/x-www-form-urlencoded",
+       "application/javascript", "application/x-javascript", "application/ecmascript",
+       "application/graphql",    "application/x-ndjson",     "application/ndjson",
+       "application/jsonl",      "application/x-jsonlines",  "application/json-seq",
+       "application/yaml",       "application/x-yaml",       "application/csv",
+       "application/toml",       "application/sql",          "application/x-sh",
+       "application/rtf",        "application/x-pem-file",   "application/jose",
+       "application/jwt",        "application/xhtml+xml",    "application/graphql-response+json"});
   return std::find(others.begin(), others.end(), type) != others.end();
 }
 

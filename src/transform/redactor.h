@@ -1,9 +1,9 @@
 #pragma once
 // Detectors at work: texts with matches replaced, or the news that there is one.
 //
-// A Redactor or Finder belongs to one text and to the thread that it is used on; the set is shared. What comes
-// out does not depend on how the text was cut into pieces (match_stream.h). Every byte outside of matches stays
-// as it is. Nothing here throws.
+// A Redactor or Finder belongs to one text and to the thread that it is used on; the set is shared. What
+// comes out does not depend on how the text was cut into pieces (match_stream.h). Every byte outside of
+// matches stays as it is. Nothing here throws.
 
 #include <cstdint>
 #include <memory>
@@ -29,8 +29,9 @@ class Redactor {
   Redactor& operator=(Redactor&&) noexcept;
   ~Redactor();
 
-  /// What may go on now, valid until the next call. Only what could be the beginning of a match is held back: a
-  /// word, a number, at most some 2 KiB. `last` lets everything go, and what is passed then is another text.
+  /// What may go on now, valid until the next call. Only what could be the beginning of a match is held back:
+  /// a word, a number, at most some 2 KiB. `last` lets everything go, and what is passed then is another
+  /// text.
   std::string_view pass(std::string_view piece, bool last);
   const DetectorCounts& counts() const { return counts_; }
   /// Whether anything was replaced so far.
@@ -51,8 +52,8 @@ class Finder {
   Finder& operator=(Finder&&) noexcept;
   ~Finder();
 
-  /// The detector of the first match, as soon as it is certain. What is not yet certain at the end of a piece is
-  /// with held(): a caller that lets a piece go on must not let go of its last held() bytes.
+  /// The detector of the first match, as soon as it is certain. What is not yet certain at the end of a piece
+  /// is with held(): a caller that lets a piece go on must not let go of its last held() bytes.
   std::optional<std::size_t> pass(std::string_view piece, bool last);
   std::size_t held() const;
 
@@ -64,9 +65,9 @@ class Finder {
 std::optional<std::string> redact_text(const std::shared_ptr<const DetectorSet>& set, std::string_view text,
                                        DetectorCounts& counts);
 
-/// A query ("a=1&b=2", with or without "?" in front) or a body of application/x-www-form-urlencoded. Names and
-/// values are looked at decoded (percent-escapes, "+" for a space); only those that change are written anew. A
-/// broken escape stands for itself. nullopt: nothing was found.
+/// A query ("a=1&b=2", with or without "?" in front) or a body of application/x-www-form-urlencoded. Names
+/// and values are looked at decoded (percent-escapes, "+" for a space); only those that change are written
+/// anew. A broken escape stands for itself. nullopt: nothing was found.
 std::optional<std::string> redact_form(const std::shared_ptr<const DetectorSet>& set, std::string_view form,
                                        DetectorCounts& counts);
 

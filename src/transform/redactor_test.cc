@@ -25,7 +25,9 @@ Set all_detectors(std::vector<DetectorSpec> more = {}) {
   return *set;
 }
 
-Set only(std::string name) { return DetectorSet::compile(std::vector<DetectorSpec>{{std::move(name)}}).value(); }
+Set only(std::string name) {
+  return DetectorSet::compile(std::vector<DetectorSpec>{{std::move(name)}}).value();
+}
 
 Set pattern(std::string text, std::optional<std::string> replace = {}) {
   return DetectorSet::compile(std::vector<DetectorSpec>{{"", std::move(text), std::move(replace)}}).value();
@@ -76,16 +78,55 @@ TEST(Detectors, FindWhatTheyAreNamedFor) {
 TEST(Detectors, LeaveAloneWhatOnlyLooksAlike) {
   const Set set = all_detectors();
   for (const char* text : {
-           "icon@2x.png", "lodash@4.17.21", "git@github.com:a/b.git", "@user", "a@b", "a@localhost", "x@@y.com@",
-           "2024-05-17T12:34:56.123456+01:00", "+0200", "3.14159265358979", "0.8444218515250481",
-           "550e8400-e29b-41d4-a716-446655440000", "4111111111111112", "4111 1111 1111 1112", "1234567890123456",
-           "41111111111111111111111", "x4111111111111111", "000-12-3456", "666-12-3456", "900-12-3456", "123-00-4567",
-           "123-45-0000", "1123-45-6789", "123-45-67890", "DE89 3704 0044 0532 0130 01", "XX89370400440532013000",
-           "1.2.3", "v1.2.3.4", "version 1.2.3.4", "\"version\": \"10.0.0.1\"", "pkg==1.2.3.4", "1.2.3.4.5", "256.1.1.1",
-           "Chrome/120.0.0.1", "01.2.3.4", "AKIA123", "AKIAIOSFODNN7EXAMPLEX", "XAKIAIOSFODNN7EXAMPLE", "ghp_short",
-           "eyJhbGciOiJIUzI1NiJ9", "eyJhbGciOiJIUzI1NiJ9.x", "-----BEGIN PRIVATE KEY----- is how it begins",
-           "-----BEGIN CERTIFICATE-----\nMIIB", "-----END PRIVATE KEY-----", "123-456-7890", "555-0123", "200 300 4000",
-           "1700000000000", "@@ -1,4 +1,4 @@",
+           "icon@2x.png",
+           "lodash@4.17.21",
+           "git@github.com:a/b.git",
+           "@user",
+           "a@b",
+           "a@localhost",
+           "x@@y.com@",
+           "2024-05-17T12:34:56.123456+01:00",
+           "+0200",
+           "3.14159265358979",
+           "0.8444218515250481",
+           "550e8400-e29b-41d4-a716-446655440000",
+           "4111111111111112",
+           "4111 1111 1111 1112",
+           "1234567890123456",
+           "41111111111111111111111",
+           "x4111111111111111",
+           "000-12-3456",
+           "666-12-3456",
+           "900-12-3456",
+           "123-00-4567",
+           "123-45-0000",
+           "1123-45-6789",
+           "123-45-67890",
+           "DE89 3704 0044 0532 0130 01",
+           "XX89370400440532013000",
+           "1.2.3",
+           "v1.2.3.4",
+           "version 1.2.3.4",
+           "\"version\": \"10.0.0.1\"",
+           "pkg==1.2.3.4",
+           "1.2.3.4.5",
+           "256.1.1.1",
+           "Chrome/120.0.0.1",
+           "01.2.3.4",
+           "AKIA123",
+           "AKIAIOSFODNN7EXAMPLEX",
+           "XAKIAIOSFODNN7EXAMPLE",
+           "ghp_short",
+           "eyJhbGciOiJIUzI1NiJ9",
+           "eyJhbGciOiJIUzI1NiJ9.x",
+           "-----BEGIN PRIVATE KEY----- is how it begins",
+           "-----BEGIN CERTIFICATE-----\nMIIB",
+           "-----END PRIVATE KEY-----",
+           "123-456-7890",
+           "555-0123",
+           "200 300 4000",
+           "1700000000000",
+           "@@ -1,4 +1,4 @@",
        })
     EXPECT_EQ(text, redact(set, text));
 }
@@ -98,7 +139,8 @@ TEST(Detectors, EveryIbanCountryCodeIsCheckedForItsLength) {
 }
 
 TEST(Redactor, APatternIsReplacedByWhatItsPolicySays) {
-  EXPECT_EQ("see [ticket], [ticket]x", redact(pattern("ACME-[0-9]{6}", "[ticket]"), "see ACME-123456, ACME-999999x"));
+  EXPECT_EQ("see [ticket], [ticket]x",
+            redact(pattern("ACME-[0-9]{6}", "[ticket]"), "see ACME-123456, ACME-999999x"));
   EXPECT_EQ("[redacted]", redact(pattern("(?i)secret-\\w{1,8}"), "SECRET-abc"));
   EXPECT_EQ("xfoo [redacted] foox", redact(pattern("\\bfoo\\b"), "xfoo foo foox"));
   EXPECT_EQ("", redact(pattern("x{3}", ""), "xxx"));
@@ -135,7 +177,8 @@ TEST(Redactor, CountsByDetector) {
 TEST(Redactor, NothingIsHeldBackThatBeginsNothing) {
   const Set set = all_detectors({{"", "ACME-[0-9]{6}"}});
   Redactor redactor(set);
-  for (const char* event : {"data: {\"text\":\"Hello\"}\n\n", "data: {\"n\":12345}\n\n", "data: [DONE]\n\n", "plain text. "})
+  for (const char* event :
+       {"data: {\"text\":\"Hello\"}\n\n", "data: {\"n\":12345}\n\n", "data: [DONE]\n\n", "plain text. "})
     EXPECT_EQ(event, redactor.pass(event, false));
 }
 
@@ -182,8 +225,9 @@ TEST(Redactor, AKeyWithoutAnEndStopsWhereAStringDoes) {
   const Set set = only("private_key");
   EXPECT_EQ(R"({"k":"[private_key]","b":1})",
             redact(set, "{\"k\":\"-----BEGIN PRIVATE KEY-----\\n" + std::string(pem_body) + "\",\"b\":1}"));
-  EXPECT_EQ(R"("{\"k\":\"[private_key]\",\"b\":1}")",
-            redact(set, R"("{\"k\":\"-----BEGIN PRIVATE KEY-----\\n)" + std::string(pem_body) + R"(\",\"b\":1}")"));
+  EXPECT_EQ(
+      R"("{\"k\":\"[private_key]\",\"b\":1}")",
+      redact(set, R"("{\"k\":\"-----BEGIN PRIVATE KEY-----\\n)" + std::string(pem_body) + R"(\",\"b\":1}")"));
 }
 
 TEST(Finder, SaysWhichAsSoonAsItIsCertain) {
@@ -201,8 +245,10 @@ TEST(Finder, SaysWhichAsSoonAsItIsCertain) {
 TEST(Redactor, FormsAreReadDecodedAndOnlyWhatChangesIsWrittenAnew) {
   const Set set = all_detectors();
   DetectorCounts counts;
-  EXPECT_EQ("?q=hello+world&mail=%5Bemail%5D&x=%7e", redact_form(set, "?q=hello+world&mail=jo%40x.com&x=%7e", counts));
-  EXPECT_EQ("p=%5Bphone%5D&e=call%20%5Bphone%5D", redact_form(set, "p=%2B1+212+555+0187&e=call+%28212%29+555-0187", counts));
+  EXPECT_EQ("?q=hello+world&mail=%5Bemail%5D&x=%7e",
+            redact_form(set, "?q=hello+world&mail=jo%40x.com&x=%7e", counts));
+  EXPECT_EQ("p=%5Bphone%5D&e=call%20%5Bphone%5D",
+            redact_form(set, "p=%2B1+212+555+0187&e=call+%28212%29+555-0187", counts));
   EXPECT_EQ("%5Bemail%5D=1", redact_form(set, "jo@x.com=1", counts));
   EXPECT_EQ(std::nullopt, redact_form(set, "a=%zz&b=%4&c=%", counts));
   EXPECT_EQ(std::nullopt, redact_form(set, "", counts));
@@ -214,20 +260,24 @@ TEST(Redactor, FormsAreReadDecodedAndOnlyWhatChangesIsWrittenAnew) {
 }
 
 TEST(Redactor, KnowsTextByItsType) {
-  for (const char* type : {"", "text/plain", "Text/Event-Stream; charset=utf-8", "application/json", "application/problem+json",
-                           "image/svg+xml", "application/x-www-form-urlencoded", "multipart/form-data; boundary=x",
-                           "application/x-ndjson", "application/yaml", "application/graphql", "application/javascript"})
+  for (const char* type :
+       {"", "text/plain", "Text/Event-Stream; charset=utf-8", "application/json", "application/problem+json",
+        "image/svg+xml", "application/x-www-form-urlencoded", "multipart/form-data; boundary=x",
+        "application/x-ndjson", "application/yaml", "application/graphql", "application/javascript"})
     EXPECT_TRUE(is_text_like(type)) << type;
-  for (const char* type : {"application/octet-stream", "image/png", "application/grpc", "application/pdf", "font/woff2"})
+  for (const char* type :
+       {"application/octet-stream", "image/png", "application/grpc", "application/pdf", "font/woff2"})
     EXPECT_FALSE(is_text_like(type)) << type;
 }
 
 TEST(DetectorSet, ComplaintsNameTheSpec) {
-  const std::vector<DetectorSpec> specs = {{"email"}, {"e-mail"}, {"", "a+"}, {"email"}, {"", "ok", "\"x\""}, {"jwt", "x"}};
+  const std::vector<DetectorSpec> specs = {{"email"}, {"e-mail"},          {"", "a+"},
+                                           {"email"}, {"", "ok", "\"x\""}, {"jwt", "x"}};
   const auto set = DetectorSet::compile(specs);
   ASSERT_FALSE(set);
   std::string all;
-  for (const auto& complaint : set.error()) all += std::to_string(complaint.index) + " " + complaint.sentence + "\n";
+  for (const auto& complaint : set.error())
+    all += std::to_string(complaint.index) + " " + complaint.sentence + "\n";
   EXPECT_THAT(all, HasSubstr("1 there is no detector 'e-mail'; there are email, phone"));
   EXPECT_THAT(all, HasSubstr("2 the pattern has no upper bound for '+': write {1,64}"));
   EXPECT_THAT(all, HasSubstr("3 'email' is there twice"));
@@ -256,14 +306,74 @@ std::string pass_in_pieces(const Set& set, std::string_view text, std::mt19937& 
 
 /// Texts in which shapes begin, break off, touch and overlap.
 std::string tangle(std::mt19937& random, std::size_t parts) {
-  static const std::vector<std::string> vocabulary = {
-      "a", "john.doe", "@", "x.com", "mail.example.org", ".", "-", " ", "+", "1", "49", "212", "555", "0187", "(212)",
-      "4111", "1111", "4111111111111111", "378282246310005", "078-05-1120", "123-45-", "6789", "DE89", "3704 0044 0532 0130 00",
-      "GB82WEST12345698765432", "192.168.", "10.7", "10.0.0.1", "AKIA", "IOSFODNN7EXAMPLE", "ghp_", std::string(36, 'q'),
-      "github_pat_", std::string(82, 'Z'), "-----", "BEGIN ", "RSA ", "PRIVATE KEY", "-----BEGIN PRIVATE KEY-----", "\n", "\\n",
-      "\\", "\"", "\\\"", "-----END PRIVATE KEY-----", "-----END ", std::string(pem_body), "eyJ", std::string(token), "eyJhbGciOiJIUzI1NiJ9",
-      "%", "%40", "\\u00e9", "version ", "v", "/", "_", "ACME-", "123456", "ababab", "foo", "\xc3\xa9", std::string(70, 'w'),
-      "{\"card\": ", ",", ":", "[", "}"};
+  static const std::vector<std::string> vocabulary = {"a",
+                                                      "john.doe",
+                                                      "@",
+                                                      "x.com",
+                                                      "mail.example.org",
+                                                      ".",
+                                                      "-",
+                                                      " ",
+                                                      "+",
+                                                      "1",
+                                                      "49",
+                                                      "212",
+                                                      "555",
+                                                      "0187",
+                                                      "(212)",
+                                                      "4111",
+                                                      "1111",
+                                                      "4111111111111111",
+                                                      "378282246310005",
+                                                      "078-05-1120",
+                                                      "123-45-",
+                                                      "6789",
+                                                      "DE89",
+                                                      "3704 0044 0532 0130 00",
+                                                      "GB82WEST12345698765432",
+                                                      "192.168.",
+                                                      "10.7",
+                                                      "10.0.0.1",
+                                                      "AKIA",
+                                                      "IOSFODNN7EXAMPLE",
+                                                      "ghp_",
+                                                      std::string(36, 'q'),
+                                                      "github_pat_",
+                                                      std::string(82, 'Z'),
+                                                      "-----",
+                                                      "BEGIN ",
+                                                      "RSA ",
+                                                      "PRIVATE KEY",
+                                                      "-----BEGIN PRIVATE KEY-----",
+                                                      "\n",
+                                                      "\\n",
+                                                      "\\",
+                                                      "\"",
+                                                      "\\\"",
+                                                      "-----END PRIVATE KEY-----",
+                                                      "-----END ",
+                                                      std::string(pem_body),
+                                                      "eyJ",
+                                                      std::string(token),
+                                                      "eyJhbGciOiJIUzI1NiJ9",
+                                                      "%",
+                                                      "%40",
+                                                      "\\u00e9",
+                                                      "version ",
+                                                      "v",
+                                                      "/",
+                                                      "_",
+                                                      "ACME-",
+                                                      "123456",
+                                                      "ababab",
+                                                      "foo",
+                                                      "\xc3\xa9",
+                                                      std::string(70, 'w'),
+                                                      "{\"card\": ",
+                                                      ",",
+                                                      ":",
+                                                      "[",
+                                                      "}"};
   std::string out;
   for (std::size_t i = 0; i < parts; ++i) {
     const std::string& part = vocabulary[random() % vocabulary.size()];
@@ -273,7 +383,10 @@ std::string tangle(std::mt19937& random, std::size_t parts) {
 }
 
 TEST(Redactor, AnyPiecesGiveWhatTheWholeGives) {
-  const Set set = all_detectors({{"ticket", "ACME-[0-9]{6}"}, {"ab", "(?:ab){2,5}a?"}, {"word", "\\bfoo\\b"}, {"any", "w[a-z.@0-9]{3,40}1"}});
+  const Set set = all_detectors({{"ticket", "ACME-[0-9]{6}"},
+                                 {"ab", "(?:ab){2,5}a?"},
+                                 {"word", "\\bfoo\\b"},
+                                 {"any", "w[a-z.@0-9]{3,40}1"}});
   std::mt19937 random(20261130);
   for (int round = 0; round < 3'000; ++round) {
     const std::string text = tangle(random, 1 + random() % 24);
@@ -281,7 +394,8 @@ TEST(Redactor, AnyPiecesGiveWhatTheWholeGives) {
     const std::string whole(redactor.pass(text, true));
     for (std::size_t piece_max : {1, 2, 7, 60}) {
       DetectorCounts counts;
-      ASSERT_EQ(whole, pass_in_pieces(set, text, random, piece_max, counts)) << "round " << round << ": " << text;
+      ASSERT_EQ(whole, pass_in_pieces(set, text, random, piece_max, counts))
+          << "round " << round << ": " << text;
       ASSERT_EQ(redactor.counts(), counts) << text;
     }
   }
@@ -290,9 +404,14 @@ TEST(Redactor, AnyPiecesGiveWhatTheWholeGives) {
 TEST(Redactor, WhatIsPlantedNeverComesThroughAndAllElseStays) {
   const Set set = all_detectors();
   const std::vector<std::pair<std::string, std::string>> planted = {
-      {"jane.doe@example.com", "[email]"}, {"4111-1111-1111-1111", "[credit_card]"}, {"078-05-1120", "[us_ssn]"},
-      {"AKIAIOSFODNN7EXAMPLE", "[aws_access_key]"}, {"ghp_" + std::string(36, 'x'), "[github_token]"},
-      {std::string(token), "[jwt]"}, {pem("\n"), "[private_key]"}, {"(212) 555-0187", "[phone]"}};
+      {"jane.doe@example.com", "[email]"},
+      {"4111-1111-1111-1111", "[credit_card]"},
+      {"078-05-1120", "[us_ssn]"},
+      {"AKIAIOSFODNN7EXAMPLE", "[aws_access_key]"},
+      {"ghp_" + std::string(36, 'x'), "[github_token]"},
+      {std::string(token), "[jwt]"},
+      {pem("\n"), "[private_key]"},
+      {"(212) 555-0187", "[phone]"}};
   std::mt19937 random(42);
   for (int round = 0; round < 400; ++round) {
     std::string text, expected;

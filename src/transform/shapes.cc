@@ -32,7 +32,9 @@ bool is_domain(char c) { return is_alnum(c) || c == '.' || c == '-'; }
 
 constexpr Found nothing{};
 Found undecided(std::size_t begin) { return {State::undecided, begin, 0}; }
-Found match(std::size_t begin, std::size_t end, Rest rest = Rest::none) { return {State::yes, begin, end, rest}; }
+Found match(std::size_t begin, std::size_t end, Rest rest = Rest::none) {
+  return {State::yes, begin, end, rest};
+}
 
 /// Reading forward in what is there.
 class Ahead {
@@ -56,7 +58,8 @@ class Ahead {
   bool last_;
 };
 
-/// Whether the byte at `at` is escaped by a backslash before it. Texts lie in JSON strings more often than not.
+/// Whether the byte at `at` is escaped by a backslash before it. Texts lie in JSON strings more often than
+/// not.
 bool is_escaped(std::string_view text, std::size_t at) {
   std::size_t backslashes = 0;
   while (backslashes < at && backslashes < 32 && text[at - backslashes - 1] == '\\') ++backslashes;
@@ -105,13 +108,19 @@ bool is_card(std::string_view digits) {
     std::uint8_t shortest, longest;
   };
   static constexpr auto networks = std::to_array<Network>({
-      {400000, 499999, 16, 16}, {400000, 499999, 19, 19},  // Visa
-      {510000, 559999, 16, 16}, {222100, 272099, 16, 16},  // Mastercard
-      {340000, 349999, 15, 15}, {370000, 379999, 15, 15},  // American Express
-      {601100, 601199, 16, 19}, {644000, 659999, 16, 19},  // Discover
-      {352800, 358999, 16, 19},                            // JCB
-      {300000, 305999, 14, 16}, {360000, 369999, 14, 14}, {380000, 399999, 14, 16},  // Diners Club
-      {620000, 629999, 16, 19},                                                      // UnionPay
+      {400000, 499999, 16, 16},
+      {400000, 499999, 19, 19},  // Visa
+      {510000, 559999, 16, 16},
+      {222100, 272099, 16, 16},  // Mastercard
+      {340000, 349999, 15, 15},
+      {370000, 379999, 15, 15},  // American Express
+      {601100, 601199, 16, 19},
+      {644000, 659999, 16, 19},  // Discover
+      {352800, 358999, 16, 19},  // JCB
+      {300000, 305999, 14, 16},
+      {360000, 369999, 14, 14},
+      {380000, 399999, 14, 16},  // Diners Club
+      {620000, 629999, 16, 19},  // UnionPay
   });
   const unsigned prefix = number(digits.substr(0, 6));
   const bool known = std::any_of(networks.begin(), networks.end(), [&](const Network& network) {
@@ -150,9 +159,11 @@ std::size_t domain_end(std::string_view text, std::size_t begin, std::size_t end
     const std::size_t dot = std::min(text.substr(0, end).find('.', label), end);
     const std::string_view name = text.substr(label, dot - label);
     if (name.empty() || name.size() > 63 || name.front() == '-') break;
-    const auto letters = static_cast<std::size_t>(std::find_if_not(name.begin(), name.end(), is_alpha) - name.begin());
+    const auto letters =
+        static_cast<std::size_t>(std::find_if_not(name.begin(), name.end(), is_alpha) - name.begin());
     const bool ends_here = letters == name.size() || name[letters] == '-';
-    if (labels > 1 && ends_here && letters >= 2 && letters <= 24 && !name.starts_with("xn--")) good = label + letters;
+    if (labels > 1 && ends_here && letters >= 2 && letters <= 24 && !name.starts_with("xn--"))
+      good = label + letters;
     if (labels > 1 && name.starts_with("xn--") && name.back() != '-' && name.size() > 4) good = dot;
     if (name.back() == '-') break;
     label = dot + 1;
@@ -207,7 +218,8 @@ Found international_phone(const Window& window, std::size_t end_of_first_digit) 
   return good ? match(begin, good) : nothing;
 }
 
-/// "(212) 555-0187", "212-555-0187", "1-212-555-0187", "212.555.0187". With spaces alone it is any table of numbers.
+/// "(212) 555-0187", "212-555-0187", "1-212-555-0187", "212.555.0187". With spaces alone it is any table of
+/// numbers.
 Found american_phone(const Window& window, std::size_t end) {
   const std::string_view text = window.text;
   if (end < 12) return nothing;
@@ -230,7 +242,8 @@ Found american_phone(const Window& window, std::size_t end) {
     begin -= 2;
   if (begin > 0 && text[begin - 1] == '+') --begin;
   if (!begins_word(text, begin)) return nothing;
-  if (begin >= 2 && (text[begin - 1] == '-' || text[begin - 1] == '.') && is_word(text[begin - 2])) return nothing;
+  if (begin >= 2 && (text[begin - 1] == '-' || text[begin - 1] == '.') && is_word(text[begin - 2]))
+    return nothing;
   const Ahead ahead(window);
   if (ahead.knows(end) && ahead[end] == '-') {
     if (!ahead.knows(end + 1)) return undecided(begin);
@@ -290,7 +303,8 @@ Found ssn(const Window& window, std::size_t end) {
   if (!begins_word(window.text, begin)) return nothing;
   if (begin > 0 && (window.text[begin - 1] == '-' || window.text[begin - 1] == '.')) return nothing;
   const unsigned area = number(text.substr(0, 3));
-  const bool issued = area != 0 && area != 666 && area < 900 && text.substr(4, 2) != "00" && text.substr(7) != "0000";
+  const bool issued =
+      area != 0 && area != 666 && area < 900 && text.substr(4, 2) != "00" && text.substr(7) != "0000";
   const Ahead ahead(window);
   if (ahead.knows(end) && ahead[end] == '-') return nothing;
   return decided(ahead, begin, end, issued);
@@ -302,21 +316,24 @@ struct IbanCountry {
 };
 // SWIFT's IBAN registry, release 99.
 constexpr auto iban_countries = std::to_array<IbanCountry>({
-    {{'A', 'D'}, 24}, {{'A', 'E'}, 23}, {{'A', 'L'}, 28}, {{'A', 'T'}, 20}, {{'A', 'Z'}, 28}, {{'B', 'A'}, 20},
-    {{'B', 'E'}, 16}, {{'B', 'G'}, 22}, {{'B', 'H'}, 22}, {{'B', 'I'}, 27}, {{'B', 'R'}, 29}, {{'B', 'Y'}, 28},
-    {{'C', 'H'}, 21}, {{'C', 'R'}, 22}, {{'C', 'Y'}, 28}, {{'C', 'Z'}, 24}, {{'D', 'E'}, 22}, {{'D', 'J'}, 27},
-    {{'D', 'K'}, 18}, {{'D', 'O'}, 28}, {{'E', 'E'}, 20}, {{'E', 'G'}, 29}, {{'E', 'S'}, 24}, {{'F', 'I'}, 18},
-    {{'F', 'K'}, 18}, {{'F', 'O'}, 18}, {{'F', 'R'}, 27}, {{'G', 'B'}, 22}, {{'G', 'E'}, 22}, {{'G', 'I'}, 23},
-    {{'G', 'L'}, 18}, {{'G', 'R'}, 27}, {{'G', 'T'}, 28}, {{'H', 'N'}, 28}, {{'H', 'R'}, 21}, {{'H', 'U'}, 28},
-    {{'I', 'E'}, 22}, {{'I', 'L'}, 23}, {{'I', 'Q'}, 23}, {{'I', 'S'}, 26}, {{'I', 'T'}, 27}, {{'J', 'O'}, 30},
-    {{'K', 'W'}, 30}, {{'K', 'Z'}, 20}, {{'L', 'B'}, 28}, {{'L', 'C'}, 32}, {{'L', 'I'}, 21}, {{'L', 'T'}, 20},
-    {{'L', 'U'}, 20}, {{'L', 'V'}, 21}, {{'L', 'Y'}, 25}, {{'M', 'C'}, 27}, {{'M', 'D'}, 24}, {{'M', 'E'}, 22},
-    {{'M', 'K'}, 19}, {{'M', 'N'}, 20}, {{'M', 'R'}, 27}, {{'M', 'T'}, 31}, {{'M', 'U'}, 30}, {{'N', 'I'}, 28},
-    {{'N', 'L'}, 18}, {{'N', 'O'}, 15}, {{'O', 'M'}, 23}, {{'P', 'K'}, 24}, {{'P', 'L'}, 28}, {{'P', 'S'}, 29},
-    {{'P', 'T'}, 25}, {{'Q', 'A'}, 29}, {{'R', 'O'}, 24}, {{'R', 'S'}, 22}, {{'R', 'U'}, 33}, {{'S', 'A'}, 24},
-    {{'S', 'C'}, 31}, {{'S', 'D'}, 18}, {{'S', 'E'}, 24}, {{'S', 'I'}, 19}, {{'S', 'K'}, 24}, {{'S', 'M'}, 27},
-    {{'S', 'O'}, 23}, {{'S', 'T'}, 25}, {{'S', 'V'}, 28}, {{'T', 'L'}, 23}, {{'T', 'N'}, 24}, {{'T', 'R'}, 26},
-    {{'U', 'A'}, 29}, {{'V', 'A'}, 22}, {{'V', 'G'}, 24}, {{'X', 'K'}, 20}, {{'Y', 'E'}, 30},
+    {{'A', 'D'}, 24}, {{'A', 'E'}, 23}, {{'A', 'L'}, 28}, {{'A', 'T'}, 20}, {{'A', 'Z'}, 28},
+    {{'B', 'A'}, 20}, {{'B', 'E'}, 16}, {{'B', 'G'}, 22}, {{'B', 'H'}, 22}, {{'B', 'I'}, 27},
+    {{'B', 'R'}, 29}, {{'B', 'Y'}, 28}, {{'C', 'H'}, 21}, {{'C', 'R'}, 22}, {{'C', 'Y'}, 28},
+    {{'C', 'Z'}, 24}, {{'D', 'E'}, 22}, {{'D', 'J'}, 27}, {{'D', 'K'}, 18}, {{'D', 'O'}, 28},
+    {{'E', 'E'}, 20}, {{'E', 'G'}, 29}, {{'E', 'S'}, 24}, {{'F', 'I'}, 18}, {{'F', 'K'}, 18},
+    {{'F', 'O'}, 18}, {{'F', 'R'}, 27}, {{'G', 'B'}, 22}, {{'G', 'E'}, 22}, {{'G', 'I'}, 23},
+    {{'G', 'L'}, 18}, {{'G', 'R'}, 27}, {{'G', 'T'}, 28}, {{'H', 'N'}, 28}, {{'H', 'R'}, 21},
+    {{'H', 'U'}, 28}, {{'I', 'E'}, 22}, {{'I', 'L'}, 23}, {{'I', 'Q'}, 23}, {{'I', 'S'}, 26},
+    {{'I', 'T'}, 27}, {{'J', 'O'}, 30}, {{'K', 'W'}, 30}, {{'K', 'Z'}, 20}, {{'L', 'B'}, 28},
+    {{'L', 'C'}, 32}, {{'L', 'I'}, 21}, {{'L', 'T'}, 20}, {{'L', 'U'}, 20}, {{'L', 'V'}, 21},
+    {{'L', 'Y'}, 25}, {{'M', 'C'}, 27}, {{'M', 'D'}, 24}, {{'M', 'E'}, 22}, {{'M', 'K'}, 19},
+    {{'M', 'N'}, 20}, {{'M', 'R'}, 27}, {{'M', 'T'}, 31}, {{'M', 'U'}, 30}, {{'N', 'I'}, 28},
+    {{'N', 'L'}, 18}, {{'N', 'O'}, 15}, {{'O', 'M'}, 23}, {{'P', 'K'}, 24}, {{'P', 'L'}, 28},
+    {{'P', 'S'}, 29}, {{'P', 'T'}, 25}, {{'Q', 'A'}, 29}, {{'R', 'O'}, 24}, {{'R', 'S'}, 22},
+    {{'R', 'U'}, 33}, {{'S', 'A'}, 24}, {{'S', 'C'}, 31}, {{'S', 'D'}, 18}, {{'S', 'E'}, 24},
+    {{'S', 'I'}, 19}, {{'S', 'K'}, 24}, {{'S', 'M'}, 27}, {{'S', 'O'}, 23}, {{'S', 'T'}, 25},
+    {{'S', 'V'}, 28}, {{'T', 'L'}, 23}, {{'T', 'N'}, 24}, {{'T', 'R'}, 26}, {{'U', 'A'}, 29},
+    {{'V', 'A'}, 22}, {{'V', 'G'}, 24}, {{'X', 'K'}, 20}, {{'Y', 'E'}, 30},
 });
 
 /// ISO 13616-1 §6: the first four characters at the end, letters as numbers from 10, modulo 97.
@@ -356,10 +373,15 @@ Found iban(const Window& window, std::size_t end_of_four) {
 /// "Version 1.2.3.4", "pkg==1.2.3.4", "tool/1.2.3.4": four numbers, and no address.
 bool names_version(std::string_view text, std::size_t begin) {
   if (begin == 0) return false;
-  const std::string_view before = text.substr(begin - std::min<std::size_t>(begin, 16), std::min<std::size_t>(begin, 16));
-  if (before.ends_with("==") || before.ends_with(">=") || before.ends_with("~=") || before.ends_with("^") || before.ends_with("~")) return true;
+  const std::string_view before =
+      text.substr(begin - std::min<std::size_t>(begin, 16), std::min<std::size_t>(begin, 16));
+  if (before.ends_with("==") || before.ends_with(">=") || before.ends_with("~=") || before.ends_with("^") ||
+      before.ends_with("~"))
+    return true;
   if (before.back() == '/' && before.size() > 1 && is_word(before[before.size() - 2])) return true;
-  for (std::string_view word : {"ersion", "ERSION", "elease", "evision", "uild", "chema", "ersions"})
+  static constexpr auto words =
+      std::to_array<std::string_view>({"ersion", "ERSION", "elease", "evision", "uild", "chema"});
+  for (std::string_view word : words)
     if (before.contains(word)) return true;
   return false;
 }
@@ -383,7 +405,8 @@ Found ipv4(const Window& window, std::size_t end_of_hint) {
   for (std::size_t at = begin; at <= end; ++parts) {
     const std::size_t dot = std::min(text.substr(0, end).find('.', at), end);
     const std::string_view part = text.substr(at, dot - at);
-    if (part.empty() || part.size() > 3 || (part.size() > 1 && part[0] == '0') || number(part) > 255) return nothing;
+    if (part.empty() || part.size() > 3 || (part.size() > 1 && part[0] == '0') || number(part) > 255)
+      return nothing;
     if (parts == 0 && number(part) == 0) return nothing;  // RFC 1122: "this network" is nobody's
     at = dot + 1;
   }
@@ -434,7 +457,9 @@ std::size_t begin_of_key_line(std::string_view text, std::size_t end) {
   if (found == std::string_view::npos) return std::string_view::npos;
   const std::size_t begin = floor + found;
   const std::string_view label = text.substr(begin + opening.size(), end - begin - opening.size() - 5);
-  const bool good = label.size() <= key_label_max && std::all_of(label.begin(), label.end(), [](char c) { return is_upper(c) || is_digit(c) || c == ' '; });
+  const bool good = label.size() <= key_label_max && std::all_of(label.begin(), label.end(), [](char c) {
+                      return is_upper(c) || is_digit(c) || c == ' ';
+                    });
   return good ? begin : std::string_view::npos;
 }
 
@@ -456,7 +481,9 @@ Found private_key(const Window& window, std::size_t end_of_line) {
       break;
     }
   }
-  const auto of_body = [](char c) { return is_alnum(c) || c == '+' || c == '/' || c == '=' || c == ':' || c == '-'; };
+  const auto of_body = [](char c) {
+    return is_alnum(c) || c == '+' || c == '/' || c == '=' || c == ':' || c == '-';
+  };
   const std::size_t end = ahead.run(at, of_body, 8);
   if (end - at < 8) return ahead.knows(end) ? nothing : undecided(begin);
   const bool pgp = window.text.substr(begin, end_of_line - begin).contains("PGP");
@@ -483,13 +510,15 @@ std::size_t trailing_digits(std::string_view text) {
 std::size_t trailing_key_line(std::string_view text) {
   constexpr std::string_view opening = "-----BEGIN ";
   constexpr std::string_view closing = "-----";
-  const std::size_t floor = text.size() - std::min(text.size(), key_label_max + opening.size() + closing.size());
+  const std::size_t floor =
+      text.size() - std::min(text.size(), key_label_max + opening.size() + closing.size());
   for (std::size_t at = text.find('-', floor); at != std::string_view::npos; at = text.find('-', at + 1)) {
     std::string_view line = text.substr(at);
     if (line.size() <= opening.size() ? opening.starts_with(line) : line.starts_with(opening)) {
       line.remove_prefix(std::min(line.size(), opening.size()));
       const auto is_label = [](char c) { return is_upper(c) || is_digit(c) || c == ' '; };
-      line.remove_prefix(static_cast<std::size_t>(std::find_if_not(line.begin(), line.end(), is_label) - line.begin()));
+      line.remove_prefix(
+          static_cast<std::size_t>(std::find_if_not(line.begin(), line.end(), is_label) - line.begin()));
       if (closing.starts_with(line)) return at;
     }
   }
@@ -535,14 +564,17 @@ std::size_t earliest_beginning(std::string_view text, Hint hint) {
       for (std::size_t size : {3, 2, 1}) {
         if (text.size() < size) continue;
         const std::string_view end = text.substr(text.size() - size);
-        if (is_upper(end[0]) && (size < 2 || is_upper(end[1])) && (size < 3 || is_digit(end[2]))) return text.size() - size;
+        if (is_upper(end[0]) && (size < 2 || is_upper(end[1])) && (size < 3 || is_digit(end[2])))
+          return text.size() - size;
       }
       break;
     case Hint::aws_prefix:
-      for (std::string_view literal : {"AKIA", "ASIA", "ABIA", "ACCA"}) held = std::max(held, beginning_of(text, literal));
+      for (std::string_view literal : {"AKIA", "ASIA", "ABIA", "ACCA"})
+        held = std::max(held, beginning_of(text, literal));
       break;
     case Hint::github_prefix:
-      for (std::string_view literal : {"ghp_", "gho_", "ghu_", "ghs_", "ghr_"}) held = std::max(held, beginning_of(text, literal));
+      for (std::string_view literal : {"ghp_", "gho_", "ghu_", "ghs_", "ghr_"})
+        held = std::max(held, beginning_of(text, literal));
       break;
     case Hint::github_pat_prefix: held = beginning_of(text, "github_pat_"); break;
     case Hint::key_line: return trailing_key_line(text);

@@ -58,8 +58,8 @@ class Remainder {
 
   Rest rest_ = Rest::none;
   std::size_t at_ = 0, taken_ = 0;
-  unsigned marker_ = 0;        // how much of "-----END " was just seen
-  unsigned closing_ = 0;       // dashes behind the label
+  unsigned marker_ = 0;   // how much of "-----END " was just seen
+  unsigned closing_ = 0;  // dashes behind the label
   bool in_end_line_ = false;
   unsigned dots_ = 0;
 };
