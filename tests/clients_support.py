@@ -47,6 +47,7 @@ PROGRAMS = kit.ROOT / "tests/clients"
 USER = "postern-test"
 ACCOUNTS = ["root", "user"] if os.geteuid() == 0 else ["user"]
 CANARY = "canary-51e7c0b9"
+SHOWN = kit.shown(CANARY)
 WAIT = 20  # Seconds for what takes milliseconds: a bound on a broken run, never an assertion on time.
 
 

@@ -254,6 +254,11 @@ class Postern:
         return process, log
 
 
+def shown(secret):
+    """What a program reads of a credential that an origin repeats: written over, to the same length."""
+    return "[redacted]" + "*" * (len(secret) - 10) if len(secret) >= 10 else "*" * len(secret)
+
+
 def header_rule(host, header="Authorization", value="Bearer {KEY}", name="rule", **more):
     """The usual policy: one rule that injects one header on one host."""
     return {"rules": [{"name": name, "match_hosts": [host], "headers": [{"name": header, "type": "workspace_secret", "value": value}], **more}]}

@@ -7,7 +7,7 @@ import subprocess
 import pytest
 
 import kit
-from clients_support import CACHE, CANARY, PROGRAMS, PYTHON, Client, caller, npm_package, running  # noqa: F401 (fixtures)
+from clients_support import CACHE, CANARY, SHOWN, PROGRAMS, PYTHON, Client, caller, npm_package, running  # noqa: F401 (fixtures)
 
 WWW, API, OLD = "www.example.test", "api.example.test", "old.example.test"
 
@@ -105,13 +105,13 @@ def test_a_page_in_chromium_uses_everything_that_the_web_has(caller, world, play
     assert "error" not in page, shown
     assert page["status"] == 200 and page["security"]["issuer"].startswith("Postern CA")
     assert page["style"] == "rgb(1, 2, 3)"
-    assert page["who"] == {"authorization": f"Bearer {CANARY}", "version": "2.0"}
+    assert page["who"] == {"authorization": f"Bearer {SHOWN}", "version": "2.0"}
     assert page["many"] is True
     assert page["upload"] == str(3 << 20)
     assert page["lines"] == ["0\n", "1\n", "2\n"], "each is written when the one before was read"
     assert page["events"] == ["0", "1", "2"]
-    assert page["socket"] == [f"key: Bearer {CANARY}", "heard grüße"]
-    assert page["old"] == {"authorization": f"Bearer {CANARY}", "version": "HTTP/1.1"}
+    assert page["socket"] == [f"key: Bearer {SHOWN}", "heard grüße"]
+    assert page["old"] == {"authorization": f"Bearer {SHOWN}", "version": "HTTP/1.1"}
     assert page["refused"] in (403, "hidden by CORS")
     assert denied["denied"] == 403 and denied["reason"] == "not_in_allow_list" and "it is not on its allow list" in denied["text"]
     records = [r for r in run.records if r["kind"] == "http"]

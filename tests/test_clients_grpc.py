@@ -8,7 +8,7 @@ import subprocess
 import pytest
 
 import kit
-from clients_support import CACHE, CANARY, PROGRAMS, PYTHON, Client, caller, npm_package, running  # noqa: F401 (fixtures)
+from clients_support import CACHE, CANARY, SHOWN, PROGRAMS, PYTHON, Client, caller, npm_package, running  # noqa: F401 (fixtures)
 
 HOST = "grpc.example.test"
 GRPC_GO = "google.golang.org/grpc@v1.56.3"  # Builds with the Go of Debian 12, which is 1.19, and with newer ones.
@@ -72,7 +72,7 @@ def test_every_kind_of_call_of_a_grpc_library(caller, server, request, name):
     shown = run.stdout + run.stderr + run.log_text[-3000:]
     assert run.status == 0, shown
     assert told[:13] == [
-        {"unary": "hello", "authorization": f"Bearer {CANARY}", "binary": "00ff"},
+        {"unary": "hello", "authorization": f"Bearer {SHOWN}", "binary": "00ff"},
         {"count": ["0", "1", "2", "3", "4"], "counts": "up"},
         {"total": 100_000},
         {"chat": "heard 0"}, {"chat": "heard 1"}, {"chat": "heard 2"}, {"rest": []},

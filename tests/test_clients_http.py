@@ -10,7 +10,7 @@ import socket
 import pytest
 
 import kit
-from clients_support import CANARY, PYTHON, WAIT, Once, caller, client, ended_by, running, scripted, simple_answer  # noqa: F401 (fixtures)
+from clients_support import CANARY, SHOWN, PYTHON, WAIT, Once, caller, client, ended_by, running, scripted, simple_answer  # noqa: F401 (fixtures)
 
 HOST = "api.example.test"
 POLICY = kit.header_rule(HOST)
@@ -545,7 +545,7 @@ def test_a_websocket_is_upgraded_with_the_credential_and_then_carries_anything(c
     with running([PYTHON, "-c", SERVER, port, *authority.certificate(HOST)]) as server:
         kit.wait_for_port(port, server)
         run = client.at(HOST, port).run(PYTHON, "-c", CLIENT, policy=POLICY, secrets=SECRETS)
-    assert run.stdout.splitlines() == [f"auth=Bearer {CANARY}", "one", "two", "True", "closed 1000"], run.stderr
+    assert run.stdout.splitlines() == [f"auth=Bearer {SHOWN}", "one", "two", "True", "closed 1000"], run.stderr
     record = run.record(kind="http", path="/socket")
     assert record["status"] == 101 and record["decision"] == "allowed" and record["response_bytes"] > 3_000_000
 

@@ -12,7 +12,7 @@ import sys
 import pytest
 
 import kit
-from clients_support import CANARY, PROGRAMS, PYTHON, WAIT, Once, caller, client, go_program, running  # noqa: F401 (fixtures)
+from clients_support import CANARY, SHOWN, PROGRAMS, PYTHON, WAIT, Once, caller, client, go_program, running  # noqa: F401 (fixtures)
 from test_clients_bulk import measured
 
 sys.path.insert(0, str(PROGRAMS))
@@ -61,7 +61,7 @@ def answered(caller, origin, *command, **more):
     run = caller.at(HOST, port).run(*command, **more)
     assert run.status == 0, run.stdout + run.stderr + run.log_text
     served = {"h1": "HTTP/1.1", "h2": "HTTP/2.0"}[version]
-    assert f"auth=Bearer {CANARY} origin={served}" in run.stdout, run.stdout + run.stderr
+    assert f"auth=Bearer {SHOWN} origin={served}" in run.stdout, run.stdout + run.stderr
     assert CANARY not in run.log_text
     return run
 
@@ -132,7 +132,7 @@ def test_nghttp_and_h2load_ask_for_much_at_once(caller, origin):
         policy=POLICY, secrets=SECRETS)
     assert "600 done, 600 succeeded, 0 failed, 0 errored, 0 timeout" in run.stdout, run.stdout + run.stderr
     assert "60 done, 60 succeeded, 0 failed, 0 errored, 0 timeout" in run.stdout, run.stdout + run.stderr
-    assert f"auth=Bearer {CANARY}" in run.stdout
+    assert f"auth=Bearer {SHOWN}" in run.stdout
     assert collections.Counter(r["path"] for r in calls(run, protocol="HTTP/2", status=200)) == {
         "/file/page": 1, "/one": 1, "/load": 600, "/post": 60, "/seen": 1}
     assert all(r["request_bytes"] > 300_000 for r in calls(run, path="/post"))

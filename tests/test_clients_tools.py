@@ -9,7 +9,7 @@ import subprocess
 import pytest
 
 import kit
-from clients_support import CANARY, PROGRAMS, PYTHON, caller, client, go_program, running  # noqa: F401 (fixtures)
+from clients_support import CANARY, SHOWN, PROGRAMS, PYTHON, caller, client, go_program, running  # noqa: F401 (fixtures)
 
 HOST = "api.example.test"
 ECHO = 'location / { default_type text/plain; return 200 "auth=$http_authorization agent=$http_user_agent\\n"; }'
@@ -27,7 +27,7 @@ def authenticated(client, echo, *command, **more):
     """The program's output, after a check that its call was authenticated and that nothing else knew the key."""
     run = client.at(HOST, echo).run(*command, policy=kit.header_rule(HOST), secrets={"KEY": CANARY}, **more)
     assert run.status == 0, run.stderr + run.stdout
-    assert f"auth=Bearer {CANARY} " in run.stdout, run.stdout + run.stderr
+    assert f"auth=Bearer {SHOWN} " in run.stdout, run.stdout + run.stderr
     assert CANARY not in run.log_text
     record = run.record(kind="http", host=HOST)
     assert record["status"] == 200 and record["credentials"] == [{"header": "Authorization", "source": "workspace_secret:KEY"}]

@@ -5,7 +5,7 @@ import sys
 import pytest
 
 import kit
-from clients_support import CANARY, PROGRAMS, PYTHON, Once, caller, running  # noqa: F401 (fixtures)
+from clients_support import CANARY, SHOWN, PROGRAMS, PYTHON, Once, caller, running  # noqa: F401 (fixtures)
 from test_clients_http import CLIENT, SERVER
 from test_clients_http2 import FORMS, HOST, POLICY, PROTOCOLS, SECRETS, both, calls, serving, split  # noqa: F401 (fixtures)
 
@@ -223,7 +223,7 @@ def test_a_client_library_of_http_1_1_reaches_an_origin_that_speaks_only_http_2(
     origin = socket_origin("h2", script)
     run = caller.at(HOST, origin.port).run(
         PYTHON, "-c", CLIENT.replace("max_size=None", "max_size=None, subprotocols=['chat'], compression=None"), policy=POLICY, secrets=SECRETS)
-    assert run.stdout.splitlines() == [f"auth=Bearer {CANARY}", "one", "two", "True", "closed 1000"], run.stderr
+    assert run.stdout.splitlines() == [f"auth=Bearer {SHOWN}", "one", "two", "True", "closed 1000"], run.stderr
     assert run.record(kind="http", path="/socket")["status"] == 101 and origin.versions == ["h2"] and not origin.errors
 
 
@@ -246,5 +246,5 @@ print(socket.next() == large)
 socket.close()
 print(socket.next(), socket.close_code)
 """, policy=POLICY, secrets=SECRETS)
-    assert run.stdout.splitlines() == [f"auth=Bearer {CANARY}", "one", "True", "None 1000"], run.stderr
+    assert run.stdout.splitlines() == [f"auth=Bearer {SHOWN}", "one", "True", "None 1000"], run.stderr
     assert [r["protocol"] for r in calls(run)] == ["HTTP/2"]

@@ -21,7 +21,7 @@ import pytest
 
 import kit
 from attacks_support import Canary, Origin, Sandbox, answer_with, eventually
-from clients_support import CACHE, CANARY, PROGRAMS, PYTHON, WAIT, Once, caller, client, python_environment, running, scripted  # noqa: F401 (fixtures)
+from clients_support import CACHE, CANARY, SHOWN, PROGRAMS, PYTHON, WAIT, Once, caller, client, python_environment, running, scripted  # noqa: F401 (fixtures)
 from test_clients_http import CLIENT, SERVER
 
 API = "api.example.test"
@@ -179,7 +179,7 @@ def test_curl_and_nginx_in_both_versions(caller, nginx, origins, inside, outside
         policy={"callbacks": [callback()]})
     served = {"h1": "HTTP/1.1", "h2": "HTTP/2.0"}[outside]
     version = {"--http1.1": "1.1", "--http2": "2"}[inside]
-    assert run.stdout.splitlines() == [f"auth=Bearer {CANARY} origin={served}", version] * 2, run.stderr + run.log_text
+    assert run.stdout.splitlines() == [f"auth=Bearer {SHOWN} origin={served}", version] * 2, run.stderr + run.log_text
     assert len(endpoint.requests) == 1 and CANARY not in run.log_text
     assert [r["credentials"][0]["source"] for r in run.records] == [f"callback:{ENDPOINT}"] * 2
     assert sorted(r["credentials"][0].get("cached", False) for r in run.records) == [False, True]
@@ -190,7 +190,7 @@ def test_an_ordinary_user_and_root_alike(client, nginx, origins):
     port = nginx.serve(API, locations=ECHO)
     nginx.start()
     run = client.at(API, port).at(ENDPOINT, endpoint.port).run("curl", "-sS", f"https://{API}/", policy={"callbacks": [callback()]})
-    assert run.stdout == f"auth=Bearer {CANARY} origin=HTTP/1.1\n", run.stderr + run.log_text
+    assert run.stdout == f"auth=Bearer {SHOWN} origin=HTTP/1.1\n", run.stderr + run.log_text
 
 
 def test_a_websocket_is_opened_with_what_was_answered(caller, authority, origins):
@@ -200,7 +200,7 @@ def test_a_websocket_is_opened_with_what_was_answered(caller, authority, origins
         kit.wait_for_port(port, server)
         caller.at(API, port).at(ENDPOINT, endpoint.port)
         run = caller.run(PYTHON, "-c", CLIENT, policy={"callbacks": [callback()]})
-        assert run.stdout.splitlines() == [f"auth=Bearer {CANARY}", "one", "two", "True", "closed 1000"], run.stderr + run.log_text
+        assert run.stdout.splitlines() == [f"auth=Bearer {SHOWN}", "one", "two", "True", "closed 1000"], run.stderr + run.log_text
         # And none is opened without.
         endpoint.answer = lambda request: answer_with("500 No")
         refused = caller.run(PYTHON, "-c", CLIENT, policy={"callbacks": [callback()]})
@@ -228,7 +228,7 @@ def test_grpc_calls_carry_it_and_a_failure_is_a_status_of_grpc(caller, authority
         run = caller.at(API, port).at(ENDPOINT, endpoint.port).run(PYTHON, "-c", GRPC, policy={"callbacks": [callback()]})
     failed, worked = run.stdout.splitlines()
     assert failed.startswith("UNAVAILABLE callback_failed callback resolution failed"), run.stdout + run.stderr
-    assert worked == f"Bearer {CANARY}"
+    assert worked == f"Bearer {SHOWN}"
     assert [r["reason"] for r in run.records] == ["callback_failed", "allowed"]
 
 
@@ -546,7 +546,7 @@ def test_two_hundred_calls_of_curl_in_parallel_ask_one_question(caller, nginx, o
     nginx.start()
     run = caller.at(API, port).at(ENDPOINT, endpoint.port).run(
         "curl", "-sS", version, "--parallel", "--parallel-max", str(at_once), f"https://{API}/[1-200]", policy={"callbacks": [callback()]})
-    assert run.stdout.splitlines() == [f"auth=Bearer {CANARY} origin=HTTP/1.1"] * 200, run.stderr[-2000:]
+    assert run.stdout.splitlines() == [f"auth=Bearer {SHOWN} origin=HTTP/1.1"] * 200, run.stderr[-2000:]
     assert len(endpoint.requests) == 1 and len(run.records) == 200
 
 

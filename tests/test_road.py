@@ -13,9 +13,10 @@ def test_a_call_is_authenticated_by_a_key_that_the_program_never_held(postern, n
         policy=kit.header_rule("api.example.test"), secrets={"KEY": CANARY})
     assert run.status == 0, run.stderr
     environment, _, answer = run.stdout.rpartition("auth=")
-    assert answer == f"Bearer {CANARY}\n"  # This origin echoes; what the program itself had is the environment.
+    assert answer == f"Bearer {kit.shown(CANARY)}\n"  # This origin echoes what it was sent.
     assert CANARY not in environment
     record = run.record(host="api.example.test")
+    assert record["scrubbed"] == 1
     assert record["decision"] == "allowed" and record["rule"] == "rule" and record["status"] == 200
     assert record["credentials"] == [{"header": "Authorization", "source": "workspace_secret:KEY"}]
     assert CANARY not in run.log_text + run.stderr

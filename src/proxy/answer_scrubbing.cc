@@ -102,7 +102,7 @@ void AnswerScrubbing::begin_tunnel(bool websocket) {
 }
 
 Result<std::string_view> AnswerScrubbing::pass_tunnel(std::string_view bytes, bool last) {
-  if (websocket_) return websocket_->pass(bytes);
+  if (websocket_) return websocket_->pass(bytes, last);
   return body_.pass(bytes, last);
 }
 
@@ -162,7 +162,7 @@ void WebSocketScrubbing::release() {
   released_.erase(0, used);
 }
 
-Result<std::string_view> WebSocketScrubbing::pass(std::string_view bytes) {
+Result<std::string_view> WebSocketScrubbing::pass(std::string_view bytes, bool last) {
   out_.clear();
   while (!bytes.empty()) {
     if (in_payload_) {
@@ -176,6 +176,7 @@ Result<std::string_view> WebSocketScrubbing::pass(std::string_view bytes) {
       if (auto taken = take_head(); !taken) return std::unexpected(std::move(taken.error()));
     }
   }
+  if (last) released_ += messages_.pass({}, true);  // The connection ends within a message.
   release();
   // What waits for the end of a possible secret is short, unless somebody makes it long.
   constexpr std::size_t waiting_max = 4096;

@@ -28,7 +28,7 @@ class WebSocketScrubbing {
 
   /// What may go on; valid until the next call. Errors: uninspectable_answer (a frame that is masked, or
   /// compressed although nobody agreed to that, or malformed).
-  Result<std::string_view> pass(std::string_view bytes);
+  Result<std::string_view> pass(std::string_view bytes, bool last);
   std::uint64_t found() const { return messages_.found() + controls_.found(); }
 
  private:

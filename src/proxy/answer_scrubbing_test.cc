@@ -109,7 +109,7 @@ TEST_P(AnyCoding, NothingComesThroughAndAllElseIsIdentical) {
 INSTANTIATE_TEST_SUITE_P(All, AnyCoding,
                          testing::Values(Coding::identity, Coding::gzip, Coding::deflate, Coding::br,
                                          Coding::zstd),
-                         [](const auto& info) { return std::string(transform::token(info.param)); });
+                         [](const auto& one) { return std::string(transform::token(one.param)); });
 
 TEST(AnswerScrubbing, AnEventThatWasCompressedIsNotKeptWaiting) {
   transform::Encoder origin(Coding::gzip);
@@ -204,7 +204,7 @@ TEST(WebSocketScrubbing, MessagesAreSearchedAcrossFragmentsAndCuts) {
     std::string out;
     for (std::size_t at = 0; at < stream.size();) {
       const std::size_t size = round == 0 ? stream.size() : 1 + random() % 60;
-      auto passed = scrubbing.pass(std::string_view(stream).substr(at, size));
+      auto passed = scrubbing.pass(std::string_view(stream).substr(at, size), false);
       ASSERT_TRUE(passed) << passed.error().detail;
       out += *passed;
       at += size;
@@ -221,7 +221,16 @@ TEST(WebSocketScrubbing, MessagesAreSearchedAcrossFragmentsAndCuts) {
 TEST(WebSocketScrubbing, AMessageGoesOnAtItsEnd) {
   WebSocketScrubbing scrubbing(scrubbers());
   const std::string one = frame(text, secret.substr(0, 10));
-  EXPECT_EQ(scrubbing.pass(one).value(), one) << "held back although the message is over";
+  EXPECT_EQ(scrubbing.pass(one, false).value(), one) << "held back although the message is over";
+}
+
+TEST(WebSocketScrubbing, NothingIsLostWhenTheConnectionEndsWithinAMessage) {
+  WebSocketScrubbing scrubbing(scrubbers());
+  const std::string one = frame(text_begin, secret.substr(0, 10));
+  std::string out(scrubbing.pass(one, false).value());
+  EXPECT_EQ(out, one.substr(0, 2));
+  out += scrubbing.pass({}, true).value();
+  EXPECT_EQ(out, one);
 }
 
 TEST(WebSocketScrubbing, FramesThatHideSomethingAreRefused) {
@@ -229,13 +238,13 @@ TEST(WebSocketScrubbing, FramesThatHideSomethingAreRefused) {
        {frame(0xc1, "deflated"), std::string("\x81\x85mask?????"), std::string("\x89\x7e\x01\x00", 4),
         std::string("\x81\x7f\xff\0\0\0\0\0\0\0", 10)}) {
     WebSocketScrubbing scrubbing(scrubbers());
-    EXPECT_FALSE(scrubbing.pass(bad));
+    EXPECT_FALSE(scrubbing.pass(bad, false));
   }
   // An origin that keeps a message open for ever cannot fill our memory with pings meanwhile.
   WebSocketScrubbing scrubbing(scrubbers());
-  ASSERT_TRUE(scrubbing.pass(frame(text_begin, secret.substr(0, 10))));
+  ASSERT_TRUE(scrubbing.pass(frame(text_begin, secret.substr(0, 10)), false));
   bool refused = false;
-  for (int i = 0; i < 10'000 && !refused; ++i) refused = !scrubbing.pass(frame(ping, "x"));
+  for (int i = 0; i < 10'000 && !refused; ++i) refused = !scrubbing.pass(frame(ping, "x"), false);
   EXPECT_TRUE(refused);
 }
 
