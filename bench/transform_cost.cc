@@ -2,9 +2,9 @@
 //
 //   transform_cost [ROUNDS]
 //
-// Prints one line of JSON: GB/s of one core for redaction with all detectors by kind of text and size of piece,
-// the share of bytes that were replaced, and MB/s of uncompressed bytes for decoders and encoders. The best of
-// the rounds, by CPU time of the thread.
+// Prints one line of JSON: GB/s of one core for redaction with all detectors by kind of text and size of
+// piece, the share of bytes that were replaced, and MB/s of uncompressed bytes for decoders and encoders. The
+// best of the rounds, by CPU time of the thread.
 
 #include <algorithm>
 #include <cstdio>
@@ -32,8 +32,9 @@ double cpu_seconds() {
 class Writer {
  public:
   std::string words(int count) {
-    static constexpr const char* known[] = {"the", "model", "of", "answer", "request", "to", "is", "value", "with",
-                                            "customer", "and", "system", "in", "that", "result", "for", "a", "token"};
+    static constexpr const char* known[] = {"the", "model", "of",     "answer",   "request", "to",
+                                            "is",  "value", "with",   "customer", "and",     "system",
+                                            "in",  "that",  "result", "for",      "a",       "token"};
     std::string out;
     for (int i = 0; i < count; ++i) out += fmt::format("{}{}", i ? " " : "", known[pick(std::size(known))]);
     return out;
@@ -42,18 +43,24 @@ class Writer {
     return fmt::format(
         R"({{"id":"{:08x}-{:04x}-4{:03x}-a{:03x}-{:012x}","created_at":"2026-{:02}-{:02}T{:02}:{:02}:{:02}Z","amount":{}.{:02},)"
         R"("count":{},"url":"https://api.example.com/v1/items/{}?page={}","tags":["{}","{}"],"ok":true}})",
-        pick(1U << 31), pick(65536), pick(4096), pick(4096), pick(1U << 31), 1 + pick(12), 1 + pick(28), pick(24),
-        pick(60), pick(60), pick(1000), pick(100), pick(100000), pick(10000000), pick(9), words(1), words(1));
+        pick(1U << 31), pick(65536), pick(4096), pick(4096), pick(1U << 31), 1 + pick(12), 1 + pick(28),
+        pick(24), pick(60), pick(60), pick(1000), pick(100), pick(100000), pick(10000000), pick(9), words(1),
+        words(1));
   }
-  std::string message() { return fmt::format(R"({{"role":"user","content":"{}."}})", words(40 + static_cast<int>(pick(100)))); }
+  std::string message() {
+    return fmt::format(R"({{"role":"user","content":"{}."}})", words(40 + static_cast<int>(pick(100))));
+  }
   std::string embedding() {
     std::string out = "{\"embedding\":[";
-    for (int i = 0; i < 64; ++i) out += fmt::format("{}{}0.{:016}", i ? "," : "", pick(2) ? "-" : "", pick(1U << 31) * 4093ULL);
+    for (int i = 0; i < 64; ++i)
+      out += fmt::format("{}{}0.{:016}", i ? "," : "", pick(2) ? "-" : "", pick(1U << 31) * 4093ULL);
     return out + "]}";
   }
   std::string log_line() {
-    return fmt::format("2026-11-30T{:02}:{:02}:{:02}.{:03}Z INFO worker-{} GET /v1/items/{} 200 {}ms client=10.{}.{}.{}", pick(24),
-                       pick(60), pick(60), pick(1000), pick(9), pick(1000000), pick(900), pick(256), pick(256), pick(256));
+    return fmt::format(
+        "2026-11-30T{:02}:{:02}:{:02}.{:03}Z INFO worker-{} GET /v1/items/{} 200 {}ms client=10.{}.{}.{}",
+        pick(24), pick(60), pick(60), pick(1000), pick(9), pick(1000000), pick(900), pick(256), pick(256),
+        pick(256));
   }
   std::string base64() {
     std::string out = "{\"data\":\"";
@@ -62,8 +69,9 @@ class Writer {
     return out + "\"}";
   }
   std::string personal() {
-    return fmt::format(R"({{"name":"{}","mail":"{}.{}@example.com","phone":"+1 212-555-{:04}","card":"4111 1111 1111 1111"}})", words(2),
-                       words(1), pick(1000), pick(10000));
+    return fmt::format(
+        R"({{"name":"{}","mail":"{}.{}@example.com","phone":"+1 212-555-{:04}","card":"4111 1111 1111 1111"}})",
+        words(2), words(1), pick(1000), pick(10000));
   }
   std::size_t pick(std::size_t below) { return random_() % below; }
 
@@ -83,7 +91,8 @@ struct Scanned {
   double replaced;
 };
 
-Scanned scan(const std::shared_ptr<const transform::DetectorSet>& set, std::string_view text, std::size_t piece, int rounds) {
+Scanned scan(const std::shared_ptr<const transform::DetectorSet>& set, std::string_view text,
+             std::size_t piece, int rounds) {
   double best = 1e9;
   std::size_t kept = 0;
   for (int round = 0; round < rounds; ++round) {
@@ -143,22 +152,27 @@ int main(int count, char** arguments) {
   texts.emplace_back("base64", fill([&] { return writer.base64(); }));
   texts.emplace_back("personal", fill([&] { return writer.personal(); }));
   texts.emplace_back("mixed", fill([&] {
-    const std::size_t kind = writer.pick(20);
-    return kind < 10 ? writer.message() : kind < 16 ? writer.record() : kind < 17 ? writer.embedding()
-           : kind < 19 ? writer.log_line() : writer.base64();
-  }));
+                       const std::size_t kind = writer.pick(20);
+                       return kind < 10   ? writer.message()
+                              : kind < 16 ? writer.record()
+                              : kind < 17 ? writer.embedding()
+                              : kind < 19 ? writer.log_line()
+                                          : writer.base64();
+                     }));
 
   std::string out = "{\"redact_gb_per_s\":{";
   for (const auto& [name, text] : texts) {
     const Scanned small = scan(set, text, 16 * KiB, rounds), large = scan(set, text, 64 * KiB, rounds);
-    out += fmt::format("\"{}\":{{\"16k\":{:.2f},\"64k\":{:.2f},\"16k_with_pattern\":{:.2f},\"replaced\":{:.4f}}},", name,
-                       small.gigabytes_per_second, large.gigabytes_per_second,
-                       scan(with_pattern, text, 16 * KiB, rounds).gigabytes_per_second, small.replaced);
+    out += fmt::format(
+        "\"{}\":{{\"16k\":{:.2f},\"64k\":{:.2f},\"16k_with_pattern\":{:.2f},\"replaced\":{:.4f}}},", name,
+        small.gigabytes_per_second, large.gigabytes_per_second,
+        scan(with_pattern, text, 16 * KiB, rounds).gigabytes_per_second, small.replaced);
   }
   out.back() = '}';
   out += ",\"codings_mb_per_s\":{";
   const std::string& text = texts.back().second;
-  for (auto coding : {transform::Coding::gzip, transform::Coding::deflate, transform::Coding::br, transform::Coding::zstd}) {
+  for (auto coding : {transform::Coding::gzip, transform::Coding::deflate, transform::Coding::br,
+                      transform::Coding::zstd}) {
     std::string coded;
     const double encode = megabytes_per_second(rounds, [&] {
       transform::Encoder encoder(coding);
@@ -168,8 +182,9 @@ int main(int count, char** arguments) {
       transform::Decoder decoder(coding, Side::origin);
       if (run(decoder, coded) != text) std::abort();
     });
-    out += fmt::format("\"{}\":{{\"encode\":{:.0f},\"decode\":{:.0f},\"ratio\":{:.1f}}},", transform::token(coding), encode,
-                       decode, static_cast<double>(text.size()) / static_cast<double>(coded.size()));
+    out += fmt::format("\"{}\":{{\"encode\":{:.0f},\"decode\":{:.0f},\"ratio\":{:.1f}}},",
+                       transform::token(coding), encode, decode,
+                       static_cast<double>(text.size()) / static_cast<double>(coded.size()));
   }
   out.back() = '}';
   std::puts((out + "}").c_str());

@@ -1,5 +1,6 @@
-// Texts are redacted alike however they are cut, decoders give what they give however they are fed and never more
-// than their limit, and what an encoder writes is read back. The first bytes say how to cut, and which coding.
+// Texts are redacted alike however they are cut, decoders give what they give however they are fed and never
+// more than their limit, and what an encoder writes is read back. The first bytes say how to cut, and which
+// coding.
 
 #include <algorithm>
 #include <cstdint>
@@ -93,7 +94,8 @@ extern "C" int LLVMFuzzerTestOneInput(const std::uint8_t* data, std::size_t size
     check_encoder(coding, text, step);
   } else {
     check_decoder(coding, text, step);
-    static const auto schema = BodySchema::compile(R"({"properties":{"a":{"$ref":"#"}},"uniqueItems":true})").value();
+    static const auto schema =
+        BodySchema::compile(R"({"properties":{"a":{"$ref":"#"}},"uniqueItems":true})").value();
     (void)schema->validate(text);
     (void)BodySchema::compile(text);
   }

@@ -3,9 +3,10 @@
 // request, or prints its configuration, must not hand the sandbox what it never had.
 //
 // Looked for in each secret's own bytes, and as they stand in base64 and base64url (at any of the three
-// alignments, so also within longer encoded text), percent-encoded, JSON-escaped, and in hexadecimal; of Basic
-// credentials also the user and password within. Not found: other encodings, encodings of encodings, a secret cut into
-// pieces, and secrets shorter than secret_bytes_min, which ordinary text would hold by chance.
+// alignments, so also within longer encoded text), percent-encoded, JSON-escaped, and in hexadecimal; of
+// Basic credentials also the user and password within. Not found: other encodings, encodings of encodings, a
+// secret cut into pieces, and secrets shorter than secret_bytes_min, which ordinary text would hold by
+// chance.
 //
 // What is found is written over with "[redacted]" and asterisks, to the same length: lengths that were
 // announced (Content-Length, a gRPC message's, a WebSocket frame's) stay true.

@@ -16,8 +16,8 @@ std::string message_for(const Refusal& refusal) {
                          refusal.allowed.empty() ? "nothing" : refusal.allowed);
     case Reason::in_deny_list:
       if (!refusal.rule.empty())
-        return fmt::format("The rule '{}' sends requests for {} to a destination that is denied.", refusal.rule,
-                           where);
+        return fmt::format("The rule '{}' sends requests for {} to a destination that is denied.",
+                           refusal.rule, where);
       return fmt::format("This sandbox may not reach {}: it is on its deny list.", where);
     case Reason::denied_by_rule:
       return fmt::format("The rule '{}' of this sandbox's policy denies this request to {}.", refusal.rule,

@@ -25,9 +25,14 @@ constexpr std::size_t steps_for_a_byte = 10;
 enum Type : unsigned { null = 1, boolean = 2, integer = 4, number = 8, string = 16, array = 32, object = 64 };
 
 std::optional<unsigned> type_named(std::string_view name) {
-  static constexpr auto names = std::to_array<std::pair<std::string_view, unsigned>>(
-      {{"null", null}, {"boolean", boolean}, {"integer", integer}, {"number", number | integer}, {"string", string},
-       {"array", array}, {"object", object}});
+  static constexpr auto names =
+      std::to_array<std::pair<std::string_view, unsigned>>({{"null", null},
+                                                            {"boolean", boolean},
+                                                            {"integer", integer},
+                                                            {"number", number | integer},
+                                                            {"string", string},
+                                                            {"array", array},
+                                                            {"object", object}});
   for (const auto& [known, bits] : names)
     if (known == name) return bits;
   return std::nullopt;
@@ -52,8 +57,8 @@ unsigned type_of(const json& value) {
 
 /// Characters, as JSON Schema counts them. The parser let only good UTF-8 in.
 std::size_t characters(const std::string& text) {
-  return static_cast<std::size_t>(
-      std::count_if(text.begin(), text.end(), [](char c) { return (static_cast<unsigned char>(c) & 0xc0U) != 0x80; }));
+  return static_cast<std::size_t>(std::count_if(
+      text.begin(), text.end(), [](char c) { return (static_cast<unsigned char>(c) & 0xc0U) != 0x80; }));
 }
 
 bool is_multiple(const json& value, const json& of) {
@@ -63,7 +68,8 @@ bool is_multiple(const json& value, const json& of) {
   if (value.is_number_integer() && of.is_number_unsigned())
     return (0 - static_cast<std::uint64_t>(value.get<std::int64_t>())) % of.get<std::uint64_t>() == 0;
   const double quotient = value.get<double>() / of.get<double>();
-  return std::isfinite(quotient) && std::abs(quotient - std::round(quotient)) <= 1e-9 * std::max(1.0, std::abs(quotient));
+  return std::isfinite(quotient) &&
+         std::abs(quotient - std::round(quotient)) <= 1e-9 * std::max(1.0, std::abs(quotient));
 }
 
 /// Depth without recursion and without building anything.
@@ -95,7 +101,8 @@ std::expected<json, std::string> parse(std::string_view text) {
       [&](int, json::parse_event_t event, json& parsed) {
         if (event == json::parse_event_t::object_start) names.emplace_back();
         if (event == json::parse_event_t::object_end) names.pop_back();
-        if (event == json::parse_event_t::key) twice |= !names.back().insert(parsed.get<std::string>()).second;
+        if (event == json::parse_event_t::key)
+          twice |= !names.back().insert(parsed.get<std::string>()).second;
         return true;
       },
       /*allow_exceptions=*/false);
@@ -122,8 +129,8 @@ struct BodySchema::Node {
   std::optional<json> constant;
   std::optional<std::vector<json>> choices;
   std::optional<json> minimum, maximum, exclusive_minimum, exclusive_maximum, multiple_of;
-  std::optional<std::size_t> length_min, length_max, items_min, items_max, properties_min, properties_max, contains_min,
-      contains_max;
+  std::optional<std::size_t> length_min, length_max, items_min, items_max, properties_min, properties_max,
+      contains_min, contains_max;
   std::unique_ptr<re2::RE2> pattern;
   bool unique = false;
   std::vector<std::string> required;
@@ -181,20 +188,23 @@ class BodySchema::Compiler {
     return &out;
   }
 
-  void read(Node& out, const json& schema, const std::string& keyword, const json& value, const std::string& where) {
+  void read(Node& out, const json& schema, const std::string& keyword, const json& value,
+            const std::string& where) {
     const std::string at = where + "/" + escaped(keyword);
-    if (read_annotation(schema, keyword, value, at) || read_value(out, keyword, value, at) || read_number(out, keyword, value, at) ||
-        read_count(out, keyword, value, at) || read_object(out, keyword, value, at) || read_array(out, schema, keyword, value, at) ||
+    if (read_annotation(schema, keyword, value, at) || read_value(out, keyword, value, at) ||
+        read_number(out, keyword, value, at) || read_count(out, keyword, value, at) ||
+        read_object(out, keyword, value, at) || read_array(out, schema, keyword, value, at) ||
         read_combination(out, schema, keyword, value, at))
       return;
     complain(where, fmt::format("the keyword '{}' is not known", keyword));
   }
 
-  bool read_annotation(const json& schema, const std::string& keyword, const json& value, const std::string& at) {
+  bool read_annotation(const json& schema, const std::string& keyword, const json& value,
+                       const std::string& at) {
     // What says nothing about whether a body is good. `format` is such by default since 2019-09.
     static constexpr auto ignored = std::to_array<std::string_view>(
-        {"$schema", "$comment", "title", "description", "default", "examples", "deprecated", "readOnly", "writeOnly", "format",
-         "contentMediaType", "contentEncoding"});
+        {"$schema", "$comment", "title", "description", "default", "examples", "deprecated", "readOnly",
+         "writeOnly", "format", "contentMediaType", "contentEncoding"});
     if (std::find(ignored.begin(), ignored.end(), keyword) != ignored.end()) return true;
     if (keyword == "$id") {
       if (&schema != &root_) complain(at, "only the whole schema may have an $id");
@@ -239,7 +249,8 @@ class BodySchema::Compiler {
     }();
     if (!target) return false;
     if (!value.is_number()) complain(at, "this is a number");
-    if (keyword == "multipleOf" && value.is_number() && value.get<double>() <= 0) complain(at, "this is a number above 0");
+    if (keyword == "multipleOf" && value.is_number() && value.get<double>() <= 0)
+      complain(at, "this is a number above 0");
     *target = value;
     return true;
   }
@@ -296,14 +307,16 @@ class BodySchema::Compiler {
     }
   }
 
-  bool read_array(Node& out, const json& schema, const std::string& keyword, const json& value, const std::string& at) {
+  bool read_array(Node& out, const json& schema, const std::string& keyword, const json& value,
+                  const std::string& at) {
     if (keyword == "prefixItems" || (keyword == "items" && value.is_array())) {
       out.first_items = list_of_nodes(value, at);
     } else if (keyword == "items") {
       out.items = node(value, at);
     } else if (keyword == "additionalItems") {
       // Draft 7: only beside a list of items.
-      if (const auto items = schema.find("items"); items != schema.end() && items->is_array()) out.items = node(value, at);
+      if (const auto items = schema.find("items"); items != schema.end() && items->is_array())
+        out.items = node(value, at);
     } else if (keyword == "contains") {
       out.contains = node(value, at);
     } else if (keyword == "uniqueItems") {
@@ -315,7 +328,8 @@ class BodySchema::Compiler {
     return true;
   }
 
-  bool read_combination(Node& out, const json& schema, const std::string& keyword, const json& value, const std::string& at) {
+  bool read_combination(Node& out, const json& schema, const std::string& keyword, const json& value,
+                        const std::string& at) {
     if (keyword == "allOf")
       out.all_of = list_of_nodes(value, at);
     else if (keyword == "anyOf")
@@ -339,7 +353,8 @@ class BodySchema::Compiler {
 
   const Node* referenced(const json& value, const std::string& at) {
     const std::string text = value.is_string() ? value.get<std::string>() : "";
-    if (!text.starts_with('#')) return complain(at, "a $ref points into the schema itself (\"#/...\"): nothing is fetched");
+    if (!text.starts_with('#'))
+      return complain(at, "a $ref points into the schema itself (\"#/...\"): nothing is fetched");
     const json* found = &root_;
     for (std::string_view rest = std::string_view(text).substr(1); !rest.empty();) {
       if (rest.front() != '/') return complain(at, "a $ref is a JSON pointer");
@@ -348,7 +363,8 @@ class BodySchema::Compiler {
       std::string name(rest.substr(0, end));
       rest.remove_prefix(end);
       for (const auto& [code, character] : {std::pair("~1", "/"), std::pair("~0", "~")})
-        for (std::size_t i = name.find(code); i != std::string::npos; i = name.find(code, i + 1)) name.replace(i, 2, character);
+        for (std::size_t i = name.find(code); i != std::string::npos; i = name.find(code, i + 1))
+          name.replace(i, 2, character);
       if (!found->is_object() || !found->contains(name)) return complain(at, "a $ref leads nowhere");
       found = &(*found)[name];
     }
@@ -379,7 +395,8 @@ class BodySchema::Compiler {
   std::map<std::string, const Node*, std::less<>> map_of_nodes(const json& value, const std::string& at) {
     std::map<std::string, const Node*, std::less<>> out;
     if (!value.is_object()) return complain(at, "this is an object of schemas"), out;
-    for (const auto& [name, schema] : value.items()) out.emplace(name, node(schema, at + "/" + escaped(name)));
+    for (const auto& [name, schema] : value.items())
+      out.emplace(name, node(schema, at + "/" + escaped(name)));
     return out;
   }
 
@@ -411,8 +428,8 @@ class BodySchema::Check {
     if (!may_go_on(1)) return false;
     if (depth_ == 2 * schema_depth_max) return exhaust("holds schemas within schemas too deeply");
     ++depth_;
-    const bool good = holds_value(node, value) && holds_number(node, value) && holds_text(node, value) && holds_array(node, value) &&
-                      holds_object(node, value) && holds_combination(node, value);
+    const bool good = holds_value(node, value) && holds_number(node, value) && holds_text(node, value) &&
+                      holds_array(node, value) && holds_object(node, value) && holds_combination(node, value);
     --depth_;
     return good && !exhausted_;
   }
@@ -428,7 +445,8 @@ class BodySchema::Check {
     if (node.constant && *node.constant != value) return wrong("is not the required value");
     if (node.choices) {
       if (!may_go_on(node.choices->size())) return false;
-      if (std::find(node.choices->begin(), node.choices->end(), value) == node.choices->end()) return wrong("is none of the allowed values");
+      if (std::find(node.choices->begin(), node.choices->end(), value) == node.choices->end())
+        return wrong("is none of the allowed values");
     }
     return true;
   }
@@ -439,7 +457,8 @@ class BodySchema::Check {
     if (node.exclusive_minimum && value <= *node.exclusive_minimum) return wrong("is too small");
     if (node.maximum && value > *node.maximum) return wrong("is too large");
     if (node.exclusive_maximum && value >= *node.exclusive_maximum) return wrong("is too large");
-    if (node.multiple_of && !is_multiple(value, *node.multiple_of)) return wrong("is not a multiple of what it has to be");
+    if (node.multiple_of && !is_multiple(value, *node.multiple_of))
+      return wrong("is not a multiple of what it has to be");
     return true;
   }
 
@@ -484,7 +503,8 @@ class BodySchema::Check {
     for (const json& item : value) items.push_back(&item);
     if (!may_go_on(items.size() * 4)) return false;
     std::sort(items.begin(), items.end(), [](const json* a, const json* b) { return *a < *b; });
-    return std::adjacent_find(items.begin(), items.end(), [](const json* a, const json* b) { return *a == *b; }) == items.end();
+    return std::adjacent_find(items.begin(), items.end(),
+                              [](const json* a, const json* b) { return *a == *b; }) == items.end();
   }
 
   bool holds_object(const Node& node, const json& value) {
@@ -496,7 +516,8 @@ class BodySchema::Check {
       if (!value.contains(name)) return wrong(fmt::format("lacks the property '{}'", name));
     for (const auto& [name, others] : node.dependent_required)
       for (const auto& other : others)
-        if (value.contains(name) && !value.contains(other)) return wrong(fmt::format("lacks the property '{}'", other));
+        if (value.contains(name) && !value.contains(other))
+          return wrong(fmt::format("lacks the property '{}'", other));
     for (const auto& [name, other] : node.dependent)
       if (value.contains(name) && !holds(*other, value)) return false;
     for (const auto& [name, of] : value.get_ref<const json::object_t&>())
@@ -505,7 +526,8 @@ class BodySchema::Check {
   }
 
   bool holds_property(const Node& node, const std::string& name, const json& value) {
-    if (node.names && !attempt(*node.names, json(name))) return exhausted_ ? false : wrong("has a property of a name that is not allowed");
+    if (node.names && !attempt(*node.names, json(name)))
+      return exhausted_ ? false : wrong("has a property of a name that is not allowed");
     bool known = false;
     if (const auto found = node.properties.find(name); found != node.properties.end()) {
       known = true;
@@ -526,11 +548,14 @@ class BodySchema::Check {
     if (node.reference && !holds(*node.reference, value)) return false;
     for (const Node* part : node.all_of)
       if (!holds(*part, value)) return false;
-    if (!node.any_of.empty() && std::none_of(node.any_of.begin(), node.any_of.end(), [&](const Node* one) { return attempt(*one, value); }))
+    if (!node.any_of.empty() && std::none_of(node.any_of.begin(), node.any_of.end(),
+                                             [&](const Node* one) { return attempt(*one, value); }))
       return wrong("fits none of the alternatives");
     if (!node.one_of.empty()) {
-      const auto fitting = std::count_if(node.one_of.begin(), node.one_of.end(), [&](const Node* one) { return attempt(*one, value); });
-      if (fitting != 1) return wrong(fitting ? "fits several alternatives and not one" : "fits none of the alternatives");
+      const auto fitting = std::count_if(node.one_of.begin(), node.one_of.end(),
+                                         [&](const Node* one) { return attempt(*one, value); });
+      if (fitting != 1)
+        return wrong(fitting ? "fits several alternatives and not one" : "fits none of the alternatives");
     }
     if (node.negated && attempt(*node.negated, value)) return wrong("is what it must not be");
     if (exhausted_) return false;
@@ -583,11 +608,13 @@ class BodySchema::Check {
 };
 
 std::expected<std::shared_ptr<const BodySchema>, std::string> BodySchema::compile(std::string_view schema) {
-  if (schema.size() > schema_bytes_max) return std::unexpected(fmt::format("at /: the schema is larger than {} bytes", schema_bytes_max));
+  if (schema.size() > schema_bytes_max)
+    return std::unexpected(fmt::format("at /: the schema is larger than {} bytes", schema_bytes_max));
   const auto document = parse(schema);
   if (!document) return std::unexpected("at /: the schema " + document.error());
   auto parts = std::make_unique<Parts>();
-  if (std::string complaint = Compiler(*document, *parts).run(); !complaint.empty()) return std::unexpected(std::move(complaint));
+  if (std::string complaint = Compiler(*document, *parts).run(); !complaint.empty())
+    return std::unexpected(std::move(complaint));
   return std::shared_ptr<const BodySchema>(new BodySchema(std::move(parts)));
 }
 

@@ -23,16 +23,17 @@ inline constexpr std::size_t schema_depth_max = 128;
 
 class BodySchema {
  public:
-  /// The complaint says where in the schema (a JSON pointer) and what: "at /properties/id: the keyword 'nullable'
-  /// is not known". A keyword that would not be kept is refused, and so is a $ref out of the schema.
+  /// The complaint says where in the schema (a JSON pointer) and what: "at /properties/id: the keyword
+  /// 'nullable' is not known". A keyword that would not be kept is refused, and so is a $ref out of the
+  /// schema.
   static std::expected<std::shared_ptr<const BodySchema>, std::string> compile(std::string_view schema);
   ~BodySchema();
   BodySchema(const BodySchema&) = delete;
   BodySchema& operator=(const BodySchema&) = delete;
 
-  /// "at /messages/0/role: is none of the allowed values". Names in the pointer are those of the schema; other
-  /// names of the body are "*". Also refused: what is not JSON, a name that is twice in one object (its readers
-  /// would differ about it), more depth or work than there is a limit for. From any thread.
+  /// "at /messages/0/role: is none of the allowed values". Names in the pointer are those of the schema;
+  /// other names of the body are "*". Also refused: what is not JSON, a name that is twice in one object (its
+  /// readers would differ about it), more depth or work than there is a limit for. From any thread.
   std::expected<void, std::string> validate(std::string_view body) const;
 
  private:

@@ -45,13 +45,20 @@ const std::vector<Case> cases = {
     {R"({"minLength":2,"maxLength":3})", {"\"ab\"", "\"\u00e4\u00f6\u00fc\"", "1"}, {"\"a\"", "\"abcd\""}},
     {R"({"pattern":"^a+$"})", {"\"aa\"", "3"}, {"\"ab\"", "\"\""}},
     {R"({"minItems":1,"maxItems":2})", {"[1]", "[1,2]", "{}"}, {"[]", "[1,2,3]"}},
-    {R"({"uniqueItems":true})", {"[1,2,\"1\",true]", "[{\"a\":1},{\"a\":2}]"}, {"[1,2,1]", "[{\"a\":1,\"b\":2},{\"b\":2,\"a\":1}]", "[1,1.0]"}},
+    {R"({"uniqueItems":true})",
+     {"[1,2,\"1\",true]", "[{\"a\":1},{\"a\":2}]"},
+     {"[1,2,1]", "[{\"a\":1,\"b\":2},{\"b\":2,\"a\":1}]", "[1,1.0]"}},
     {R"({"items":{"type":"string"}})", {"[]", "[\"a\"]"}, {"[\"a\",1]"}},
     {R"({"prefixItems":[{"type":"string"}],"items":false})", {"[]", "[\"a\"]"}, {"[1]", "[\"a\",1]"}},
-    {R"({"contains":{"const":1},"minContains":2,"maxContains":3})", {"[1,1]", "[1,2,1,1]"}, {"[1]", "[1,1,1,1]", "[]"}},
-    {R"({"required":["a"],"properties":{"a":{"type":"integer"}}})", {"{\"a\":1}", "{\"a\":1,\"b\":2}", "[]"}, {"{}", "{\"a\":\"1\"}"}},
+    {R"({"contains":{"const":1},"minContains":2,"maxContains":3})",
+     {"[1,1]", "[1,2,1,1]"},
+     {"[1]", "[1,1,1,1]", "[]"}},
+    {R"({"required":["a"],"properties":{"a":{"type":"integer"}}})",
+     {"{\"a\":1}", "{\"a\":1,\"b\":2}", "[]"},
+     {"{}", "{\"a\":\"1\"}"}},
     {R"({"properties":{"a":{}},"patternProperties":{"^x-":{"type":"string"}},"additionalProperties":false})",
-     {"{\"a\":1,\"x-b\":\"c\"}"}, {"{\"b\":1}", "{\"x-b\":1}"}},
+     {"{\"a\":1,\"x-b\":\"c\"}"},
+     {"{\"b\":1}", "{\"x-b\":1}"}},
     {R"({"additionalProperties":{"type":"integer"}})", {"{\"a\":1}"}, {"{\"a\":\"b\"}"}},
     {R"({"propertyNames":{"maxLength":2}})", {"{\"ab\":1}"}, {"{\"abc\":1}"}},
     {R"({"minProperties":1,"maxProperties":1})", {"{\"a\":1}"}, {"{}", "{\"a\":1,\"b\":1}"}},
@@ -61,16 +68,24 @@ const std::vector<Case> cases = {
     {R"({"anyOf":[{"type":"string"},{"minimum":5}]})", {"\"a\"", "5"}, {"4"}},
     {R"({"oneOf":[{"type":"integer"},{"minimum":5}]})", {"4", "5.5"}, {"5", "1.5"}},
     {R"({"not":{"type":"string"}})", {"1"}, {"\"a\""}},
-    {R"({"if":{"type":"string"},"then":{"minLength":2},"else":{"minimum":2}})", {"\"ab\"", "2"}, {"\"a\"", "1"}},
-    {R"({"$defs":{"n":{"minimum":1}},"properties":{"a":{"$ref":"#/$defs/n","maximum":2}}})", {"{\"a\":1}"}, {"{\"a\":0}", "{\"a\":3}"}},
-    {R"({"properties":{"next":{"$ref":"#"}},"required":["v"]})", {"{\"v\":1,\"next\":{\"v\":2}}"}, {"{\"v\":1,\"next\":{}}"}},
+    {R"({"if":{"type":"string"},"then":{"minLength":2},"else":{"minimum":2}})",
+     {"\"ab\"", "2"},
+     {"\"a\"", "1"}},
+    {R"({"$defs":{"n":{"minimum":1}},"properties":{"a":{"$ref":"#/$defs/n","maximum":2}}})",
+     {"{\"a\":1}"},
+     {"{\"a\":0}", "{\"a\":3}"}},
+    {R"({"properties":{"next":{"$ref":"#"}},"required":["v"]})",
+     {"{\"v\":1,\"next\":{\"v\":2}}"},
+     {"{\"v\":1,\"next\":{}}"}},
     {R"({"$defs":{"a/b~c":{"const":1}},"$ref":"#/$defs/a~1b~0c"})", {"1"}, {"2"}},
 };
 
 TEST(BodySchema, HoldsBodiesToTheirSchema) {
   for (const auto& one : cases) {
     const auto schema = compiled(one.schema);
-    for (const char* body : one.good) EXPECT_TRUE(schema->validate(body)) << one.schema << " " << body << ": " << schema->validate(body).error();
+    for (const char* body : one.good)
+      EXPECT_TRUE(schema->validate(body))
+          << one.schema << " " << body << ": " << schema->validate(body).error();
     for (const char* body : one.bad) EXPECT_FALSE(schema->validate(body)) << one.schema << " " << body;
   }
 }
@@ -79,18 +94,21 @@ TEST(BodySchema, KnowsTheFormsOfDraft7) {
   const auto items = compiled(R"({"items":[{"type":"string"}],"additionalItems":false})");
   EXPECT_TRUE(items->validate(R"(["a"])"));
   EXPECT_FALSE(items->validate(R"(["a",1])"));
-  const auto dependencies = compiled(R"({"definitions":{"x":{"required":["c"]}},"dependencies":{"a":["b"],"b":{"$ref":"#/definitions/x"}}})");
+  const auto dependencies = compiled(
+      R"({"definitions":{"x":{"required":["c"]}},"dependencies":{"a":["b"],"b":{"$ref":"#/definitions/x"}}})");
   EXPECT_FALSE(dependencies->validate(R"({"a":1})"));
   EXPECT_FALSE(dependencies->validate(R"({"b":1})"));
   EXPECT_TRUE(dependencies->validate(R"({"a":1,"b":1,"c":1})"));
 }
 
 TEST(BodySchema, SaysWhereAndNeverWhat) {
-  constexpr std::string_view schema = R"({"properties":{"messages":{"items":{"properties":{"role":{"enum":["user"]},"n":{"type":"integer"}},
+  constexpr std::string_view schema =
+      R"({"properties":{"messages":{"items":{"properties":{"role":{"enum":["user"]},"n":{"type":"integer"}},
     "additionalProperties":false,"required":["role"]}},"extra":{"additionalProperties":{"type":"string"}}}})";
   EXPECT_EQ("at /messages/1/role: is none of the allowed values",
             complaint(schema, R"({"messages":[{"role":"user"},{"role":"s3cret"}]})"));
-  EXPECT_EQ("at /messages/0: has a property that is not allowed", complaint(schema, R"({"messages":[{"role":"user","s3cret":1}]})"));
+  EXPECT_EQ("at /messages/0: has a property that is not allowed",
+            complaint(schema, R"({"messages":[{"role":"user","s3cret":1}]})"));
   EXPECT_EQ("at /messages/0: lacks the property 'role'", complaint(schema, R"({"messages":[{}]})"));
   EXPECT_EQ("at /extra/*: is not of the required type", complaint(schema, R"({"extra":{"s3cret":1}})"));
   EXPECT_EQ("at /: is not JSON", complaint(schema, "s3cret"));
@@ -106,7 +124,8 @@ TEST(BodySchema, ANameTwiceIsRefused) {
 
 TEST(BodySchema, WhatWouldNotBeKeptIsRefused) {
   const std::vector<std::pair<std::string, const char*>> refused = {
-      {R"({"properties":{"id":{"nullable":true}}})", "at /properties/id: the keyword 'nullable' is not known"},
+      {R"({"properties":{"id":{"nullable":true}}})",
+       "at /properties/id: the keyword 'nullable' is not known"},
       {R"({"$ref":"https://example.com/schema.json"})", "at /$ref: a $ref points into the schema itself"},
       {R"({"$ref":"other.json#/a"})", "nothing is fetched"},
       {R"({"$ref":"#/$defs/none"})", "leads nowhere"},
@@ -133,7 +152,8 @@ TEST(BodySchema, WhatWouldNotBeKeptIsRefused) {
 
 TEST(BodySchema, DepthHasALimit) {
   EXPECT_EQ("", complaint("true", std::string(128, '[') + std::string(128, ']')));
-  EXPECT_EQ("at /: is nested deeper than 128", complaint("true", std::string(129, '[') + std::string(129, ']')));
+  EXPECT_EQ("at /: is nested deeper than 128",
+            complaint("true", std::string(129, '[') + std::string(129, ']')));
   EXPECT_EQ("at /: is nested deeper than 128", complaint("true", std::string(1'000'000, '[')));
   EXPECT_EQ("", complaint("true", "\"" + std::string(1000, '[') + "\\\"[\""));
   EXPECT_FALSE(BodySchema::compile(std::string(1'000'000, '[')));
@@ -142,9 +162,12 @@ TEST(BodySchema, DepthHasALimit) {
 TEST(BodySchema, ASchemaThatLeadsToItselfEnds) {
   EXPECT_THAT(complaint(R"({"$ref":"#"})", "1"), HasSubstr("too deeply"));
   EXPECT_THAT(complaint(R"({"allOf":[{"$ref":"#"},{"$ref":"#"}]})", "1"), HasSubstr("too deeply"));
-  EXPECT_THAT(complaint(R"({"$defs":{"a":{"$ref":"#/$defs/b"},"b":{"$ref":"#/$defs/a"}},"$ref":"#/$defs/a"})", "1"), HasSubstr("too deeply"));
+  EXPECT_THAT(
+      complaint(R"({"$defs":{"a":{"$ref":"#/$defs/b"},"b":{"$ref":"#/$defs/a"}},"$ref":"#/$defs/a"})", "1"),
+      HasSubstr("too deeply"));
   std::string chain = R"({"$ref":"#/$defs/d0","$defs":{)";
-  for (int i = 0; i < 5000; ++i) chain += "\"d" + std::to_string(i) + "\":{\"$ref\":\"#/$defs/d" + std::to_string(i + 1) + "\"},";
+  for (int i = 0; i < 5000; ++i)
+    chain += "\"d" + std::to_string(i) + "\":{\"$ref\":\"#/$defs/d" + std::to_string(i + 1) + "\"},";
   const auto made = BodySchema::compile(chain + R"("d5000":true}})");
   ASSERT_FALSE(made);
   EXPECT_THAT(made.error(), HasSubstr("one $ref leads to the next too often"));
@@ -168,7 +191,8 @@ TEST(BodySchema, ManyUniqueItemsAreNoWork) {
 }
 
 TEST(BodySchema, PatternsTakeLinearTime) {
-  EXPECT_EQ("at /: does not match its pattern", complaint(R"x({"pattern":"^(a+)+$"})x", "\"" + std::string(1 << 20, 'a') + "b\""));
+  EXPECT_EQ("at /: does not match its pattern",
+            complaint(R"x({"pattern":"^(a+)+$"})x", "\"" + std::string(1 << 20, 'a') + "b\""));
 }
 
 TEST(BodySchema, AnyBytesGetAnAnswer) {

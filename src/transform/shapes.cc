@@ -380,7 +380,7 @@ bool names_version(std::string_view text, std::size_t begin) {
     return true;
   if (before.back() == '/' && before.size() > 1 && is_word(before[before.size() - 2])) return true;
   static constexpr auto words =
-      std::to_array<std::string_view>({"ersion", "ERSION", "elease", "evision", "uild", "chema"});
+      std::to_array<std::string_view>({"ersion", "ERSION", "elease", "evision", "uild", "chema", "ection"});
   for (std::string_view word : words)
     if (before.contains(word)) return true;
   return false;
@@ -398,6 +398,8 @@ Found ipv4(const Window& window, std::size_t end_of_hint) {
   if (end - begin > 16) return nothing;
   if (!ahead.knows(end)) return undecided(begin);
   const char next = ahead[end];
+  if (next == '-' && !ahead.knows(end + 1)) return undecided(begin);
+  if (next == '-' && is_alpha(ahead[end + 1])) return nothing;  // "1.2.3.4-rc1"
   while (text[end - 1] == '.') --end;
   if (end - begin > 15 || is_word(next) || !begins_word(text, begin)) return nothing;
   if (begin > 0 && (text[begin - 1] == '-' || text[begin - 1] == '.')) return nothing;
