@@ -264,6 +264,10 @@ def header_rule(host, header="Authorization", value="Bearer {KEY}", name="rule",
     return {"rules": [{"name": name, "match_hosts": [host], "headers": [{"name": header, "type": "workspace_secret", "value": value}], **more}]}
 
 
+# What a rule says whose origin is trusted with its answers: they are not searched, and may be anything.
+UNSEARCHED = {"transform": {"response": {"scrub_secrets": False}}}
+
+
 def temporary_directory():
     """Outside /tmp, which every sandbox replaces by its own: the working directory must be the host's."""
     base = pathlib.Path(os.environ.get("POSTERN_TEST_DIR", "/var/lib/postern-test" if os.geteuid() == 0 else pathlib.Path.home()))

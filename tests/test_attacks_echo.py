@@ -71,41 +71,44 @@ def origin(authority):
     started.stop()
 
 
-def ask(place, authority, origin, key, host, *words):
-    postern = kit.Postern(place, authority).at(SEARCHED, origin.port).at(TRUSTED, origin.port)
-    return postern.run("curl", "-sSi", "--max-time", "20", *words, f"https://{host}/", policy=policy(), secrets={"KEY": key})
+@pytest.fixture
+def ask(postern, origin):
+    postern.at(SEARCHED, origin.port).at(TRUSTED, origin.port)
+    return lambda key, host, *words: postern.run("curl", "-sSi", "--max-time", "20", *words, f"https://{host}/", policy=policy(), secrets={"KEY": key})
 
 
 @pytest.mark.parametrize("how", ECHOES)
-def test_an_echo_teaches_the_program_nothing(place, authority, origin, how):
+def test_an_echo_teaches_the_program_nothing(ask, origin, how):
     key = Canary()
     origin.answer = lambda request: ECHOES[how](request.fields["authorization"][0].removeprefix("Bearer "))
-    decoding = ["--compressed"] if how.startswith(("gzip", "deflate")) else []
-    trusted = ask(place, authority, origin, key, TRUSTED, *decoding)
+    options = ["--compressed"] if how.startswith(("gzip", "deflate")) else []
+    if how in ("in the name of a field", "in the reason phrase"):
+        options.append("--http1.1")  # HTTP/2 has no phrase, and names in lower case only.
+    trusted = ask(key, TRUSTED, *options)
     assert key.found_in(trusted.stdout), f"the origin did not say it: {trusted.stdout!r} {trusted.stderr}"
-    run = ask(place, authority, origin, key, SEARCHED, *decoding)
+    run = ask(key, SEARCHED, *options)
     assert run.status == 0, run.stderr
-    assert run.stdout.startswith("HTTP/1.1 ") and not key.found_in(run.stdout), run.stdout
+    assert run.stdout.startswith("HTTP/") and not key.found_in(run.stdout), run.stdout
     assert not key.found_in(run.log_text + run.stderr)
     assert [record["reason"] for record in run.records if record["kind"] == "http"] == ["allowed"]
     assert origin.values("authorization") == [f"Bearer {key}"] * 2
 
 
-def test_what_cannot_be_searched_does_not_arrive(place, authority, origin):
+def test_what_cannot_be_searched_does_not_arrive(ask, origin):
     key = Canary()
     for answer in (body("x", "Content-Encoding: compress"), body("ca", "Content-Range: bytes 0-1/9", status="206 Partial Content")):
         origin.answer = lambda request, answer=answer: answer
-        run = ask(place, authority, origin, key, SEARCHED, "--range", "0-1")
-        assert "502 Bad Gateway" in run.stdout and "X-Postern-Reason: uninspectable_answer" in run.stdout, run.stdout
+        run = ask(key, SEARCHED, "--range", "0-1")
+        assert " 502 " in run.stdout and "x-postern-reason: uninspectable_answer" in run.stdout.lower(), run.stdout
     assert origin.values("range") == [], "a range could cut a secret in two"
 
 
-def test_a_bomb_is_not_unpacked(place, authority, origin):
+def test_a_bomb_is_not_unpacked(ask, origin):
     zeros = b"\0" * (1 << 20)
     packer = zlib.compressobj(9, wbits=31)
     bomb = b"".join(packer.compress(zeros) for _ in range(512)) + packer.flush()
     origin.answer = lambda request: body(bomb, "Content-Encoding: gzip")
-    run = ask(place, authority, origin, Canary(), SEARCHED, "--output", "/dev/null")
+    run = ask(Canary(), SEARCHED, "--output", "/dev/null")
     assert run.status != 0, "it was passed on to its end"
     record, = (record for record in run.records if record["kind"] == "http")
     assert record["decision"] == "failed" and record["response_bytes"] < 64 << 20, record

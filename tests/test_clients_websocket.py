@@ -190,7 +190,7 @@ socket = frames.open_socket(connect(HOST, VERSION), VERSION)
 socket.text("last words")
 socket.call.end()
 tell(rest=socket.call.rest())
-""")
+""", policy=kit.header_rule(HOST, **kit.UNSEARCHED))
     assert run.told == [{"rest": "after your end"}]
 
 
@@ -210,7 +210,7 @@ socket = frames.open_socket(connect(HOST, VERSION), VERSION)
 tell(rest=socket.call.rest())
 socket.call.send(b"after your end")
 get(HOST, "/seen")
-""", version=sandbox)
+""", version=sandbox, policy=kit.header_rule(HOST, **kit.UNSEARCHED))
     assert run.told == [{"rest": "my last words"}]
     assert heard == [b"after your end"[:13]]
 

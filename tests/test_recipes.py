@@ -36,6 +36,18 @@ def test_every_recipe_is_run_here_and_listed():
     assert all(f"({page}.md)" in listed for page in pages)
 
 
+def verdaccio_package():
+    """Its node_modules. One of its dependencies asks for a moving tag of node-fetch, which not every registry has."""
+    directory = clients_support.CACHE / "verdaccio"
+    if not (directory / "node_modules/verdaccio/bin/verdaccio").exists():
+        directory.mkdir(parents=True, exist_ok=True)
+        (directory / "package.json").write_text(json.dumps({"name": "registry", "version": "1.0.0", "dependencies": {"verdaccio": "6"},
+                                                            "overrides": {"node-fetch": "2.7.0"}}))
+        subprocess.run(["npm", "install", "--no-audit", "--no-fund", "--no-package-lock", "--ignore-scripts"], cwd=directory, check=True, timeout=300,
+                       capture_output=True)
+    return directory / "node_modules"
+
+
 def put(url, document, token=None):
     asked = urllib.request.Request(url, json.dumps(document).encode(), {"Content-Type": "application/json"}, method="PUT")
     if token:
@@ -47,7 +59,7 @@ def put(url, document, token=None):
 @pytest.fixture
 def verdaccio(place, nginx):
     """A real registry behind TLS, with one package that only holders of a token may have: (port, token)."""
-    program = clients_support.npm_package(clients_support.CACHE / "verdaccio", "verdaccio", "6")
+    program = verdaccio_package()
     home = place / "verdaccio"
     home.mkdir()
     port = kit.free_port()

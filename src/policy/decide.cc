@@ -140,6 +140,13 @@ bool may_resolve(const Snapshot& snapshot, const Host& host) {
   return snapshot.allowed() == nullptr || snapshot.allowed()->contains_some_port(host);
 }
 
+bool is_sent_elsewhere(const Snapshot& snapshot, const Host& host) {
+  CoveringRules rules = snapshot.rule_index().covering(host);
+  for (std::uint32_t number = rules.next(); number != no_rule; number = rules.next())
+    if (snapshot.rules()[number].rewrite()) return true;
+  return false;
+}
+
 bool answers_as_metadata(const Snapshot& snapshot, const Host& host, std::uint16_t port, bool tls) {
   const MetadataRules& rules = snapshot.metadata_rules();
   const bool google = rules.google != no_rule;

@@ -45,6 +45,9 @@ DestinationVerdict judge_destination(const Snapshot& snapshot, const Destination
 /// anybody about it.
 bool may_resolve(const Snapshot& snapshot, const Host& host);
 
+/// Whether some rule sends requests for the host elsewhere, so that it need not exist.
+bool is_sent_elsewhere(const Snapshot& snapshot, const Host& host);
+
 /// Whether we answer this destination ourselves, as a cloud's metadata server (proxy/metadata_server.h):
 /// plain HTTP to 169.254.169.254 while a rule of type gcp or a workload identity of Azure's is in force, and
 /// to metadata.google.internal with the former, unless it is denied by name or address. Nothing is ever sent

@@ -942,6 +942,12 @@ TEST(Decide, WhatIsSentElsewhereGetsTheDestinationsCredentials) {
       << "the sandbox itself may not go there";
 }
 
+TEST(Decide, AHostWhoseRequestsGoElsewhereNeedNotExist) {
+  const auto policy = snapshot(remapped);
+  EXPECT_TRUE(is_sent_elsewhere(*policy, host("api.example.com")));
+  EXPECT_FALSE(is_sent_elsewhere(*policy, host("x.api.example.com")));
+}
+
 TEST(Decide, WhatIsDeniedIsNoDestination) {
   CompileOptions options;
   options.deny = {"mirror.example.net"};

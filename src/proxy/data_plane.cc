@@ -26,18 +26,21 @@ std::shared_ptr<const T> counted_apart(const std::shared_ptr<const T>& shared) {
   return {shared.get(), [shared](const T*) {}};
 }
 
-/// Names that we answer for are asked of nobody.
+/// Names that we answer for, or whose requests go elsewhere, are asked of nobody.
 class OwnNames final : public io::NameLookup {
  public:
   OwnNames(io::NameLookup& others, const Tenant& tenant) : others_(others), tenant_(tenant) {}
   io::Task<Result<std::vector<IpAddress>>> addresses_of(std::string name) override {
     const Host host{name, std::nullopt};
-    if (policy::answers_as_metadata(*tenant_.egress->snapshot, host, 80, false)) return metadata();
+    const policy::Snapshot& snapshot = *tenant_.egress->snapshot;
+    // Which address it is matters to nobody: the sandbox gets a synthetic one.
+    if (policy::answers_as_metadata(snapshot, host, 80, false) || policy::is_sent_elsewhere(snapshot, host))
+      return some_address();
     return others_.addresses_of(std::move(name));
   }
 
  private:
-  static io::Task<Result<std::vector<IpAddress>>> metadata() {
+  static io::Task<Result<std::vector<IpAddress>>> some_address() {
     std::vector<IpAddress> own;
     own.push_back(IpAddress::v4(policy::metadata_address));
     co_return own;

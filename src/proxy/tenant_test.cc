@@ -25,6 +25,7 @@ std::string allow(const std::string& hosts, const std::string& more_rules = {}) 
   - name: api
     match_hosts: [api.example.com]
     headers: [{name: Authorization, type: workspace_secret, value: "Bearer {API_KEY}"}]
+    transform: {response: {scrub_secrets: false}}
 )";
 }
 const std::string all_hosts = R"(api.example.com, tls.example.com, "db.example.com:5432")";
