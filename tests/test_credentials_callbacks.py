@@ -654,7 +654,8 @@ def test_the_sample_server_issues_once_for_whom_it_knows(caller, authority, orig
     words = [python, "-B", SAMPLE / "server.py", "--verifier", verifier, "--listen", f"127.0.0.1:{port}", "--audience", URL,
              "--jwks", f"http://127.0.0.1:{keys}/.well-known/jwks.json", "--certificate", certificate, "--key", key]
     caller.at(API, origin).at(ENDPOINT, port)
-    policy, options = {"callbacks": [callback()]}, ["--callback-jwks", f"127.0.0.1:{keys}"]
+    trusted = {"name": "trusted", "match_hosts": [API], "headers": [], **kit.UNSEARCHED}
+    policy, options = {"callbacks": [callback()], "rules": [trusted]}, ["--callback-jwks", f"127.0.0.1:{keys}"]
     with running([*words, "--sandbox", "local/run"]) as server:
         kit.wait_for_port(port, server)
         run = caller.run("curl", "-sS", f"https://{API}/", f"https://{API}/", policy=policy, options=options)
