@@ -70,8 +70,9 @@ class Scrubber {
 /// beginning of a secret.
 class ScrubbedStream {
  public:
-  using Scrubbers = std::vector<std::shared_ptr<const Scrubber>>;
-  explicit ScrubbedStream(Scrubbers scrubbers) : scrubbers_(std::move(scrubbers)) {}
+  using Scrubbers = std::span<const std::shared_ptr<const Scrubber>>;
+  /// They outlive it.
+  explicit ScrubbedStream(Scrubbers scrubbers) : scrubbers_(scrubbers) {}
 
   /// What may go on now: of earlier pieces and of this one. Valid until the next call, and while `piece` is.
   /// After the `last` nothing is held back, and the next piece begins anew.

@@ -27,7 +27,7 @@ std::shared_ptr<const Scrubber> bearer(const std::string& secret) {
 
 std::string scrubbed(const std::shared_ptr<const Scrubber>& scrubber, std::string_view text,
                      std::uint64_t* found = nullptr) {
-  ScrubbedStream stream({scrubber});
+  ScrubbedStream stream(std::span(&scrubber, 1));
   std::string out(stream.pass(text, true));
   if (found) *found = stream.found();
   return out;
@@ -92,7 +92,7 @@ TEST(Scrubber, KnowsWhatIsSecretInAValue) {
 
 TEST(Scrubber, HoldsBackOnlyWhatMayBeginASecret) {
   const auto scrubber = bearer("sk-0123456789abcdef");
-  ScrubbedStream stream({scrubber});
+  ScrubbedStream stream(std::span(&scrubber, 1));
   const std::string_view harmless = "data: hello\n\n";
   EXPECT_EQ(stream.pass(harmless, false).data(), harmless.data()) << "copied without need";
   EXPECT_EQ(stream.pass("data: sk-01", false), "data: ");
@@ -109,7 +109,7 @@ TEST(Scrubber, SecretsWithinSecretsLeaveNothing) {
   const auto scrubber = scrubber_of({{"A", "abcabcabcabc"}, {"B", "abcabcab"}, {"C", "cabcabcabcabcabx"}});
   for (std::size_t cut = 1; cut < 30; ++cut) {
     const std::string text = "abcabcabcabcabcabcabxabcabcabcab";
-    ScrubbedStream stream({scrubber});
+    ScrubbedStream stream(std::span(&scrubber, 1));
     std::string out(stream.pass(std::string_view(text).substr(0, cut), false));
     out += stream.pass(std::string_view(text).substr(cut), true);
     EXPECT_EQ(out.size(), text.size()) << cut;
@@ -159,7 +159,8 @@ TEST_P(AnyChunking, NothingComesThroughAndAllElseIsIdentical) {
       text += form.substr(0, random() % 3 ? form.size() : random() % form.size());
     }
     const std::vector<bool> secret = covered(text, forms);
-    ScrubbedStream stream({scrubber_of(headers)});
+    const auto scrubber = scrubber_of(headers);
+    ScrubbedStream stream(std::span(&scrubber, 1));
     std::string out;
     for (std::size_t at = 0; at < text.size();) {
       const std::size_t size = std::min<std::size_t>(text.size() - at, 1 + random() % 40);

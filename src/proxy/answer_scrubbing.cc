@@ -27,7 +27,7 @@ void AnswerScrubbing::ask_for_inspectable(FieldList& fields) {
   });
   for (HeaderField& field : fields)
     if (wire::same_name(field.name, "accept-encoding"))
-      field.value = kept_.emplace_back(transform::filter_accept_encoding(field.value));
+      field.value = kept_.emplace_front(transform::filter_accept_encoding(field.value));
 }
 
 void AnswerScrubbing::scrub_fields(FieldList& fields) {
@@ -37,7 +37,7 @@ void AnswerScrubbing::scrub_fields(FieldList& fields) {
   for (HeaderField& field : fields) {
     if (field.value.empty()) continue;
     const std::string_view out = fields_.pass(field.value, true);
-    if (out.data() != field.value.data()) field.value = kept_.emplace_back(out);
+    if (out.data() != field.value.data()) field.value = kept_.emplace_front(out);
   }
 }
 
@@ -98,7 +98,7 @@ Result<BodyPiece> AnswerScrubbing::pull() {
 }
 
 void AnswerScrubbing::begin_tunnel(bool websocket) {
-  if (websocket) websocket_ = std::make_unique<WebSocketScrubbing>(scrubbers_);
+  if (websocket) websocket_ = std::make_unique<WebSocketScrubbing>(std::span(scrubbers_).first(count_));
 }
 
 Result<std::string_view> AnswerScrubbing::pass_tunnel(std::string_view bytes, bool last) {

@@ -3,8 +3,10 @@
 // its fields, its body in whatever coding, its trailers, and in the messages of a WebSocket. What cannot be
 // looked into is not passed on; so that it need not come to that, the request asks for what can be.
 
+#include <array>
 #include <cstdint>
 #include <deque>
+#include <forward_list>
 #include <memory>
 #include <optional>
 #include <string>
@@ -23,7 +25,8 @@ using FieldList = io::PooledVector<HeaderField>;
 /// however it is fragmented, and held back no further than its end.
 class WebSocketScrubbing {
  public:
-  explicit WebSocketScrubbing(const credential::ScrubbedStream::Scrubbers& scrubbers)
+  /// `scrubbers` outlive it.
+  explicit WebSocketScrubbing(credential::ScrubbedStream::Scrubbers scrubbers)
       : messages_(scrubbers), controls_(scrubbers) {}
 
   /// What may go on; valid until the next call. Errors: uninspectable_answer (a frame that is masked, or
@@ -53,9 +56,15 @@ class WebSocketScrubbing {
 
 class AnswerScrubbing {
  public:
-  using Scrubbers = credential::ScrubbedStream::Scrubbers;
-  explicit AnswerScrubbing(Scrubbers scrubbers)
-      : scrubbers_(scrubbers), body_(scrubbers), fields_(scrubbers) {}
+  /// What the rules of the host put on requests, what was granted for this one, and what was before that;
+  /// without gaps.
+  using Scrubbers = std::array<std::shared_ptr<const credential::Scrubber>, 3>;
+  AnswerScrubbing(Scrubbers scrubbers, std::size_t count)
+      : scrubbers_(std::move(scrubbers)),
+        body_(std::span(scrubbers_).first(count)),
+        fields_(std::span(scrubbers_).first(count)),
+        count_(count) {}
+  AnswerScrubbing(const AnswerScrubbing&) = delete;
 
   /// Of a request's fields, those stay with which its answer can be looked into: no ranges, which could cut a
   /// secret in two, no codings that we do not know, no compression of messages. Views are into this object.
@@ -85,7 +94,8 @@ class AnswerScrubbing {
  private:
   const Scrubbers scrubbers_;
   credential::ScrubbedStream body_, fields_;
-  std::deque<std::string> kept_;  ///< Values that changed.
+  const std::size_t count_;
+  std::forward_list<std::string> kept_;  ///< Values that changed.
   std::optional<transform::Decoder> decoder_;
   std::optional<transform::Encoder> encoder_;
   std::unique_ptr<WebSocketScrubbing> websocket_;

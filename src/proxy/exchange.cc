@@ -802,15 +802,16 @@ void Exchange::look_for_scrubbers() {
       declines(treatment && treatment->transform ? &*treatment->transform : nullptr))
     return;
   AnswerScrubbing::Scrubbers scrubbers;
-  if (const auto& scrubber =
-          flow_.tenant.scrubbers.of(egress_->grants->number(), *egress_->snapshot, egress_->injections,
-                                    *to_.host, rewrite_ ? verdict_.rule_index : policy::no_rule))
-    scrubbers.push_back(scrubber);
-  if (grant_ && grant_->scrubber) scrubbers.push_back(grant_->scrubber);
+  std::size_t count = 0;
+  const auto add = [&](const std::shared_ptr<const credential::Scrubber>& scrubber) {
+    if (scrubber) scrubbers[count++] = scrubber;
+  };
+  add(flow_.tenant.scrubbers.of(egress_->grants->number(), *egress_->snapshot, egress_->injections, *to_.host,
+                                rewrite_ ? verdict_.rule_index : policy::no_rule));
+  if (grant_) add(grant_->scrubber);
   if (source_ && source_->cached())
-    if (auto earlier = flow_.tenant.grants.earlier(*egress_->grants, *source_, *to_.host, to_.port))
-      scrubbers.push_back(std::move(earlier));
-  if (!scrubbers.empty()) scrubbing_.emplace(std::move(scrubbers));
+    add(flow_.tenant.grants.earlier(*egress_->grants, *source_, *to_.host, to_.port));
+  if (count != 0) scrubbing_.emplace(std::move(scrubbers), count);
 }
 
 Result<OutgoingRequest> Exchange::outgoing_request() {
