@@ -65,8 +65,8 @@ BAD = {
                        [r"^postern: p\.yaml:3:5: rules\[0\]\.match_host: unknown field 'match_host' \(accepted: name, .*match_hosts"]),
     "two mistakes, both told": (["--policy", "p.yaml"], {"p.yaml": "rulez: []\naccess_control: {allow: []}\n"},
                                 [r"p\.yaml:1:1: rulez: unknown field", r"p\.yaml:2:\d+: access_control\.allow: unknown field"]),
-    "an unsupported field": (["--policy", "p.yaml"], {"p.yaml": "rules:\n  - {name: a, match_hosts: [a.example.com], limits: {requests_per_second: 1}}\n"},
-                             [r"p\.yaml:2:\d+: rules\[0\]\.limits: 'limits' is not supported"]),
+    "a limit that is none": (["--policy", "p.yaml"], {"p.yaml": "rules:\n  - {name: a, match_hosts: [a.example.com], limits: {requests_per_second: 0}}\n"},
+                             [r"p\.yaml:2:\d+: rules\[0\]\.limits\.requests_per_second: '0' is not accepted: a whole number from 1"]),
     "a signature that is none": (
         ["--policy", "p.yaml"],
         {"p.yaml": "rules:\n  - {name: a, type: azure, azure: {storage_account: acme, sas_token: {type: opaque, value: x}}}\n"},

@@ -86,6 +86,19 @@ bool matches_headers(const Rule& rule, const RequestFacts& facts) {
   });
 }
 
+/// With many operations in one request, as with many fields of one name.
+bool matches_operations(const Rule& rule, const RequestFacts& facts) {
+  if (rule.match_operations.empty()) return true;
+  const bool deny = rule.action == Action::deny;
+  const Operations& operations = *facts.operations;
+  if (!operations) return deny;
+  const auto listed = [&rule](const transform::Operation& operation) {
+    return std::ranges::any_of(rule.match_operations,
+                               [&](const auto& pattern) { return pattern.matches(operation); });
+  };
+  return deny ? std::ranges::any_of(*operations, listed) : std::ranges::all_of(*operations, listed);
+}
+
 bool matches(const Rule& rule, const RequestFacts& facts, const wire::LenientPath* lenient) {
   return matches_method(rule, facts) && matches_path(rule, facts, lenient) && matches_headers(rule, facts);
 }
@@ -158,10 +171,16 @@ bool answers_as_metadata(const Snapshot& snapshot, const Host& host, std::uint16
 
 namespace {
 
-/// The first rule that matches and is not `passed_over`; no_rule when there is none.
+/// A rule that matches, or that might when the operations are known.
+struct Match {
+  std::uint32_t number = no_rule;
+  bool wants_operations = false;
+};
+
+/// The first one that is not `passed_over`.
 template <class PassedOver>
-std::uint32_t first_match(const Snapshot& snapshot, CoveringRules& rules, const RequestFacts& facts,
-                          PassedOver passed_over) {
+Match first_match(const Snapshot& snapshot, CoveringRules& rules, const RequestFacts& facts,
+                  PassedOver passed_over) {
   std::optional<wire::LenientPath> lenient;
   if (rules.denies()) lenient = wire::lenient_path(facts.path);
   const wire::LenientPath* const leniently = lenient ? &*lenient : nullptr;
@@ -169,9 +188,11 @@ std::uint32_t first_match(const Snapshot& snapshot, CoveringRules& rules, const 
   rules.keep_for({.method = facts.method, .fields = facts.fields, .readings = readings.all()});
   for (std::uint32_t number = rules.next(); number != no_rule; number = rules.next()) {
     const Rule& rule = snapshot.rules()[number];
-    if (!passed_over(rule) && matches(rule, facts, leniently)) return number;
+    if (passed_over(rule) || !matches(rule, facts, leniently)) continue;
+    if (!rule.match_operations.empty() && !facts.operations) return {number, true};
+    if (matches_operations(rule, facts)) return {number, false};
   }
-  return no_rule;
+  return {};
 }
 
 /// Static headers win over a callback; a rule that only allows has none.
@@ -193,7 +214,10 @@ Verdict decide(const Snapshot& snapshot, const RequestFacts& facts) {
   if (verdict.reason != Reason::allowed) return verdict;
   CoveringRules rules = snapshot.rule_index().covering(facts.host);
   verdict.judges_paths = rules.judges_paths();
-  const std::uint32_t number = first_match(snapshot, rules, facts, [](const Rule&) { return false; });
+  const auto [number, wants_operations] =
+      first_match(snapshot, rules, facts, [](const Rule&) { return false; });
+  verdict.wants_operations = wants_operations;
+  if (wants_operations) return verdict;
   if (number != no_rule) {
     verdict.rule = &snapshot.rules()[number];
     verdict.rule_index = number;
@@ -214,8 +238,10 @@ Verdict decide_rewritten(const Snapshot& snapshot, const Rule& rewriting, std::u
     return verdict;
   }
   CoveringRules rules = snapshot.rule_index().covering(facts.host);
-  const std::uint32_t number =
+  const auto [number, wants_operations] =
       first_match(snapshot, rules, facts, [](const Rule& rule) { return rule.rewrite() != nullptr; });
+  verdict.wants_operations = wants_operations;
+  if (wants_operations) return verdict;
   const Rule* const there = number == no_rule ? nullptr : &snapshot.rules()[number];
   if (there && there->action == Action::deny) {
     verdict.reason = Reason::denied_by_rule;

@@ -4,8 +4,10 @@
 // come here.
 
 #include <cstdint>
+#include <optional>
 #include <span>
 #include <string_view>
+#include <vector>
 
 #include "base/reason.h"
 #include "model/host.h"
@@ -55,6 +57,9 @@ bool is_sent_elsewhere(const Snapshot& snapshot, const Host& host);
 bool answers_as_metadata(const Snapshot& snapshot, const Host& host, std::uint16_t port, bool tls);
 inline constexpr std::uint32_t metadata_address = 0xa9fea9fe;  // 169.254.169.254
 
+/// What transform::read_operations() said.
+using Operations = std::optional<std::vector<transform::Operation>>;
+
 struct RequestFacts {
   const Host& host;
   std::uint16_t port;
@@ -62,6 +67,8 @@ struct RequestFacts {
   std::string_view method;
   std::string_view path;  ///< Canonical, without the query.
   std::span<const HeaderField> fields;
+  /// nullptr: nobody has looked yet.
+  const Operations* operations = nullptr;
 };
 
 struct Verdict {
@@ -71,11 +78,15 @@ struct Verdict {
   /// The callback to ask for credentials, when no rule has any for this request; or no_rule.
   std::uint32_t callback_index = no_rule;
   bool judges_paths = false;
+  /// Which rule it is depends on what the body asks for: nothing else here means anything until decide() is
+  /// called again with `operations`.
+  bool wants_operations = false;
 };
 
 /// The destination, then the rules. A rule that denies also matches the methods and paths that a lenient
 /// origin reads as its own: lower-case methods, method overrides, "//admin", "/admin;x", "/admin/",
-/// "/v1/a%3Ab". What was closed stays closed; a rule that allows matches exactly. Reasons of
+/// "/v1/a%3Ab". What was closed stays closed; a rule that allows matches exactly. Of operations, a rule that
+/// denies matches any, and those that cannot be told; a rule that allows matches only all of them. Reasons of
 /// judge_destination(), denied_by_rule, and plaintext_credential (the rule's credential would travel over
 /// plain HTTP).
 Verdict decide(const Snapshot& snapshot, const RequestFacts& facts);

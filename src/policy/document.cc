@@ -22,14 +22,12 @@ namespace postern::policy {
 
 namespace {
 
-constexpr std::array<std::string_view, 5> document_fields = {"rules", "callbacks", "access_control",
-                                                             "description", "no_proxy"};
+constexpr std::array<std::string_view, 6> document_fields = {"rules",       "callbacks", "access_control",
+                                                             "description", "limits",    "no_proxy"};
 constexpr std::array<std::string_view, 2> access_fields = {"allow_list", "deny_list"};
-constexpr std::array<std::string_view, 12> rule_fields = {
-    "name",          "description",   "enabled", "action",   "match_hosts", "match_paths",
-    "match_methods", "match_headers", "headers", "env_vars", "rewrite",     "transform"};
-// Part of the schema, not of this version. Refused by name: a policy that half works is worse than none.
-constexpr std::array<std::string_view, 1> unsupported_rule_fields = {"limits"};
+constexpr std::array<std::string_view, 14> rule_fields = {
+    "name",          "description",      "enabled", "action",   "match_hosts", "match_paths", "match_methods",
+    "match_headers", "match_operations", "headers", "env_vars", "rewrite",     "transform",   "limits"};
 constexpr std::array<std::string_view, 5> header_fields = {"name", "type", "value", "from", "is_set"};
 constexpr std::array<std::string_view, 5> callback_fields = {"match_hosts", "url", "ttl_seconds",
                                                              "full_request", "request_headers"};
@@ -92,6 +90,7 @@ class Reader final : TreatmentReader, public ItemSink {
       read_strings(root, "", "no_proxy", rule_entries_max, [](const Node&, const std::string&) {});
       out.warnings.push_back({"no_proxy", ignored->at, "is deprecated and has no effect: leave it out"});
     }
+    read_limits(root, "", out.limits);
     if (const Node* access = find(root, "access_control");
         access != nullptr && expect(*access, "access_control", Node::Kind::mapping)) {
       read_access_control(*access, out.access_control.emplace());
@@ -131,7 +130,7 @@ class Reader final : TreatmentReader, public ItemSink {
   void read_rule(const Node& node, const std::string& where, Rule& out) {
     out.at = node.at;
     const std::string_view type = read_provider(node, where, out.provider);
-    check_fields(node, where, rule_fields_with(type), unsupported_rule_fields);
+    check_fields(node, where, rule_fields_with(type));
     read_rule_name(node, where, out);
     read_description(node, where, out.description);
     out.enabled = read_flag(node, where, "enabled", true);
@@ -142,6 +141,7 @@ class Reader final : TreatmentReader, public ItemSink {
     read_match_paths(node, where, out);
     read_match_methods(node, where, out);
     read_match_headers(node, where, out);
+    read_match_operations(node, where, out);
     read_headers(node, where, "headers", header_types, out.headers);
     read_env_vars(node, where, out);
     read_treatment(node, where, out);
@@ -663,12 +663,47 @@ Json print_rewrite(const Rewrite& rewrite) {
   return out;
 }
 
+Json print_detectors(const Detectors& detectors) {
+  Json out = Json::array();
+  for (const transform::DetectorSpec& spec : detectors.specs) {
+    if (spec.pattern.empty()) {
+      out.push_back(spec.name);
+      continue;
+    }
+    Json& pattern = out.emplace_back(Json{{"pattern", spec.pattern}});
+    if (spec.replace) pattern["replace"] = *spec.replace;
+  }
+  return out;
+}
+
 struct StepPrinter {
   Json operator()(const SetHeader& step) const {
     return {{"set_header", {{"name", step.name}, {"value", step.text}}}};
   }
   Json operator()(const RemoveHeader& step) const { return {{"remove_header", step.name}}; }
+  Json operator()(const Redact& step) const { return {{"redact", print_detectors(step.detectors)}}; }
+  Json operator()(const Block& step) const { return {{"block", print_detectors(step.detectors)}}; }
+  Json operator()(const Require& step) const {
+    Json out = Json::object();
+    if (step.max_body_bytes) out["max_body_bytes"] = *step.max_body_bytes;
+    for (const std::string& type : step.content_types) out["content_types"].push_back(type);
+    if (step.schema) out["json_schema"] = Json::parse(step.schema_text);
+    return {{"require", std::move(out)}};
+  }
 };
+
+Json print_limits(const Limits& limits) {
+  Json out = Json::object();
+  const auto add = [&out](const char* name, const std::optional<std::uint64_t>& limit) {
+    if (limit) out[name] = *limit;
+  };
+  add("requests_per_second", limits.requests_per_second);
+  add("concurrent_requests", limits.concurrent_requests);
+  add("requests_per_day", limits.requests_per_day);
+  add("request_bytes_per_day", limits.request_bytes_per_day);
+  add("tokens_per_day", limits.tokens_per_day);
+  return out;
+}
 
 Json print_transform(const Transform& transform) {
   Json out = Json::object();
@@ -692,11 +727,13 @@ Json print_rule(const Rule& rule) {
   for (const auto& method : rule.match_methods) out["match_methods"].push_back(method);
   for (const auto& [name, value] : rule.match_headers)
     out["match_headers"].push_back(fmt::format("{}: {}", name, value));
+  for (const auto& operation : rule.match_operations) out["match_operations"].push_back(operation.text);
   for (const auto& header : rule.headers) out["headers"].push_back(print_header(header));
   for (const auto& [name, value] : rule.env_vars) out["env_vars"][name] = value;
   if (const Rewrite* rewrite = rule.rewrite()) out["rewrite"] = print_rewrite(*rewrite);
   if (rule.treatment && rule.treatment->transform)
     out["transform"] = print_transform(*rule.treatment->transform);
+  if (const Limits* limits = rule.limits()) out["limits"] = print_limits(*limits);
   return out;
 }
 
@@ -726,6 +763,7 @@ std::string print(const Document& document) {
     for (const Rule& rule : document.rules) rules.push_back(print_rule(rule));
     out["rules"] = std::move(rules);
   }
+  if (document.limits) out["limits"] = print_limits(*document.limits);
   for (const Callback& callback : document.callbacks) out["callbacks"].push_back(print_callback(callback));
   return out.dump(2);
 }

@@ -19,6 +19,7 @@
 #include "policy/pattern.h"
 #include "policy/problem.h"
 #include "policy/treatment.h"
+#include "transform/operations.h"
 #include "wire/url.h"
 
 namespace postern::policy {
@@ -169,9 +170,10 @@ struct Rule {
   bool enabled = true;
   Action action = Action::allow;
   std::vector<MatchHost> match_hosts;
-  std::vector<MatchPath> match_paths;          ///< Empty: every path.
-  std::vector<HeaderCondition> match_headers;  ///< All must be present.
-  std::vector<std::string> match_methods;      ///< Empty: every method.
+  std::vector<MatchPath> match_paths;                         ///< Empty: every path.
+  std::vector<HeaderCondition> match_headers;                 ///< All must be present.
+  std::vector<std::string> match_methods;                     ///< Empty: every method.
+  std::vector<transform::OperationPattern> match_operations;  ///< Empty: whatever the body asks for.
   std::vector<Header> headers;
   std::vector<EnvVar> env_vars;
   Provider provider;
@@ -183,6 +185,8 @@ struct Rule {
   bool judges_paths() const;
   /// Where its requests are sent instead; nullptr: where the sandbox meant.
   const Rewrite* rewrite() const { return treatment && treatment->rewrite ? &*treatment->rewrite : nullptr; }
+  /// nullptr: as much as anybody likes.
+  const Limits* limits() const { return treatment && treatment->limits ? &*treatment->limits : nullptr; }
   /// True when it puts a credential (not only plain text) on requests.
   bool injects_credential() const;
   /// True when its credential is a signature: over TLS only, whatever the operator says.
@@ -222,6 +226,7 @@ struct Document {
   std::optional<AccessControl> access_control;
   std::vector<Rule> rules;
   std::vector<Callback> callbacks;
+  std::optional<Limits> limits;   ///< Of the sandbox, whatever the rule.
   std::vector<Problem> warnings;  ///< Accepted, without effect (`no_proxy`).
 };
 

@@ -268,6 +268,7 @@ TEST(Document, AHundredThousandRulesAreReadAndProblemsKeepTheirPlace) {
 TEST(Document, ProblemsAreToldInTheOrderOfTheText) {
   EXPECT_EQ(problems("x: 1\nrules:\n  - {name: a}\naccess_control: {}\n"),
             "policy.yaml:1:1: x: unknown field 'x' (accepted: rules, callbacks, access_control, description, "
+            "limits, "
             "no_proxy)\n"
             "policy.yaml:3:5: rules[0]: a rule needs 'match_hosts', the hosts that it is for\n"
             "policy.yaml:4:17: access_control: none of allow_list and deny_list is set: exactly one is "
@@ -326,11 +327,6 @@ TEST(Document, AFieldLeftEmptyIsNotTheSameAsAbsentInAFile) {
 
 TEST(Document, WhatThisVersionCannotDoIsRefusedByName) {
   for (const auto unknown : {UnknownFields::refuse, UnknownFields::tolerate}) {
-    for (const std::string field : {"limits"}) {
-      EXPECT_THAT(problems(rule_with(field + ": {x: y}"), Format::yaml, unknown),
-                  HasSubstr(fmt::format(
-                      "policy.yaml:4:5: rules[0].{0}: '{0}' is not supported by this version", field)));
-    }
     EXPECT_THAT(problems(rule_with("type: other"), Format::yaml, unknown),
                 HasSubstr("'other' is not a rule type"));
     for (const std::string type : {"aws", "gcp", "azure", "oauth2", "github_app"}) {
@@ -340,6 +336,85 @@ TEST(Document, WhatThisVersionCannotDoIsRefusedByName) {
                   HasSubstr(fmt::format("rules[0].{0}: belongs to rules with 'type: {0}'", type)));
     }
   }
+}
+
+TEST(Document, StepsThatLookIntoRequestsAreRead) {
+  const std::string text = rule_with(R"(transform:
+      request:
+        - redact: [email, {pattern: "ACME-[0-9]{6}", replace: "[ticket]"}]
+        - block: [private_key]
+        - require:
+            max_body_bytes: 1000
+            content_types: [Application/JSON, text/*]
+            json_schema: {type: object, required: [model], properties: {n: {maximum: 4.5}}})");
+  const auto document = parse_document(text, Format::yaml);
+  ASSERT_TRUE(document);
+  const auto& steps = document->rules[0].treatment->transform->request;
+  ASSERT_EQ(steps.size(), 3u);
+  const auto& redact = std::get<Redact>(steps[0]).detectors;
+  ASSERT_EQ(redact.set->size(), 2u);
+  EXPECT_EQ(redact.set->name(0), "email");
+  EXPECT_EQ(redact.set->replacement(1), "[ticket]");
+  EXPECT_EQ(std::get<Block>(steps[1]).detectors.set->name(0), "private_key");
+  const auto& require = std::get<Require>(steps[2]);
+  EXPECT_EQ(require.max_body_bytes, 1000u);
+  EXPECT_THAT(require.content_types, testing::ElementsAre("application/json", "text/*"));
+  EXPECT_TRUE(require.schema->validate(R"({"model": "m", "n": 4.5})"));
+  EXPECT_FALSE(require.schema->validate(R"({"n": 4})"));
+  EXPECT_EQ(print(*parse_document(print(*document), Format::json)), print(*document));
+  EXPECT_THAT(print(*document), HasSubstr(R"("json_schema")"));
+}
+
+TEST(Document, StepsThatAreNotUnderstoodAreNeverPassedOver) {
+  const auto with = [](const std::string& step) { return rule_with("transform: {request: [" + step + "]}"); };
+  for (const auto unknown : {UnknownFields::refuse, UnknownFields::tolerate}) {
+    const auto said = [&](const std::string& step) { return problems(with(step), Format::yaml, unknown); };
+    EXPECT_THAT(said("redact: [e-mail]"), HasSubstr("rules[0].transform.request[0].redact[0]: "));
+    EXPECT_THAT(said("redact: [email, {pattern: 'a+'}]"), HasSubstr("redact[1]: "));
+    EXPECT_THAT(said("redact: [{pattern: 'a{1,9}', with: x}]"), HasSubstr("with"));
+    EXPECT_THAT(said("block: []"), HasSubstr("block"));
+    EXPECT_THAT(said("require: {max_body: 3}"), HasSubstr("max_body"));
+    EXPECT_THAT(said("require: {max_body_bytes: -1}"), HasSubstr("a whole number from 0"));
+    EXPECT_THAT(said("require: {content_types: [json]}"), HasSubstr("'json' is no media type"));
+    EXPECT_THAT(said("require: {json_schema: {type: objekt}}"), HasSubstr("require.json_schema: "));
+    EXPECT_THAT(said("require: {json_schema: {}, max_body_bytes: 99999999}"), HasSubstr("16777216"));
+    EXPECT_THAT(said("redakt: [email]"), HasSubstr("exactly one of set_header, remove_header, redact"));
+  }
+}
+
+TEST(Document, LimitsAreOfARuleAndOfTheSandbox) {
+  const auto document = parse_document(
+      "limits: {requests_per_day: 100}\n" + rule_with("limits: {requests_per_second: 5, tokens_per_day: 0}"),
+      Format::yaml);
+  ASSERT_TRUE(document);
+  EXPECT_EQ(document->limits->requests_per_day, 100u);
+  EXPECT_FALSE(document->limits->requests_per_second);
+  EXPECT_EQ(document->rules[0].limits()->requests_per_second, 5u);
+  EXPECT_EQ(document->rules[0].limits()->tokens_per_day, 0u);
+  EXPECT_EQ(print(*parse_document(print(*document), Format::json)), print(*document));
+  EXPECT_THAT(problems(rule_with("limits: {requests_per_second: 0}")), HasSubstr("a whole number from 1"));
+  EXPECT_THAT(problems(rule_with("limits: {requests_per_hour: 5}")), HasSubstr("requests_per_hour"));
+  EXPECT_THAT(problems(rule_with("limits: {requests_per_hour: 5}"), Format::yaml, UnknownFields::tolerate),
+              HasSubstr("limits nothing"));
+}
+
+TEST(Document, OperationsAreOneOrTwoWords) {
+  const auto document = parse_document(
+      rule_with("match_operations: ['query *', mutation addComment, 'tools/call search_*', eth_*]"),
+      Format::yaml);
+  ASSERT_TRUE(document);
+  const auto& patterns = document->rules[0].match_operations;
+  ASSERT_EQ(patterns.size(), 4u);
+  EXPECT_TRUE(patterns[0].matches({"query", "viewer"}));
+  EXPECT_FALSE(patterns[0].matches({"mutation", "viewer"}));
+  EXPECT_TRUE(patterns[1].matches({"mutation", "addComment"}));
+  EXPECT_FALSE(patterns[1].matches({"mutation", "addComments"}));
+  EXPECT_TRUE(patterns[2].matches({"tools/call", "search_code"}));
+  EXPECT_FALSE(patterns[2].matches({"tools/call", "delete"}));
+  EXPECT_TRUE(patterns[3].matches({"eth_call", "x"}));
+  EXPECT_EQ(print(*parse_document(print(*document), Format::json)), print(*document));
+  for (const std::string wrong : {"''", "' a'", "'a b c'", "'a*b'", "'a '", "'a b*c'"})
+    EXPECT_THAT(problems(rule_with("match_operations: [" + wrong + "]")), HasSubstr("match_operations[0]"));
 }
 
 TEST(Document, ARewriteSaysWhereAndWithWhat) {

@@ -24,6 +24,7 @@ class Compiler {
     snapshot_->description_ = std::move(document_.description);
     snapshot_->rules_ = std::move(document_.rules);  // They stay where the index found them.
     snapshot_->callbacks_ = std::move(document_.callbacks);
+    snapshot_->limits_ = document_.limits;
     if (!problems_.empty()) return std::unexpected(std::move(problems_));
     return std::shared_ptr<const Snapshot>(std::move(snapshot_));
   }

@@ -56,6 +56,8 @@ class Snapshot {
   std::span<const Callback> callbacks() const { return callbacks_; }
   /// The variables of enabled rules, a later rule's value in place of an earlier one's.
   std::span<const EnvVar> env_vars() const { return env_vars_; }
+  /// Of the sandbox, whatever the rule; nullptr: as much as it likes.
+  const Limits* limits() const { return limits_ ? &*limits_ : nullptr; }
   /// What would be allowed, for people and agents: "api.openai.com, *.github.com:443 and 12 more". No
   /// secrets.
   const std::string& allowed_hint() const { return allowed_hint_; }
@@ -80,6 +82,7 @@ class Snapshot {
   std::vector<Rule> rules_;
   std::vector<Callback> callbacks_;
   std::vector<EnvVar> env_vars_;
+  std::optional<Limits> limits_;
   std::string allowed_hint_;
   std::optional<Destinations> allowed_;
   Destinations denied_{Destinations::Side::deny};

@@ -3,6 +3,7 @@
 // policy document). Most rules have none of this, so it lies apart from them.
 
 #include <cstdint>
+#include <memory>
 #include <optional>
 #include <string>
 #include <string_view>
@@ -11,6 +12,8 @@
 
 #include "model/host.h"
 #include "policy/problem.h"
+#include "transform/body_schema.h"
+#include "transform/detectors.h"
 
 namespace postern::policy {
 
@@ -50,16 +53,44 @@ struct SetHeader {
 struct RemoveHeader {
   std::string name;
 };
-using RequestStep = std::variant<SetHeader, RemoveHeader>;
+/// What is looked for in header values, the query, and bodies that are text.
+struct Detectors {
+  std::vector<transform::DetectorSpec> specs;  ///< As written.
+  std::shared_ptr<const transform::DetectorSet> set;
+};
+struct Redact {
+  Detectors detectors;
+};
+struct Block {
+  Detectors detectors;
+};
+/// What a request must be to be sent at all. Absent and empty: anything.
+struct Require {
+  std::optional<std::uint64_t> max_body_bytes;  ///< As sent, and decoded.
+  std::vector<std::string> content_types;       ///< Lower case: "application/json", "text/*".
+  std::string schema_text;                      ///< JSON, as written.
+  std::shared_ptr<const transform::BodySchema> schema;
+};
+using RequestStep = std::variant<SetHeader, RemoveHeader, Redact, Block, Require>;
 
 struct Transform {
   std::vector<RequestStep> request;   ///< In this order.
   std::optional<bool> scrub_secrets;  ///< As written; absent is true.
 };
 
+/// How much may be asked, by one sandbox. At least one is set. Days are those of UTC.
+struct Limits {
+  std::optional<std::uint64_t> requests_per_second;  ///< As many may come at once.
+  std::optional<std::uint64_t> concurrent_requests;
+  std::optional<std::uint64_t> requests_per_day;
+  std::optional<std::uint64_t> request_bytes_per_day;  ///< Of bodies.
+  std::optional<std::uint64_t> tokens_per_day;         ///< Of language models, as their answers report them.
+};
+
 struct Treatment {
   std::optional<Rewrite> rewrite;
   std::optional<Transform> transform;
+  std::optional<Limits> limits;
 };
 
 }  // namespace postern::policy

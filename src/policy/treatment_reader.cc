@@ -2,7 +2,11 @@
 
 #include <array>
 #include <charconv>
+#include <fmt/format.h>
+#include <fmt/ranges.h>
+#include <nlohmann/json.hpp>
 
+#include "base/units.h"
 #include "wire/host.h"
 #include "wire/http1.h"
 #include "wire/path.h"
@@ -16,7 +20,15 @@ constexpr std::array<std::string_view, 6> rewrite_fields = {"host",        "port
 constexpr std::array<std::string_view, 2> transform_fields = {"request", "response"};
 constexpr std::array<std::string_view, 1> response_fields = {"scrub_secrets"};
 constexpr std::array<std::string_view, 2> set_header_fields = {"name", "value"};
-constexpr std::array<std::string_view, 2> step_names = {"set_header", "remove_header"};
+constexpr std::array<std::string_view, 5> step_names = {"set_header", "remove_header", "redact", "block",
+                                                        "require"};
+constexpr std::array<std::string_view, 2> pattern_fields = {"pattern", "replace"};
+constexpr std::array<std::string_view, 3> require_fields = {"max_body_bytes", "content_types", "json_schema"};
+constexpr std::array<std::string_view, 5> limit_fields = {"requests_per_second", "concurrent_requests",
+                                                          "requests_per_day", "request_bytes_per_day",
+                                                          "tokens_per_day"};
+// What is held to a schema is held in memory until it is whole.
+constexpr std::uint64_t checked_body_bytes_max = 16 * MiB;
 constexpr std::array<Variable, 3> variables = {Variable::sandbox_name, Variable::workspace_id,
                                                Variable::rule_name};
 
@@ -57,6 +69,38 @@ std::expected<Pieces, std::string> parse_value(std::string_view text) {
   return out;
 }
 
+/// A part of the document as JSON again.
+nlohmann::ordered_json json_of(const Node& node) {
+  switch (node.kind) {
+    case Node::Kind::null: return nullptr;
+    case Node::Kind::boolean: return node.truth;
+    case Node::Kind::string: return node.text;
+    case Node::Kind::number: {
+      auto number = nlohmann::ordered_json::parse(node.text, nullptr, false);
+      return number.is_discarded() ? nlohmann::ordered_json(node.text) : number;
+    }
+    case Node::Kind::sequence: {
+      auto list = nlohmann::ordered_json::array();
+      for (const Node& item : node.items) list.push_back(json_of(item));
+      return list;
+    }
+    case Node::Kind::mapping: {
+      auto object = nlohmann::ordered_json::object();
+      for (const Member& member : node.members) object[member.key] = json_of(member.value);
+      return object;
+    }
+  }
+  return nullptr;
+}
+
+/// "application/json", "text/*"
+bool is_media_range(std::string_view text) {
+  const std::size_t slash = text.find('/');
+  if (slash == std::string_view::npos || !wire::is_field_name(text.substr(0, slash))) return false;
+  return text.substr(slash + 1) == "*" ||
+         (wire::is_field_name(text.substr(slash + 1)) && !text.contains('*'));
+}
+
 }  // namespace
 
 std::string_view token(SentCredentials what) {
@@ -80,16 +124,47 @@ std::string_view token(Variable variable) {
 void TreatmentReader::read_treatment(const Node& node, const std::string& where, Rule& out) {
   const Node* rewrite = find(node, "rewrite");
   const Node* transform = find(node, "transform");
-  if (!rewrite && !transform) return;
+  const Node* limits = find(node, "limits");
+  if (!rewrite && !transform && !limits) return;
   auto treatment = std::make_unique<Treatment>();
   if (out.action == Action::deny)
-    fail(child(where, rewrite ? "rewrite" : "transform"), (rewrite ? rewrite : transform)->at,
-         "a rule whose action is deny sends nothing: leave it out");
+    for (const std::string_view key : {"rewrite", "transform", "limits"})
+      if (const Node* part = find(node, key))
+        fail(child(where, key), part->at, "a rule whose action is deny sends nothing: leave it out");
   if (rewrite && expect(*rewrite, child(where, "rewrite"), Node::Kind::mapping))
     read_rewrite(*rewrite, child(where, "rewrite"), treatment->rewrite.emplace());
   if (transform && expect(*transform, child(where, "transform"), Node::Kind::mapping))
     read_transform(*transform, child(where, "transform"), out, treatment->transform.emplace());
+  read_limits(node, where, treatment->limits);
   out.treatment = std::move(treatment);
+}
+
+void TreatmentReader::read_limits(const Node& node, const std::string& where, std::optional<Limits>& out) {
+  const Node* limits = find(node, "limits");
+  const std::string place = child(where, "limits");
+  if (!limits || !expect(*limits, place, Node::Kind::mapping)) return;
+  check_fields(*limits, place, limit_fields);
+  Limits read;
+  // Above, arithmetic with them would not be safe; nobody counts that far in a day.
+  constexpr std::uint64_t most = 1'000'000'000'000'000;
+  read.requests_per_second = read_number(*limits, place, "requests_per_second", 1, 1'000'000);
+  read.concurrent_requests = read_number(*limits, place, "concurrent_requests", 1, 1'000'000);
+  read.requests_per_day = read_number(*limits, place, "requests_per_day", 0, most);
+  read.request_bytes_per_day = read_number(*limits, place, "request_bytes_per_day", 0, most);
+  read.tokens_per_day = read_number(*limits, place, "tokens_per_day", 0, most);
+  if (std::ranges::none_of(limit_fields, [&](std::string_view key) { return limits->find(key) != nullptr; }))
+    return fail(place, limits->at,
+                fmt::format("limits nothing: at least one of {} is needed", fmt::join(limit_fields, ", ")));
+  out = read;
+}
+
+void TreatmentReader::read_match_operations(const Node& node, const std::string& where, Rule& out) {
+  read_strings(node, where, "match_operations", rule_entries_max,
+               [&](const Node& item, const std::string& place) {
+                 auto pattern = transform::OperationPattern::parse(item.text);
+                 if (!pattern) return fail(place, item.at, pattern.error());
+                 out.match_operations.push_back(std::move(*pattern));
+               });
 }
 
 std::optional<std::uint64_t> TreatmentReader::read_number(const Node& mapping, const std::string& where,
@@ -173,6 +248,13 @@ void TreatmentReader::read_step(const Node& item, const std::string& where, cons
   const std::string place = child(where, step.key);
   if (step.key == "set_header") {
     if (expect(step.value, place, Node::Kind::mapping)) read_set_header(step.value, place, rule, out);
+  } else if (step.key == "redact") {
+    read_detectors(step.value, place, std::get<Redact>(out.request.emplace_back(Redact())).detectors);
+  } else if (step.key == "block") {
+    read_detectors(step.value, place, std::get<Block>(out.request.emplace_back(Block())).detectors);
+  } else if (step.key == "require") {
+    if (expect(step.value, place, Node::Kind::mapping))
+      read_require(step.value, place, std::get<Require>(out.request.emplace_back(Require())));
   } else if (expect(step.value, place, Node::Kind::string) && settable(step.value, place, rule)) {
     out.request.emplace_back(RemoveHeader{step.value.text});
   }
@@ -210,6 +292,76 @@ void TreatmentReader::read_set_header(const Node& node, const std::string& where
   auto pieces = parse_value(value->text);
   if (!pieces) return fail(place, value->at, pieces.error());
   out.request.emplace_back(SetHeader{name->text, value->text, std::move(*pieces)});
+}
+
+/// A built-in one by its name, or a pattern.
+std::optional<transform::DetectorSpec> TreatmentReader::read_detector(const Node& node,
+                                                                      const std::string& where) {
+  if (node.kind == Node::Kind::string) return transform::DetectorSpec{.name = node.text};
+  if (!expect(node, where, Node::Kind::mapping) || !all_known(node, where, pattern_fields))
+    return std::nullopt;
+  const Node* pattern = require_string(node, where, "pattern", "it needs a 'pattern'");
+  if (!pattern) return std::nullopt;
+  transform::DetectorSpec out{.name = "pattern", .pattern = pattern->text};
+  if (const Node* replace = read_string(node, where, "replace")) out.replace = replace->text;
+  return out;
+}
+
+void TreatmentReader::read_detectors(const Node& node, const std::string& where, Detectors& out) {
+  if (!expect(node, where, Node::Kind::sequence)) return;
+  const std::size_t problems = problems_.size();
+  for (std::size_t i = 0; i < node.items.size(); ++i)
+    if (auto spec = read_detector(node.items[i], child(where, i))) out.specs.push_back(std::move(*spec));
+  if (problems_.size() != problems) return;
+  auto set = transform::DetectorSet::compile(out.specs);
+  if (set) {
+    out.set = std::move(*set);
+    return;
+  }
+  for (const transform::DetectorComplaint& complaint : set.error()) {
+    const bool of_item = complaint.index < node.items.size();
+    fail(of_item ? child(where, complaint.index) : where, of_item ? node.items[complaint.index].at : node.at,
+         complaint.sentence);
+  }
+}
+
+/// As with steps: a condition that is not understood is never passed over.
+bool TreatmentReader::all_known(const Node& node, const std::string& where, Names names) {
+  const std::size_t problems = problems_.size();
+  check_fields(node, where, names);
+  for (const Member& member : node.members)
+    if (!contains(names, member.key) && problems_.size() == problems)
+      fail(child(where, member.key), member.at,
+           fmt::format("is not known (accepted: {})", fmt::join(names, ", ")));
+  return problems_.size() == problems;
+}
+
+void TreatmentReader::read_require(const Node& node, const std::string& where, Require& out) {
+  if (!all_known(node, where, require_fields)) return;
+  out.max_body_bytes = read_number(node, where, "max_body_bytes", 0, std::uint64_t{1} << 40);
+  read_strings(
+      node, where, "content_types", rule_entries_max, [&](const Node& item, const std::string& place) {
+        std::string lower = wire::lower(item.text);
+        if (!is_media_range(lower))
+          return fail(
+              place, item.at,
+              fmt::format("{} is no media type such as application/json or text/*", in_quotes(item.text)));
+        out.content_types.push_back(std::move(lower));
+      });
+  if (const Node* schema = find(node, "json_schema")) read_schema(*schema, child(where, "json_schema"), out);
+  if (out.schema && out.max_body_bytes.value_or(0) > checked_body_bytes_max)
+    fail(child(where, "max_body_bytes"), node.find("max_body_bytes")->at,
+         "a body that is held to a json_schema may have at most 16777216 bytes");
+}
+
+void TreatmentReader::read_schema(const Node& node, const std::string& where, Require& out) {
+  if (node.kind != Node::Kind::boolean && !expect(node, where, Node::Kind::mapping)) return;
+  out.schema_text = json_of(node).dump();
+  auto schema = transform::BodySchema::compile(out.schema_text);
+  if (schema)
+    out.schema = std::move(*schema);
+  else
+    fail(where, node.at, schema.error());
 }
 
 }  // namespace postern::policy

@@ -54,15 +54,12 @@ class TreeReader {
     return fmt::format("{}[{}]", where, index);
   }
 
-  /// Unknown and unsupported fields of a mapping, and fields that were named and left empty.
-  void check_fields(const Node& mapping, const std::string& where, Names known, Names unsupported = {}) {
+  /// Unknown fields of a mapping, and fields that were named and left empty.
+  void check_fields(const Node& mapping, const std::string& where, Names known) {
     for (const Member& member : mapping.members) {
       const bool empty = member.value.kind == Node::Kind::null;
       if (empty && unknown_fields_ == UnknownFields::tolerate) continue;
-      if (contains(unsupported, member.key)) {
-        fail(child(where, member.key), member.at,
-             fmt::format("'{}' is not supported by this version", member.key));
-      } else if (contains(known, member.key)) {
+      if (contains(known, member.key)) {
         if (empty) fail(child(where, member.key), member.at, "is empty: give it a value or leave it out");
       } else if (unknown_fields_ == UnknownFields::refuse) {
         fail(child(where, member.key), member.at,
