@@ -26,6 +26,9 @@ class LoopScrubbers {
   std::uint64_t version_ = 0;
   std::string key_;
   std::unordered_map<std::string, std::shared_ptr<const Scrubber>> kept_;
+  const std::shared_ptr<const Scrubber>* last_ = nullptr;  ///< In kept_,
+  std::string last_host_;                                  ///< for this.
+  std::uint32_t last_besides_ = 0;
 };
 
 }  // namespace postern::credential

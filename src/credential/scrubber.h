@@ -38,6 +38,8 @@ class Scrubber {
   };
   /// Appends where some form stands in `text`, by their ends; they may overlap.
   void find(std::string_view text, std::vector<Match>& out) const;
+  /// No form is shorter.
+  std::size_t shortest() const { return shortest_; }
   /// The first place from which `text`, up to its end, is the beginning of some form and not all of one that
   /// no longer one begins with. text.size() when there is none.
   std::size_t open_from(std::string_view text) const;
@@ -77,6 +79,12 @@ class ScrubbedStream {
   /// What may go on now: of earlier pieces and of this one. Valid until the next call, and while `piece` is.
   /// After the `last` nothing is held back, and the next piece begins anew.
   std::string_view pass(std::string_view piece, bool last);
+  /// Whether a whole text is long enough to hold anything.
+  bool concerns(std::string_view text) const {
+    for (const auto& scrubber : scrubbers_)
+      if (text.size() >= scrubber->shortest()) return true;
+    return false;
+  }
   /// What was written over, so far.
   std::uint64_t found() const { return found_; }
 

@@ -216,8 +216,7 @@ Verdict decide(const Snapshot& snapshot, const RequestFacts& facts) {
   verdict.judges_paths = rules.judges_paths();
   const auto [number, wants_operations] =
       first_match(snapshot, rules, facts, [](const Rule&) { return false; });
-  verdict.wants_operations = wants_operations;
-  if (wants_operations) return verdict;
+  if (wants_operations) return {.judges_paths = verdict.judges_paths, .wants_operations = true};
   if (number != no_rule) {
     verdict.rule = &snapshot.rules()[number];
     verdict.rule_index = number;
@@ -240,8 +239,7 @@ Verdict decide_rewritten(const Snapshot& snapshot, const Rule& rewriting, std::u
   CoveringRules rules = snapshot.rule_index().covering(facts.host);
   const auto [number, wants_operations] =
       first_match(snapshot, rules, facts, [](const Rule& rule) { return rule.rewrite() != nullptr; });
-  verdict.wants_operations = wants_operations;
-  if (wants_operations) return verdict;
+  if (wants_operations) return {.judges_paths = verdict.judges_paths, .wants_operations = true};
   const Rule* const there = number == no_rule ? nullptr : &snapshot.rules()[number];
   if (there && there->action == Action::deny) {
     verdict.reason = Reason::denied_by_rule;

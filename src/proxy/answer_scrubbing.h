@@ -13,13 +13,11 @@
 #include <string_view>
 
 #include "credential/scrubber.h"
-#include "io/frame_pool.h"
 #include "model/http.h"
+#include "proxy/sides.h"
 #include "transform/codings.h"
 
 namespace postern::proxy {
-
-using FieldList = io::PooledVector<HeaderField>;
 
 /// Frames of a WebSocket on their way from the origin (RFC 6455 §5.2). A message is searched as a whole,
 /// however it is fragmented, and held back no further than its end.

@@ -13,8 +13,10 @@
 #include "proxy/metadata_server.h"
 #include "proxy/refusal.h"
 #include "proxy/relay.h"
+#include "proxy/request_treatment.h"
 #include "proxy/rewriting.h"
 #include "proxy/worker.h"
+#include "transform/operations.h"
 #include "wire/host.h"
 #include "wire/http1.h"
 #include "wire/path.h"
@@ -34,6 +36,10 @@ bool broke_its_form(const Result<void>& sent) {
   return !sent && sent.error().reason == Reason::unsignable_request;
 }
 
+std::unexpected<Error> too_large_to_judge() {
+  return fail(Reason::body_too_large, "what a body asks for is looked for in 1 MiB at most", Side::sandbox);
+}
+
 bool names_framing(std::string_view name) {
   return wire::same_name(name, "content-length") || wire::same_name(name, "host") ||
          wire::same_name(name, "expect");
@@ -46,10 +52,12 @@ class HeldBytes {
   HeldBytes(const HeldBytes&) = delete;
   ~HeldBytes() { release(); }
   /// False: it has had its share.
-  bool take(std::size_t bytes) {
-    if (load_.held_bytes + bytes > limits::held_bodies_bytes_max) return false;
-    load_.held_bytes += bytes;
-    bytes_ += bytes;
+  bool take(std::size_t bytes) { return hold(bytes_ + bytes); }
+  /// So many in all.
+  bool hold(std::size_t bytes) {
+    if (load_.held_bytes - bytes_ + bytes > limits::held_bodies_bytes_max) return false;
+    load_.held_bytes = load_.held_bytes - bytes_ + bytes;
+    bytes_ = bytes;
     return true;
   }
   void release() { load_.held_bytes -= std::exchange(bytes_, 0); }
@@ -61,14 +69,11 @@ class HeldBytes {
 
 /// What signs the request, and its signature.
 struct SigningRequest {
-  explicit SigningRequest(TenantLoad& load) : held(load) {}
-
   const credential::Signing* rule = nullptr;
   std::shared_ptr<credential::Signer> signer;
   std::unique_ptr<credential::RequestSigner> request;
   std::string body_hash;
   credential::Signature signature;
-  HeldBytes held;
 };
 
 /// A request that was read before it was sent.
@@ -76,7 +81,8 @@ struct HeldRequest {
   RequestHead head;  ///< Its views are into `bytes`.
   std::vector<HeaderField> fields;
   std::string bytes;
-  std::string body;       ///< As far as it was read.
+  std::string as_sent;    ///< What the treatment of the body was fed.
+  std::string body;       ///< As it is sent on, as far as it was read.
   bool complete = false;  ///< That is all of it.
 
   explicit HeldRequest(const RequestHead& original)
@@ -122,6 +128,19 @@ class Exchange final : SandboxSide::AbortWatcher {
     if (auto judged = judge(); !judged) co_return co_await refuse(std::move(judged.error()));
     if (metadata_rule_ != policy::no_rule) co_return co_await answer_as_metadata();
     sandbox_.watch_abort(this);
+    if (verdict_.wants_operations) {
+      auto judged = co_await judge_operations();
+      if (!judged) {
+        sandbox_.watch_abort(nullptr);
+        co_return co_await refuse(std::move(judged.error()));
+      }
+    }
+    if (treatment_ && treatment_->reads_body()) {
+      if (auto held = co_await hold_treated(); !held) {
+        sandbox_.watch_abort(nullptr);
+        co_return co_await refuse(std::move(held.error()));
+      }
+    }
     if (source_ && !grant_) {
       if (auto obtained = co_await obtain_grant(); !obtained) {
         sandbox_.watch_abort(nullptr);
@@ -151,6 +170,10 @@ class Exchange final : SandboxSide::AbortWatcher {
  private:
   void open_record();
   Result<void> judge();
+  Result<void> judge_by_rules();
+  io::Task<Result<void>> judge_operations();
+  Result<std::string> decoded_body() const;
+  void record_operations();
   std::span<const HeaderField> judged_fields();
   Result<void> judge_authority();
   policy::Verdict decide(const policy::Snapshot& snapshot, std::string_view path);
@@ -167,6 +190,9 @@ class Exchange final : SandboxSide::AbortWatcher {
   Result<void> look_for_signer(const credential::Signing& rule);
   credential::RequestToSign request_to_sign();
   io::Task<Result<void>> begin_holding();
+  io::Task<Result<BodyPiece>> read_request(TimePoint deadline);
+  Result<void> keep(const BodyPiece& piece);
+  io::Task<Result<void>> hold_treated();
   io::Task<Result<void>> hold_request();
   io::Task<Result<void>> hash_body();
   credential::ShownRequest shown_request();
@@ -206,9 +232,7 @@ class Exchange final : SandboxSide::AbortWatcher {
   void gather(std::span<const HeaderField> fields, bool request);
   void withhold_sent_credentials();
   void map_locations();
-  void prepare_transform(const policy::Rule& rule);
-  void transform_fields();
-  bool is_transformed(std::string_view name) const;
+  Result<void> treat(const policy::Rule& rule);
   bool is_injected(std::string_view name) const;
   std::span<const HeaderField> request_trailers();
   void on_sandbox_gone() override;
@@ -232,10 +256,13 @@ class Exchange final : SandboxSide::AbortWatcher {
 
   Host other_host_;  ///< When the request's host is not the connection's.
   const Host* host_ = nullptr;
-  Destination to_;                                ///< Where it goes: as asked, or where a rule sends it.
-  const policy::Rewrite* rewrite_ = nullptr;      ///< That rule's.
+  Destination to_;                            ///< Where it goes: as asked, or where a rule sends it.
+  const policy::Rewrite* rewrite_ = nullptr;  ///< That rule's.
+  const policy::Rule* matched_ = nullptr;     ///< The rule that matched first; there may be another's there.
   const policy::Transform* transform_ = nullptr;  ///< Of the rule that matched first.
-  std::vector<std::string> set_values_;           ///< Of its set_header steps, in turn; made once.
+  std::unique_ptr<RequestTreatment> treatment_;   ///< What it makes of the request.
+  policy::Operations operations_;                 ///< What the body asks for,
+  bool operations_read_ = false;                  ///< when some rule wanted to know.
   std::string location_;                          ///< Of an answer from there.
   std::string path_scratch_;
   std::string authority_;
@@ -251,8 +278,9 @@ class Exchange final : SandboxSide::AbortWatcher {
   bool withheld_ = false;                       ///< The URL carries a signature of its own.
   std::span<const credential::InjectedHeader> withheld_credentials_;
   std::uint32_t metadata_rule_ = policy::no_rule;  ///< On whose behalf we answer ourselves.
-  std::unique_ptr<HeldRequest> held_;              ///< When the source wants to see the request.
-  std::unique_ptr<SigningRequest> signing_;        ///< When the credential is a signature.
+  std::unique_ptr<HeldRequest> held_;              ///< When it is read before it is sent.
+  HeldBytes held_bytes_{flow_.tenant.load};
+  std::unique_ptr<SigningRequest> signing_;  ///< When the credential is a signature.
   io::PooledVector<HeaderField> fields_;
   std::optional<AnswerScrubbing> scrubbing_;  ///< When the answer may hold what was put on requests.
   std::unique_ptr<OriginSide> origin_;
@@ -318,7 +346,7 @@ std::span<const HeaderField> Exchange::judged_fields() {
 }
 
 Result<void> Exchange::judge() {
-  const RequestHead& request = sandbox_.request();
+  const RequestHead& request = this->request();
   if (auto authority = judge_authority(); !authority) return authority;
   to_ = {host_, flow_.port, flow_.tls};
 
@@ -331,12 +359,23 @@ Result<void> Exchange::judge() {
     target_.assign(path.path).append(path.query);
     return admit();
   }
+  return judge_by_rules();
+}
+
+/// A second time, when it hung on what the body asks for.
+Result<void> Exchange::judge_by_rules() {
+  const RequestHead& request = this->request();
+  const wire::CanonicalPath path = wire::canonical_path(request.target, path_scratch_);
   verdict_ = decide(*egress_->snapshot, path.path);
   if (path.ambiguity && verdict_.judges_paths)
     return fail(Reason::ambiguous_path, path.ambiguity, Side::sandbox);
+  if (verdict_.wants_operations) {  // They are in the body, which is held for that.
+    if (!place_.admitted()) return fail(Reason::overloaded, {}, Side::self);
+    return {};
+  }
   if (verdict_.rule) recording_->rule = verdict_.rule->name;
   if (verdict_.reason != Reason::allowed) return fail(verdict_.reason, {}, Side::sandbox);
-  if (verdict_.rule && verdict_.rule->treatment) prepare_transform(*verdict_.rule);
+  matched_ = verdict_.rule;
   if (verdict_.rule && verdict_.rule->rewrite()) return send_elsewhere(*verdict_.rule, path);
   // The path that was matched is the path that is sent. Where no rule looks at paths, it goes as it came.
   if (verdict_.judges_paths) {
@@ -354,7 +393,8 @@ policy::Verdict Exchange::decide(const policy::Snapshot& snapshot, std::string_v
                                    .tls = flow_.tls,
                                    .method = method_,
                                    .path = path,
-                                   .fields = judged_fields()});
+                                   .fields = judged_fields(),
+                                   .operations = operations_read_ ? &operations_ : nullptr});
 }
 
 /// `target_` is what is sent there.
@@ -367,49 +407,28 @@ policy::Verdict Exchange::decide_there(const policy::Snapshot& snapshot, const p
                                    .tls = to_.tls,
                                    .method = method_,
                                    .path = target.substr(0, target.find('?')),
-                                   .fields = judged_fields()});
+                                   .fields = judged_fields(),
+                                   .operations = operations_read_ ? &operations_ : nullptr});
 }
 
-/// Values are put together once, and stand until the request is sent.
-void Exchange::prepare_transform(const policy::Rule& rule) {
-  if (!rule.treatment->transform) return;
+/// What the rule makes of the request, now that it is known where it goes.
+Result<void> Exchange::treat(const policy::Rule& rule) {
+  if (!rule.treatment || !rule.treatment->transform) return {};
   transform_ = &*rule.treatment->transform;
-  const auto said = [&](policy::Variable variable) -> std::string_view {
-    switch (variable) {
-      case policy::Variable::sandbox_name: return *flow_.tenant.identity.name;
-      case policy::Variable::workspace_id: return *flow_.tenant.identity.workspace;
-      case policy::Variable::rule_name: return rule.name;
-    }
-    return {};
-  };
-  for (const policy::RequestStep& step : transform_->request) {
-    const auto* set = std::get_if<policy::SetHeader>(&step);
-    if (!set) continue;
-    std::string& value = set_values_.emplace_back();
-    for (const auto& piece : set->pieces) {
-      if (const auto* text = std::get_if<std::string>(&piece))
-        value += *text;
-      else
-        value += said(std::get<policy::Variable>(piece));
-    }
-  }
-}
-
-void Exchange::transform_fields() {
-  std::size_t value = 0;
-  for (const policy::RequestStep& step : transform_->request) {
-    const auto* set = std::get_if<policy::SetHeader>(&step);
-    const std::string& name = set ? set->name : std::get<policy::RemoveHeader>(step).name;
-    std::erase_if(fields_, [&](const HeaderField& field) { return wire::same_name(field.name, name); });
-    if (set) fields_.push_back({set->name, set_values_[value++]});
-  }
-}
-
-/// Fields that a rule sets or takes away.
-bool Exchange::is_transformed(std::string_view name) const {
-  return transform_ && std::ranges::any_of(transform_->request, [&](const policy::RequestStep& step) {
-           return std::visit([&](const auto& field) { return wire::same_name(field.name, name); }, step);
-         });
+  if (transform_->request.empty()) return {};
+  const SandboxIdentity& identity = flow_.tenant.identity;
+  treatment_ = std::make_unique<RequestTreatment>(
+      *transform_, RequestTreatment::Names{
+                       .sandbox = *identity.name, .workspace = *identity.workspace, .rule = rule.name});
+  gather(request().fields, true);
+  const bool is_signed = carries_signature(fields_, request().target);
+  if (rewrite_) withhold_sent_credentials();
+  std::string target(target_);
+  if (auto judged = treatment_->judge(request(), fields_, target); !judged) return judged;
+  target_.assign(target);
+  if (verdict_.rule && verdict_.rule->signs()) treatment_->will_be_signed();
+  return is_signed && !(verdict_.rule && verdict_.rule->signs()) ? treatment_->forbid_changes()
+                                                                 : Result<void>();
 }
 
 /// What the sandbox asked for was judged; now that it goes elsewhere, that is judged too.
@@ -423,6 +442,7 @@ Result<void> Exchange::send_elsewhere(const policy::Rule& rule, const wire::Cano
   target_.assign(rewrite_->path_prefix).append(path.path);
   target_.append(path.query);
   verdict_ = decide_there(*egress_->snapshot, rule, verdict_.rule_index);
+  if (verdict_.wants_operations) return {};
   if (verdict_.reason != Reason::allowed)
     return fail(verdict_.reason, "the rule sends it where it may not go", Side::sandbox);
   return take_credentials();
@@ -434,6 +454,9 @@ Result<void> Exchange::take_credentials() {
     source_ = &egress_->grants->of_callback(verdict_.callback_index);
   else if (verdict_.rule)
     source_ = egress_->grants->of_rule(verdict_.rule_index);
+  if (matched_) {
+    if (auto treated = treat(*matched_); !treated) return treated;
+  }
   if (const auto* rule = egress_->injections.signing_of(verdict_.rule_index)) {
     if (auto found = look_for_signer(*rule); !found) return found;
   }
@@ -460,18 +483,19 @@ Result<void> Exchange::admit() {
 }
 
 Result<void> Exchange::look_for_signer(const credential::Signing& rule) {
-  forwardable(sandbox_.request().fields, true);
-  auto signing = std::make_unique<SigningRequest>(flow_.tenant.load);
+  forwardable(request().fields, true);
+  auto signing = std::make_unique<SigningRequest>();
   signing->rule = &rule;
   signing->signer = flow_.tenant.signers.of(egress_->grants->number(), rule);
   auto read = signing->signer->read(request_to_sign());
   if (!read) return std::unexpected(std::move(read.error()));
   signing->request = std::move(*read);
-  if (signing->request)
+  if (signing->request) {
     signing_ = std::move(signing);
-  else
-    source_ = nullptr;  // It goes as it came.
-  return {};
+    return {};
+  }
+  source_ = nullptr;  // It goes as it came.
+  return treatment_ ? treatment_->forbid_changes() : Result<void>();
 }
 
 /// With the fields that were gathered last.
@@ -551,17 +575,15 @@ io::Task<Result<void>> Exchange::hash_body() {
         "a body of more than 16 MiB cannot be signed, unless the client says how in x-amz-content-sha256",
         Side::sandbox);
   };
-  if (sandbox_.request().content_length > limits::hashed_body_bytes_max) co_return too_large();
-  co_await co_await begin_holding();
+  if (request().content_length > limits::hashed_body_bytes_max) co_return too_large();
+  if (!held_) co_await co_await begin_holding();
   credential::Sha256 hash;
+  hash.update(held_->body);
   while (!held_->complete) {
-    auto piece = co_await co_await sandbox_.read_body(body_deadline());
+    auto piece = co_await co_await read_request(body_deadline());
     if (held_->body.size() + piece.data.size() > limits::hashed_body_bytes_max) co_return too_large();
-    if (!signing_->held.take(piece.data.size()) || worker_.overload.short_of_memory())
-      co_return fail(Reason::overloaded, "too much is held in memory", Side::self);
+    if (auto kept = keep(piece); !kept) co_return kept;
     hash.update(piece.data);
-    held_->body += piece.data;
-    held_->complete = piece.last;
   }
   signing_->body_hash = credential::hex(hash.finish());
   // Its length is known now, whatever the client knew.
@@ -570,13 +592,135 @@ io::Task<Result<void>> Exchange::hash_body() {
   co_return Result<void>{};
 }
 
+/// The next piece of the body as it goes on.
+io::Task<Result<BodyPiece>> Exchange::read_request(TimePoint deadline) {
+  if (!treatment_ || !treatment_->reads_body()) co_return co_await sandbox_.read_body(deadline);
+  while (true) {
+    auto treated = treatment_->pull();
+    if (!treated || !treated->data.empty() || treated->last) co_return treated;
+    auto piece = co_await sandbox_.read_body(deadline);
+    if (!piece) co_return std::unexpected(std::move(piece.error()));
+    treatment_->feed(piece->data, piece->last);
+    if (!held_bytes_.hold(held_->body.size() + treatment_->held_bytes()) ||
+        worker_.overload.short_of_memory())
+      co_return fail(Reason::overloaded, "too much is held in memory", Side::self);
+  }
+}
+
+/// Among what is held.
+Result<void> Exchange::keep(const BodyPiece& piece) {
+  const std::size_t treated = treatment_ ? treatment_->held_bytes() : 0;
+  if (!held_bytes_.hold(held_->body.size() + piece.data.size() + treated) ||
+      worker_.overload.short_of_memory())
+    return fail(Reason::overloaded, "too much is held in memory", Side::self);
+  held_->body += piece.data;
+  held_->complete = piece.last;
+  return {};
+}
+
+/// Reads what the rule looks into, until its length is known or it is longer than is worth waiting for.
+io::Task<Result<void>> Exchange::hold_treated() {
+  if (held_) {
+    held_->as_sent = std::exchange(held_->body, {});
+    treatment_->feed(held_->as_sent, std::exchange(held_->complete, false));
+  } else {
+    co_await co_await begin_holding();
+    if (held_->complete) co_return Result<void>{};
+  }
+  const bool whole = signing_ || treatment_->needs_whole_body();
+  const bool patient = whole || held_->head.framing == BodyFraming::length;
+  const TimePoint end = worker_.loop.now() + limits::treated_body_time;
+  while (!held_->complete && (whole || held_->body.size() < limits::treated_body_bytes_max)) {
+    const TimePoint deadline = patient ? body_deadline() : end;
+    auto piece = co_await read_request(deadline);
+    if (!piece && piece.error().reason == Reason::sandbox_timeout && !patient) break;
+    if (!piece) co_return std::unexpected(std::move(piece.error()));
+    if (held_->body.size() + piece->data.size() > limits::hashed_body_bytes_max)
+      co_return fail(Reason::body_too_large, "it must be whole before it is sent: 16 MiB at most",
+                     Side::sandbox);
+    if (auto kept = keep(*piece); !kept) co_return kept;
+  }
+  if (held_->complete) {
+    held_->head.framing = BodyFraming::length;
+    held_->head.content_length = held_->body.size();
+  } else if (treatment_->changes_length()) {
+    held_->head.framing = BodyFraming::chunked;
+    held_->head.content_length = 0;
+  }
+  co_return Result<void>{};
+}
+
+/// Reads the body, says what it asks for, and judges again.
+io::Task<Result<void>> Exchange::judge_operations() {
+  if (request().content_length > transform::operations_body_bytes_max) co_return too_large_to_judge();
+  co_await co_await begin_holding();
+  const TimePoint end = worker_.loop.now() + limits::head_time;
+  while (!held_->complete) {
+    auto piece = co_await co_await sandbox_.read_body(end);
+    if (held_->body.size() + piece.data.size() > transform::operations_body_bytes_max)
+      co_return too_large_to_judge();
+    if (auto kept = keep(piece); !kept) co_return kept;
+  }
+  if (failure_) co_return std::unexpected(*failure_);  // The sandbox left meanwhile.
+  auto body = decoded_body();
+  if (!body && body.error().reason != Reason::unsupported_content) co_return std::unexpected(body.error());
+  std::string_view type;
+  std::size_t types = 0;
+  for (const HeaderField& field : request().fields)
+    if (wire::same_name(field.name, "content-type")) type = field.value, ++types;
+  const std::string_view target = request().target;
+  const std::size_t question = target.find('?');
+  if (body && types <= 1)
+    operations_ = transform::read_operations(
+        {.method = method_,
+         .query = question == std::string_view::npos ? std::string_view() : target.substr(question + 1),
+         .content_type = type,
+         .body = *body});
+  operations_read_ = true;
+  if (operations_) record_operations();
+  co_return judge_by_rules();
+}
+
+void Exchange::record_operations() {
+  std::string& said = recording_->operation;
+  for (const transform::Operation& operation : *operations_) {
+    if (!said.empty()) said += ", ";
+    said += operation.text();
+    if (said.size() > limits::recorded_operation_bytes_max) break;
+  }
+  if (said.size() > limits::recorded_operation_bytes_max) said.resize(limits::recorded_operation_bytes_max);
+}
+
+/// Of a request that is held whole. Errors: unsupported_content for a coding that is not known.
+Result<std::string> Exchange::decoded_body() const {
+  std::string codings;
+  for (const HeaderField& field : request().fields) {
+    if (!wire::same_name(field.name, "content-encoding")) continue;
+    if (!codings.empty()) codings += ',';
+    codings += field.value;
+  }
+  const auto coding = transform::read_content_encoding(codings);
+  if (!coding) return fail(Reason::unsupported_content, {}, Side::sandbox);
+  if (*coding == transform::Coding::identity) return held_->body;
+  transform::Decoder decoder(*coding, Side::sandbox);
+  decoder.feed(held_->body, true);
+  std::string out;
+  while (true) {
+    auto piece = decoder.pull();
+    if (!piece) return std::unexpected(std::move(piece.error()));
+    if (piece->empty()) return out;  // It was fed whole.
+    out += *piece;
+    if (out.size() > transform::operations_body_bytes_max) return too_large_to_judge();
+  }
+}
+
 /// Reads the body, as far as it is shown.
 io::Task<Result<void>> Exchange::hold_request() {
   co_await co_await begin_holding();
   if (held_->complete) co_return Result<void>{};
   const TimePoint end = worker_.loop.now() + limits::shown_body_time;
   while (!held_->complete && held_->body.size() < credential::shown_body_bytes_max) {
-    auto piece = co_await sandbox_.read_body(end);
+    auto piece = co_await read_request(end);
     if (!piece && piece.error().reason == Reason::sandbox_timeout) break;
     if (!piece) co_return std::unexpected(std::move(piece.error()));
     held_->body += piece->data;
@@ -708,10 +852,11 @@ bool Exchange::is_injected(std::string_view name) const {
 std::span<const HeaderField> Exchange::request_trailers() {
   const auto trailers = sandbox_.trailers();
   if (signing_) return {};  // They are not what was signed.
-  if ((credentials_.empty() && !withheld_ && !rewrite_ && !transform_) || trailers.empty()) return trailers;
+  if ((credentials_.empty() && !withheld_ && !rewrite_ && !treatment_) || trailers.empty()) return trailers;
   fields_.clear();
   for (const HeaderField& field : trailers)
-    if (!is_injected(field.name) && !is_transformed(field.name)) fields_.push_back(field);
+    if (!is_injected(field.name)) fields_.push_back(field);
+  if (treatment_) treatment_->filter_trailers(fields_);
   if (rewrite_) withhold_sent_credentials();
   return fields_;
 }
@@ -720,7 +865,7 @@ std::span<const HeaderField> Exchange::request_trailers() {
 void Exchange::forwardable(std::span<const HeaderField> fields, bool request) {
   gather(fields, request);
   if (rewrite_) request ? withhold_sent_credentials() : map_locations();
-  if (transform_ && request) transform_fields();
+  if (treatment_ && request) treatment_->apply(fields_);
 }
 
 void Exchange::gather(std::span<const HeaderField> fields, bool request) {
@@ -866,7 +1011,7 @@ io::Task<Result<void>> Exchange::send_request() {
   body_started_ = true;
   if (sandbox_.body_ready()) {
     // What arrived with the head leaves with the head.
-    auto piece = co_await co_await sandbox_.read_body(body_deadline());
+    auto piece = co_await co_await read_request(body_deadline());
     auto sent = co_await forward(piece);
     if (broke_its_form(sent)) co_return sent;
     if (!sent) {  // The origin stopped reading; its answer still counts.
@@ -887,7 +1032,7 @@ io::Task<Result<void>> Exchange::send_held() {
   const BodyPiece piece{held_->body, held_->complete, false};
   auto sent = co_await origin_->send_body(piece, request_trailers(), body_deadline());
   std::string().swap(held_->body);
-  if (signing_) signing_->held.release();
+  held_bytes_.release();
   if (!sent) co_return Result<void>{};  // The origin stopped reading; its answer still counts.
   upload_complete_ = held_->complete;
   if (!held_->complete) upload_.emplace(upload());
@@ -921,7 +1066,7 @@ io::Task<Result<void>> Exchange::forward_signed(BodyPiece piece) {
 
 io::Task<void> Exchange::upload() {
   while (true) {
-    auto piece = co_await sandbox_.read_body(body_deadline());
+    auto piece = co_await read_request(body_deadline());
     Result<void> sent;
     if (piece) sent = co_await forward(*piece);
     if (!piece || broke_its_form(sent)) {
@@ -1135,6 +1280,7 @@ Reason Exchange::judge_tunnel() {
   if (&snapshot == egress_->snapshot.get()) return Reason::allowed;  // It is the one that judged it.
   std::string scratch;
   const wire::CanonicalPath path = wire::canonical_path(request().target, scratch);
+  operations_read_ = true;  // Those of a tunnel cannot be told.
   const auto verdict = decide(snapshot, path.path);
   const policy::Rewrite* now = verdict.rule ? verdict.rule->rewrite() : nullptr;
   if (verdict.reason == Reason::allowed && (rewrite_ || now)) {
@@ -1209,6 +1355,7 @@ void Exchange::settle() {
   recording_->request_bytes += origin_->request_bytes();
   recording_->response_bytes += sandbox_.answer_bytes();
   if (scrubbing_) recording_->scrubbed = scrubbing_->found();
+  if (treatment_) recording_->redactions = treatment_->redactions();
   if (failure_) {
     Reason reason = failure_->reason == Reason::cancelled ? Reason::sandbox_closed : failure_->reason;
     recording_.finish(reason, failure_->detail);
@@ -1284,9 +1431,9 @@ io::Task<void> Exchange::refuse(Error error, bool last) {
   const RequestHead& request = this->request();
   // A short body is read off and the connection kept; before a long one it is cheaper to part.
   const bool short_body =
-      !body_started_ && !request.expects_continue &&
-      (request.framing == BodyFraming::none ||
-       (request.framing == BodyFraming::length && request.content_length <= limits::refused_body_bytes_max));
+      sandbox_.body_complete() ||
+      (!body_started_ && !request.expects_continue && request.framing == BodyFraming::length &&
+       request.content_length <= limits::refused_body_bytes_max);
   OutgoingAnswer answer{.status = status,
                         .reason_phrase = reason_phrase(status),
                         .fields = std::span(fields).first(grpc_ ? 5 : 3),

@@ -28,11 +28,16 @@ inline constexpr std::size_t refused_body_bytes_max =
     64 * KiB;  // read off to keep the connection; else close
 inline constexpr std::size_t recorded_path_bytes_max =
     2 * KiB;  // a record stays small, whatever is asked for
+inline constexpr std::size_t recorded_operation_bytes_max = 256;
 inline constexpr auto shown_body_time =
     5s;  // for a body that a callback wants to see; one that trickles on is shown as far as it came
 // Of a body that is hashed before its request is signed: services other than S3 take 16 MiB at most (Lambda
 // 6, DynamoDB 16), but for a few (413 above).
 inline constexpr std::size_t hashed_body_bytes_max = 16 * MiB;
+// Of a body that is looked into on its way out: what is no longer than this goes on with its exact length,
+// whatever was replaced; a longer one in chunks. Also the most that a form or a body under a schema may have.
+inline constexpr std::size_t treated_body_bytes_max = 1 * MiB;
+inline constexpr auto treated_body_time = 1s;  // for such a body of which nobody said how long it is
 inline constexpr std::size_t held_bodies_bytes_max = 64 * MiB;  // of one sandbox on one loop; 503 above
 inline constexpr int informational_max = 16;                    // 1xx answers to one request; 502 above
 inline constexpr std::size_t connections_max = 16384;           // per loop; beyond it a connection is reset

@@ -18,6 +18,8 @@
 
 namespace postern::proxy {
 
+using FieldList = io::PooledVector<HeaderField>;
+
 /// A request as it goes to the origin: only fields that were parsed and may travel on, and the credentials.
 struct OutgoingRequest {
   std::string_view method;

@@ -28,8 +28,9 @@ std::expected<OperationPattern, std::string> OperationPattern::parse(std::string
     if (static_cast<unsigned char>(c) < 0x20 || c == 0x7f)
       return std::unexpected("holds a control character");
   if (out.name.empty() || (space != std::string_view::npos && out.argument.empty()))
-    return std::unexpected("is no operation, such as \"mutation createIssue\", \"tools/call search_*\" or "
-                           "\"eth_*\"");
+    return std::unexpected(
+        "is no operation, such as \"mutation createIssue\", \"tools/call search_*\" or "
+        "\"eth_*\"");
   if (out.argument.find(' ') != std::string::npos) return std::unexpected("has more than two words");
   out.name_begins = take_star(out.name);
   out.argument_begins = space == std::string_view::npos || take_star(out.argument);
