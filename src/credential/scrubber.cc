@@ -23,6 +23,17 @@ bool is_unreserved(unsigned char c) {  // RFC 3986 §2.3
          c == '_' || c == '~';
 }
 
+/// Of the three bytes that end at `block_end`. The byte in front of them is readable.
+inline std::uint32_t hash_of(const char* block_end, int bits) {
+  std::uint32_t bytes = 0;
+  std::memcpy(&bytes, block_end - 4, 4);
+  if constexpr (std::endian::native == std::endian::little)
+    bytes >>= 8;
+  else
+    bytes &= 0xffffff;
+  return (bytes * 0x9e3779b1U) >> (32 - bits);
+}
+
 using Append = void (*)(std::string_view, std::string&);
 
 /// What stands in base64 for these bytes alone, wherever they begin within a group of three.
@@ -185,17 +196,6 @@ std::string_view Scrubber::text_of(const Form& form) const {
   return forms_.unwrap().substr(form.begin, form.size);
 }
 
-/// Of the three bytes that end at `block_end`. The byte in front of them is readable.
-std::uint32_t Scrubber::hash(const char* block_end) const {
-  std::uint32_t bytes = 0;
-  std::memcpy(&bytes, block_end - 4, 4);
-  if constexpr (std::endian::native == std::endian::little)
-    bytes >>= 8;
-  else
-    bytes &= 0xffffff;
-  return (bytes * 0x9e3779b1U) >> (32 - hash_bits_);
-}
-
 void Scrubber::index() {
   shortest_ = window_max;
   for (const Form& form : all_) {
@@ -209,10 +209,10 @@ void Scrubber::index() {
   for (std::uint32_t number = 0; number < all_.size(); ++number) {
     const std::string_view text = text_of(all_[number]);
     for (std::size_t end = block + 1; end <= shortest_; ++end) {
-      std::uint8_t& shift = shift_[hash(text.data() + end)];
+      std::uint8_t& shift = shift_[hash_of(text.data() + end, hash_bits_)];
       shift = std::min(shift, static_cast<std::uint8_t>(shortest_ - end));
     }
-    ends_.push_back({hash(text.data() + shortest_), number});
+    ends_.push_back({hash_of(text.data() + shortest_, hash_bits_), number});
     const auto first = static_cast<unsigned char>(text[0]), second = static_cast<unsigned char>(text[1]);
     const std::size_t bit = first << 8 | second;
     starts_[bit / 64] |= std::uint64_t{1} << (bit % 64);
@@ -229,11 +229,20 @@ void Scrubber::match_at(std::string_view text, std::size_t begin, std::uint32_t 
 }
 
 void Scrubber::find(std::string_view text, std::vector<Match>& out) const {
-  for (std::size_t end = shortest_; end <= text.size();) {
-    const std::uint32_t here = hash(text.data() + end);
-    const std::size_t shift = shift_[here];
-    if (shift == 0) match_at(text, end - shortest_, here, out);
-    end += std::max<std::size_t>(shift, 1);
+  if (text.size() < shortest_) return;
+  // Everything that is asked of an answer is asked here: nothing is looked up twice.
+  const std::uint8_t* const shifts = shift_.data();
+  const int bits = hash_bits_;
+  const char* const end = text.data() + text.size();
+  for (const char* at = text.data() + shortest_; at <= end;) {
+    const std::uint32_t here = hash_of(at, bits);
+    const std::size_t shift = shifts[here];
+    if (shift == 0) [[unlikely]] {
+      match_at(text, static_cast<std::size_t>(at - text.data()) - shortest_, here, out);
+      ++at;
+    } else {
+      at += shift;
+    }
   }
 }
 

@@ -55,7 +55,6 @@ class Scrubber {
   };
   Scrubber() = default;
   std::string_view text_of(const Form& form) const;
-  std::uint32_t hash(const char* block_end) const;
   void index();
   void match_at(std::string_view text, std::size_t begin, std::uint32_t hash, std::vector<Match>& out) const;
 

@@ -73,13 +73,15 @@ bool is_digest(std::string_view name) {
 }  // namespace
 
 bool carries_signature(const FieldList& fields, std::string_view target) {
-  constexpr std::array<std::string_view, 8> schemes = {"aws4-",     "aws ",       "sharedkey", "signature ",
-                                                       "hmac-sha",  "oauth ",     "hawk ",     "digest "};
+  constexpr std::array<std::string_view, 8> schemes = {"aws4-",    "aws ",   "sharedkey", "signature ",
+                                                       "hmac-sha", "oauth ", "hawk ",     "digest "};
   const auto signs = [&](const HeaderField& field) {
-    if (wire::same_name(field.name, "signature") || wire::same_name(field.name, "signature-input")) return true;
+    if (wire::same_name(field.name, "signature") || wire::same_name(field.name, "signature-input"))
+      return true;
     if (!wire::same_name(field.name, "authorization")) return false;
     return std::ranges::any_of(schemes, [&](std::string_view scheme) {
-      return field.value.size() >= scheme.size() && wire::same_name(field.value.substr(0, scheme.size()), scheme);
+      return field.value.size() >= scheme.size() &&
+             wire::same_name(field.value.substr(0, scheme.size()), scheme);
     });
   };
   return std::ranges::any_of(fields, signs) || wire::is_presigned(target);
@@ -98,17 +100,18 @@ class RequestTreatment::Stage {
 
 namespace {
 
+void add(std::vector<audit::Redaction>& out, const audit::Redaction& more) {
+  const auto same = std::ranges::find(out, more.detector, &audit::Redaction::detector);
+  if (same == out.end())
+    out.push_back(more);
+  else
+    same->count += more.count;
+}
+
 void add(std::vector<audit::Redaction>& out, const policy::Detectors& detectors,
          const transform::DetectorCounts& counts) {
-  for (std::size_t i = 0; i < counts.size(); ++i) {
-    if (counts[i] == 0) continue;
-    const std::string_view name = detectors.set->name(i);
-    const auto same = std::ranges::find(out, name, &audit::Redaction::detector);
-    if (same == out.end())
-      out.push_back({name, counts[i]});
-    else
-      same->count += counts[i];
-  }
+  for (std::size_t i = 0; i < counts.size(); ++i)
+    if (counts[i] != 0) add(out, {detectors.set->name(i), counts[i]});
 }
 
 }  // namespace
@@ -132,8 +135,7 @@ class RequestTreatment::RedactStage final : public Stage {
 
 class RequestTreatment::BlockStage final : public Stage {
  public:
-  explicit BlockStage(const policy::Detectors& detectors)
-      : detectors_(detectors), finder_(detectors.set) {}
+  explicit BlockStage(const policy::Detectors& detectors) : detectors_(detectors), finder_(detectors.set) {}
   Result<std::string_view> pass(std::string_view piece, bool last) override {
     if (const auto found = finder_.pass(piece, last)) return blocked(detectors_, *found);
     const std::size_t held = last ? 0 : finder_.held();
@@ -238,7 +240,7 @@ Result<void> RequestTreatment::forbid_changes() {
 }
 
 void RequestTreatment::apply(FieldList& fields) {
-  head_redactions_.clear();
+  field_redactions_.clear();
   // What it could complain about was complained about by judge().
   static_cast<void>(run({}, fields, nullptr));
   std::erase_if(fields, [this](const HeaderField& field) {
@@ -285,14 +287,15 @@ Result<void> RequestTreatment::redact(const policy::Redact& step, FieldList& fie
       return refuse(Reason::content_blocked, "its Content-Type holds what the rule redacts");
     field.value = kept_.emplace_front(std::move(*redacted));
   }
-  if (target && !query_of(*target).empty()) {
-    const std::string_view query = query_of(*target);
-    if (auto redacted = transform::redact_form(set, query, counts)) {
-      changed_head_ = true;
-      target->replace(target->size() - query.size(), query.size(), *redacted);
-    }
+  add(field_redactions_, step.detectors, counts);
+  if (!target || query_of(*target).empty()) return {};
+  const std::string_view query = query_of(*target);
+  counts.clear();
+  if (auto redacted = transform::redact_form(set, query, counts)) {
+    changed_head_ = true;
+    target->replace(target->size() - query.size(), query.size(), *redacted);
+    add(query_redactions_, step.detectors, counts);
   }
-  add(head_redactions_, step.detectors, counts);
   return {};
 }
 
@@ -362,7 +365,9 @@ Result<void> RequestTreatment::begin_body(const RequestHead& head, const FieldLi
     const auto* redacted = std::get_if<policy::Redact>(&step);
     const auto* stopped = std::get_if<policy::Block>(&step);
     const auto* wanted = std::get_if<policy::Require>(&step);
-    const policy::Detectors* detectors = redacted ? &redacted->detectors : stopped ? &stopped->detectors : nullptr;
+    const policy::Detectors* detectors = redacted  ? &redacted->detectors
+                                         : stopped ? &stopped->detectors
+                                                   : nullptr;
     if (detects && detectors && form)
       stages_.push_back(std::make_unique<FormStage>(*detectors, stopped != nullptr));
     else if (detects && redacted)
@@ -382,8 +387,7 @@ Result<void> RequestTreatment::begin_body(const RequestHead& head, const FieldLi
     codings += value;
   });
   const auto coding = transform::read_content_encoding(codings);
-  if (!coding)
-    return refuse(Reason::unsupported_content, "the body's content coding cannot be looked into");
+  if (!coding) return refuse(Reason::unsupported_content, "the body's content coding cannot be looked into");
   if (*coding == transform::Coding::identity) return {};
   decoder_.emplace(*coding, Side::sandbox);
   changes_length_ = true;
@@ -453,7 +457,8 @@ void RequestTreatment::filter_trailers(FieldList& trailers) const {
 }
 
 std::vector<audit::Redaction> RequestTreatment::redactions() const {
-  auto out = head_redactions_;
+  auto out = field_redactions_;
+  for (const audit::Redaction& of_query : query_redactions_) add(out, of_query);
   for (const auto& stage : stages_) stage->add_redactions(out);
   return out;
 }

@@ -3,8 +3,8 @@
 // replaced or refused, conditions kept. In the order of the steps, over header values, the query, and bodies
 // that are text (docs/transformation.md).
 //
-// Bodies stream: only what may be the beginning of a match is held back. Compressed ones are decoded and go on
-// as they are then; those that cannot be looked into are refused.
+// Bodies stream: only what may be the beginning of a match is held back. Compressed ones are decoded and go
+// on as they are then; those that cannot be looked into are refused.
 
 #include <cstdint>
 #include <forward_list>
@@ -43,7 +43,8 @@ class RequestTreatment {
   Result<void> forbid_changes();
   /// It is signed behind this: what it says of its body's hash is not true any more.
   void will_be_signed() { signed_anew_ = true; }
-  /// The steps that concern fields. Views that change are into this object. After judge(), as often as needed.
+  /// The steps that concern fields. Views that change are into this object. After judge(), as often as
+  /// needed.
   void apply(FieldList& fields);
   /// Of trailers, those stay that no step takes away and no detector finds anything in.
   void filter_trailers(FieldList& trailers) const;
@@ -84,7 +85,7 @@ class RequestTreatment {
   const policy::Transform& transform_;
   std::vector<std::string> set_values_;  ///< Of set_header steps, in turn.
   std::forward_list<std::string> kept_;  ///< Values that were redacted.
-  std::vector<audit::Redaction> head_redactions_;
+  std::vector<audit::Redaction> field_redactions_, query_redactions_;
   std::vector<std::unique_ptr<Stage>> stages_;
   std::optional<transform::Decoder> decoder_;
   std::uint64_t body_bytes_max_ = ~std::uint64_t{0};

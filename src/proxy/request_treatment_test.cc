@@ -15,7 +15,8 @@ using testing::HasSubstr;
 /// A rule's steps, one request, and what becomes of it.
 struct Treated {
   explicit Treated(const std::string& steps) {
-    const std::string rule = "{name: r, match_hosts: [api.example.com], transform: {request: [" + steps + "]}}";
+    const std::string rule =
+        "{name: r, match_hosts: [api.example.com], transform: {request: [" + steps + "]}}";
     auto read = policy::parse_document("rules: [" + rule + "]", policy::Format::yaml);
     EXPECT_TRUE(read) << read.error().front().message;
     document = std::move(*read);
@@ -59,7 +60,8 @@ struct Treated {
     FieldList all = fields;
     treatment->apply(all);
     std::vector<std::string> out;
-    for (const HeaderField& field : all) out.push_back(std::string(field.name) + ": " + std::string(field.value));
+    for (const HeaderField& field : all)
+      out.push_back(std::string(field.name) + ": " + std::string(field.value));
     return out;
   }
   std::string redactions() const {
@@ -123,10 +125,12 @@ TEST(RequestTreatment, WhatIsBlockedStopsInFrontOfIt) {
     EXPECT_FALSE(request.treatment->changes_length());
     request.treatment->feed(std::string_view(body).substr(0, cut), false);
     std::string out;
-    for (auto piece = request.treatment->pull(); piece && !piece->data.empty(); piece = request.treatment->pull())
+    for (auto piece = request.treatment->pull(); piece && !piece->data.empty();
+         piece = request.treatment->pull())
       out += piece->data;
     EXPECT_TRUE(body.starts_with(out) && !out.contains("jane")) << out;
-    EXPECT_EQ(request.send({body.substr(cut)}), "content_blocked: it holds what the rule blocks (email)") << cut;
+    EXPECT_EQ(request.send({body.substr(cut)}), "content_blocked: it holds what the rule blocks (email)")
+        << cut;
   }
 }
 
@@ -142,14 +146,14 @@ TEST(RequestTreatment, StepsOfABodyFollowEachOther) {
 }
 
 TEST(RequestTreatment, OnlyTextIsLookedInto) {
-  for (const auto& [types, reads] : std::vector<std::pair<std::vector<std::string>, bool>>{
-           {{}, true},
-           {{"text/plain"}, true},
-           {{"application/grpc"}, false},
-           {{"image/png"}, false},
-           {{"image/png", "text/plain"}, true},
-           {{"text/plain", "image/png"}, true},
-           {{"APPLICATION/JSON ; charset=utf-8"}, true}}) {
+  for (const auto& [types, reads] :
+       std::vector<std::pair<std::vector<std::string>, bool>>{{{}, true},
+                                                              {{"text/plain"}, true},
+                                                              {{"application/grpc"}, false},
+                                                              {{"image/png"}, false},
+                                                              {{"image/png", "text/plain"}, true},
+                                                              {{"text/plain", "image/png"}, true},
+                                                              {{"APPLICATION/JSON ; charset=utf-8"}, true}}) {
     Treated request("redact: [email]");
     for (const std::string& type : types) request.with("Content-Type", type);
     request.body_of(10);
@@ -219,8 +223,8 @@ std::string coded(transform::Coding coding, std::string_view text) {
 
 TEST(RequestTreatment, CompressedBodiesAreDecodedOrRefused) {
   const std::string body = "write to jane@example.com soon";
-  for (const auto coding :
-       {transform::Coding::gzip, transform::Coding::deflate, transform::Coding::br, transform::Coding::zstd}) {
+  for (const auto coding : {transform::Coding::gzip, transform::Coding::deflate, transform::Coding::br,
+                            transform::Coding::zstd}) {
     Treated request("redact: [email]");
     request.with("Content-Type", "text/plain").with("Content-Encoding", transform::token(coding)).body_of(9);
     ASSERT_EQ(request.judge(), "");
@@ -242,8 +246,10 @@ TEST(RequestTreatment, CompressedBodiesAreDecodedOrRefused) {
 
 TEST(RequestTreatment, WhatIsSignedIsNotChanged) {
   for (const auto& [name, value] : std::vector<std::pair<std::string_view, std::string_view>>{
-           {"Authorization", "AWS4-HMAC-SHA256 Credential=x"}, {"authorization", "oauth oauth_consumer_key=x"},
-           {"Signature", "sig1=:x:"}, {"Authorization", "SharedKey x:y"}}) {
+           {"Authorization", "AWS4-HMAC-SHA256 Credential=x"},
+           {"authorization", "oauth oauth_consumer_key=x"},
+           {"Signature", "sig1=:x:"},
+           {"Authorization", "SharedKey x:y"}}) {
     FieldList fields;
     fields.push_back({name, value});
     EXPECT_TRUE(carries_signature(fields, "/")) << value;
@@ -288,7 +294,8 @@ TEST(RequestTreatment, AConnectionThatChangesItsProtocolIsNotLookedInto) {
 }
 
 TEST(RequestTreatment, TrailersBringNothingBack) {
-  Treated request("set_header: {name: X-A, value: b}, {remove_header: X-B}, {redact: [email]}, {block: [jwt]}");
+  Treated request(
+      "set_header: {name: X-A, value: b}, {remove_header: X-B}, {redact: [email]}, {block: [jwt]}");
   ASSERT_EQ(request.judge(), "");
   FieldList trailers;
   trailers.push_back({"x-a", "1"});
