@@ -425,6 +425,8 @@ Result<void> Exchange::treat(const policy::Rule& rule) {
   if (rewrite_) withhold_sent_credentials();
   std::string target(target_);
   if (auto judged = treatment_->judge(request(), fields_, target); !judged) return judged;
+  if (treatment_->decodes() && worker_.overload.short_of_memory())
+    return fail(Reason::overloaded, "there is no memory to decode its body", Side::self);
   target_.assign(target);
   if (verdict_.rule && verdict_.rule->signs()) treatment_->will_be_signed();
   return is_signed && !(verdict_.rule && verdict_.rule->signs()) ? treatment_->forbid_changes()
@@ -1111,6 +1113,9 @@ Result<OutgoingAnswer> Exchange::outgoing_answer(const ResponseHead& head) {
   OutgoingAnswer answer;
   if (scrubbing_) {
     if (auto begun = scrubbing_->begin_body(head); !begun) return std::unexpected(std::move(begun.error()));
+    // A decoder may hold tens of megabytes.
+    if (scrubbing_->changes_length() && worker_.overload.short_of_memory())
+      return fail(Reason::overloaded, "there is no memory to decode its answer", Side::self);
     scrubbing_->scrub_fields(fields_);
   }
   answer.status = head.status;

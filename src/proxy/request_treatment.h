@@ -55,6 +55,7 @@ class RequestTreatment {
   bool needs_whole_body() const { return needs_whole_; }
   /// Its length is not what was announced.
   bool changes_length() const { return changes_length_; }
+  bool decodes() const { return decoder_.has_value(); }
   /// The piece must stay where it is until pull() has nothing more.
   void feed(std::string_view piece, bool last);
   /// What goes on; empty, and not the last, when another piece is needed. Errors as those of judge(), and of
