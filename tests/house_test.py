@@ -14,7 +14,7 @@ SRC = ROOT / "src"
 
 # What a room may include besides itself (ARCHITECTURE.md). Dependencies go down only.
 GROUND = {"base", "model"}
-STATIONS = {"policy", "credential", "store", "audit", "intake", "origin", "dns"}
+STATIONS = {"policy", "credential", "store", "audit", "intake", "origin", "dns", "quota"}
 BELOW_PLATFORM = GROUND | STATIONS | {"io", "wire", "transform", "tls", "http2", "sandbox", "box", "proxy", "control"}
 LAYERS = {
     "base": set(),
@@ -32,9 +32,10 @@ LAYERS = {
     "intake": GROUND | {"io", "wire", "tls"},
     "origin": GROUND | {"io", "wire", "tls", "http2"},
     "dns": GROUND | {"io", "wire"},
+    "quota": GROUND | {"wire", "transform", "policy"},
     "sandbox": GROUND | {"io", "wire", "tls"},
     "box": GROUND | {"io", "wire", "tls", "sandbox"},
-    "proxy": GROUND | {"io", "wire", "tls", "http2", "transform", "policy", "credential", "audit", "intake", "origin", "dns"},
+    "proxy": GROUND | {"io", "wire", "tls", "http2", "transform", "policy", "credential", "audit", "intake", "origin", "dns", "quota"},
     "platform": BELOW_PLATFORM,
     "api": BELOW_PLATFORM | {"platform"},
     "cli": BELOW_PLATFORM | {"platform", "api"},
