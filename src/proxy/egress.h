@@ -15,6 +15,7 @@
 #include "policy/snapshot.h"
 #include "proxy/open_connections.h"
 #include "proxy/overload.h"
+#include "quota/gates.h"
 
 namespace postern::dns {
 class NameTable;
@@ -28,12 +29,15 @@ struct Egress {
   std::shared_ptr<const policy::Snapshot> snapshot;
   credential::Injections injections;
   std::shared_ptr<credential::Grants> grants;  ///< What must be asked for; refers to the injections.
+  std::shared_ptr<quota::Ledger> ledger;       ///< The sandbox's; counts go on under another Egress.
+  quota::Gates gates;                          ///< Its limits.
 };
 
-/// `signer`: who asks the callbacks; may be nullptr without any.
+/// `signer`: who asks the callbacks; may be nullptr without any. `ledger`: nullptr for a new one.
 std::shared_ptr<const Egress> make_egress(
     std::shared_ptr<const policy::Snapshot> snapshot, credential::Injections injections,
-    const std::shared_ptr<const credential::CallbackSigner>& signer = nullptr);
+    const std::shared_ptr<const credential::CallbackSigner>& signer = nullptr,
+    std::shared_ptr<quota::Ledger> ledger = nullptr);
 
 struct SandboxIdentity {
   /// Never used again in this process, unlike a name.

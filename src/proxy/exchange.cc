@@ -9,6 +9,7 @@
 #include "proxy/answer_scrubbing.h"
 #include "proxy/http1_sides.h"
 #include "proxy/http2_sides.h"
+#include "proxy/limited_request.h"
 #include "proxy/limits.h"
 #include "proxy/metadata_server.h"
 #include "proxy/refusal.h"
@@ -183,6 +184,8 @@ class Exchange final : SandboxSide::AbortWatcher {
   Result<void> take_credentials();
   void withhold_credentials();
   Result<void> admit();
+  Result<void> keep_limits();
+  std::unexpected<Error> limited(const quota::Refused& why);
   io::Task<void> answer_as_metadata();
   void look_for_grant();
   io::Task<Result<void>> obtain_grant();
@@ -190,6 +193,8 @@ class Exchange final : SandboxSide::AbortWatcher {
   Result<void> look_for_signer(const credential::Signing& rule);
   credential::RequestToSign request_to_sign();
   io::Task<Result<void>> begin_holding();
+  io::Task<Result<BodyPiece>> read_sandbox(TimePoint deadline);
+  io::Task<Result<BodyPiece>> read_counted(TimePoint deadline);
   io::Task<Result<BodyPiece>> read_request(TimePoint deadline);
   Result<void> keep(const BodyPiece& piece);
   io::Task<Result<void>> hold_treated();
@@ -212,6 +217,7 @@ class Exchange final : SandboxSide::AbortWatcher {
   std::span<const HeaderField> answer_trailers();
   void look_for_scrubbers();
   io::Task<void> tunnel();
+  Result<void> pass_tunnel(const BodyPiece& piece);
   Reason judge_tunnel();
   void end_tunnel();
   io::Task<RelayOutcome> bridge();
@@ -283,6 +289,8 @@ class Exchange final : SandboxSide::AbortWatcher {
   std::unique_ptr<SigningRequest> signing_;  ///< When the credential is a signature.
   io::PooledVector<HeaderField> fields_;
   std::optional<AnswerScrubbing> scrubbing_;  ///< When the answer may hold what was put on requests.
+  std::unique_ptr<LimitedRequest> quota_;     ///< When something about it is limited.
+  std::chrono::seconds retry_after_{0};       ///< What a limit says, when it is reached.
   std::unique_ptr<OriginSide> origin_;
   bool origin_reused_ = false;
   std::optional<io::Child> upload_;
@@ -481,7 +489,25 @@ Result<void> Exchange::admit() {
   if (!place_.admitted()) return fail(Reason::overloaded, {}, Side::self);
   // Nothing leaves unrecorded (threat 98).
   if (!worker_.journal.accepting()) return fail(Reason::audit_unavailable, {}, Side::self);
+  return egress_->gates.any() ? keep_limits() : Result<void>();
+}
+
+/// Last: whatever else is refused is not counted.
+Result<void> Exchange::keep_limits() {
+  const auto number = [&](const policy::Rule* rule) {
+    return rule ? static_cast<std::uint32_t>(rule - egress_->snapshot->rules().data()) : policy::no_rule;
+  };
+  auto admitted = LimitedRequest::admit(egress_->gates, number(matched_), number(verdict_.rule), request(),
+                                        held_ ? held_->body.size() : 0, worker_.clock);
+  if (!admitted) return limited(admitted.error());
+  quota_ = std::move(*admitted);
   return {};
+}
+
+std::unexpected<Error> Exchange::limited(const quota::Refused& why) {
+  recording_->limit = quota::token(why.limit);
+  retry_after_ = why.retry_after;
+  return fail(Reason::limit_exceeded, why.detail(), Side::sandbox);
 }
 
 Result<void> Exchange::look_for_signer(const credential::Signing& rule) {
@@ -594,13 +620,25 @@ io::Task<Result<void>> Exchange::hash_body() {
   co_return Result<void>{};
 }
 
+/// The next piece as the sandbox sends it.
+io::Task<Result<BodyPiece>> Exchange::read_sandbox(TimePoint deadline) {
+  return quota_ ? read_counted(deadline) : sandbox_.read_body(deadline);
+}
+
+io::Task<Result<BodyPiece>> Exchange::read_counted(TimePoint deadline) {
+  auto piece = co_await sandbox_.read_body(deadline);
+  if (!piece) co_return piece;
+  if (auto passed = quota_->pass_request(piece->data.size()); !passed) co_return limited(passed.error());
+  co_return piece;
+}
+
 /// The next piece of the body as it goes on.
 io::Task<Result<BodyPiece>> Exchange::read_request(TimePoint deadline) {
-  if (!treatment_ || !treatment_->reads_body()) co_return co_await sandbox_.read_body(deadline);
+  if (!treatment_ || !treatment_->reads_body()) co_return co_await read_sandbox(deadline);
   while (true) {
     auto treated = treatment_->pull();
     if (!treated || !treated->data.empty() || treated->last) co_return treated;
-    auto piece = co_await sandbox_.read_body(deadline);
+    auto piece = co_await read_sandbox(deadline);
     if (!piece) co_return std::unexpected(std::move(piece.error()));
     treatment_->feed(piece->data, piece->last);
     if (!held_bytes_.hold(held_->body.size() + treatment_->held_bytes()) ||
@@ -813,6 +851,7 @@ io::Task<Result<void>> Exchange::reach(origin::Freshness freshness) {
   if (!outgoing) co_return std::unexpected(std::move(outgoing.error()));
   if (!origin_->start_request(*outgoing))
     co_return fail(Reason::malformed_request, "a header cannot be forwarded", Side::sandbox);
+  if (quota_) quota_->sent();
   if (recording_->credentials.empty()) list_credentials(recording_->credentials);
   co_return co_await send_request();
 }
@@ -966,6 +1005,7 @@ Result<OutgoingRequest> Exchange::outgoing_request() {
   if (!scrubbing_) look_for_scrubbers();
   forwardable(request.fields, true);
   if (scrubbing_) scrubbing_->ask_for_inspectable(fields_);
+  if (quota_ && !signing_) quota_->ask_for_readable(fields_);  // What is signed is as the client meant it.
   if (authenticates_connection(request.fields, "authorization")) connection_bound_ = true;
   OutgoingRequest outgoing;
   outgoing.method = request.method;
@@ -1176,6 +1216,7 @@ io::Task<void> Exchange::relay_answer() {
   recording_->status = head->status;
   worker_.loop.count_slice(limits::exchange_slice);
 
+  if (quota_) quota_->begin_answer(*head);
   auto answer = outgoing_answer(*head);
   if (!answer) co_return co_await refuse(std::move(answer.error()));
   if (head->status == 101) {
@@ -1218,6 +1259,7 @@ io::Task<Result<void>> Exchange::relay_body() {
     auto piece = co_await co_await origin_->read_body(body_deadline());
     if (piece.last && origin_->truncated())
       co_return fail(Reason::origin_closed, "the answer was cut short", Side::origin);
+    if (quota_) quota_->pass_answer(piece.data, piece.last);
     co_await co_await sandbox_.send_body(piece, origin_->trailers());
     if (piece.last) co_return Result<void>{};
   }
@@ -1230,6 +1272,7 @@ io::Task<Result<void>> Exchange::relay_scrubbed() {
     auto piece = co_await co_await origin_->read_body(body_deadline());
     if (piece.last && origin_->truncated())
       co_return fail(Reason::origin_closed, "the answer was cut short", Side::origin);
+    if (quota_) quota_->pass_answer(piece.data, piece.last);
     scrubbing_->feed(piece.data, piece.last);
     while (true) {
       auto out = co_await scrubbing_->pull();
@@ -1267,7 +1310,8 @@ io::Task<void> Exchange::tunnel() {
       flow_.tenant, recording_, [this] { return judge_tunnel(); }, [this] { end_tunnel(); });
   RelayOutcome outcome;
   if (scrubbing_) scrubbing_->begin_tunnel(wire::same_name(request().upgrade, "websocket"));
-  if (!scrubbing_ && sandbox_.tunnel_stream() && origin_->tunnel_stream())
+  if (quota_) quota_->begin_tunnel();
+  if (!scrubbing_ && !quota_ && sandbox_.tunnel_stream() && origin_->tunnel_stream())
     outcome = co_await relay(*sandbox_.tunnel_stream(), *sandbox_.tunnel_input(), *origin_->tunnel_stream(),
                              *origin_->tunnel_input(), limits::tunnel_idle_time);
   else
@@ -1314,7 +1358,7 @@ io::Task<RelayOutcome> Exchange::bridge() {
   struct Direction {
     static io::Task<void> outward(Exchange& self) {
       while (true) {
-        auto piece = co_await self.sandbox_.read_body(self.tunnel_deadline());
+        auto piece = co_await self.read_sandbox(self.tunnel_deadline());
         if (!piece) co_return self.break_tunnel(std::move(piece.error()));
         auto sent = co_await self.origin_->send_body(*piece, {}, self.tunnel_deadline());
         if (!sent) co_return self.break_tunnel(std::move(sent.error()));
@@ -1325,6 +1369,8 @@ io::Task<RelayOutcome> Exchange::bridge() {
       while (true) {
         auto piece = co_await self.origin_->read_body(self.tunnel_deadline());
         if (!piece) co_return self.break_tunnel(std::move(piece.error()));
+        if (auto passed = self.pass_tunnel(*piece); !passed)
+          co_return self.break_tunnel(std::move(passed.error()));
         if (self.scrubbing_) {
           auto scrubbed = self.scrubbing_->pass_tunnel(piece->data, piece->last);
           if (!scrubbed) co_return self.break_tunnel(std::move(scrubbed.error()));
@@ -1343,6 +1389,13 @@ io::Task<RelayOutcome> Exchange::bridge() {
   RelayOutcome outcome;  // The sides have counted.
   outcome.error = failure_;
   co_return outcome;
+}
+
+/// What the origin sent there.
+Result<void> Exchange::pass_tunnel(const BodyPiece& piece) {
+  if (!quota_) return {};
+  if (auto passed = quota_->pass_tunnel(piece.data.size()); !passed) return limited(passed.error());
+  return {};
 }
 
 void Exchange::break_tunnel(Error error) {
@@ -1428,11 +1481,12 @@ io::Task<void> Exchange::refuse(Error error, bool last) {
   const std::string_view body = grpc_ ? std::string_view() : std::string_view(said);
   const std::string code = std::to_string(grpc_status_of(error.reason));
   // gRPC reads neither status nor body but these two, of an answer that is its own trailers.
-  const HeaderField fields[] = {{"Content-Type", grpc_ ? "application/grpc" : "application/json"},
-                                {"X-Postern-Reason", token(error.reason)},
-                                {"Cache-Control", "no-store"},
-                                {"grpc-status", code},
-                                {"grpc-message", said}};
+  const std::string later = std::to_string(retry_after_.count());
+  std::vector<HeaderField> fields = {{"Content-Type", grpc_ ? "application/grpc" : "application/json"},
+                                     {"X-Postern-Reason", token(error.reason)},
+                                     {"Cache-Control", "no-store"}};
+  if (error.reason == Reason::limit_exceeded) fields.push_back({"Retry-After", later});
+  if (grpc_) fields.insert(fields.end(), {{"grpc-status", code}, {"grpc-message", said}});
   const RequestHead& request = this->request();
   // A short body is read off and the connection kept; before a long one it is cheaper to part.
   const bool short_body =
@@ -1441,7 +1495,7 @@ io::Task<void> Exchange::refuse(Error error, bool last) {
        request.content_length <= limits::refused_body_bytes_max);
   OutgoingAnswer answer{.status = status,
                         .reason_phrase = reason_phrase(status),
-                        .fields = std::span(fields).first(grpc_ ? 5 : 3),
+                        .fields = fields,
                         .framing = BodyFraming::length,
                         .content_length = body.size(),
                         .close = last || !short_body || decision_of(error.reason) == Decision::failed ||
