@@ -218,7 +218,7 @@ class Rereading {
  public:
   Rereading(SecretSources& sources, std::shared_ptr<const policy::Snapshot> snapshot, std::string workspace,
             const RunOptions& options, const Asking& asking, credential::SecretStore& secrets,
-            proxy::DataPlane& data_plane, proxy::DataPlane::Id sandbox)
+            proxy::DataPlane& data_plane, proxy::DataPlane::Id sandbox, std::shared_ptr<quota::Ledger> ledger)
       : sources_(sources),
         snapshot_(std::move(snapshot)),
         workspace_(std::move(workspace)),
@@ -226,7 +226,8 @@ class Rereading {
         asking_(asking),
         secrets_(secrets),
         data_plane_(data_plane),
-        sandbox_(sandbox) {}
+        sandbox_(sandbox),
+        ledger_(std::move(ledger)) {}
 
   /// True: look again soon.
   bool look() {
@@ -250,7 +251,7 @@ class Rereading {
     }
     complaint_.clear();
     secrets_ = std::move(fresh);
-    data_plane_.swap(sandbox_, proxy::make_egress(snapshot_, std::move(*injections), asking_.signer));
+    data_plane_.swap(sandbox_, proxy::make_egress(snapshot_, std::move(*injections), asking_.signer, ledger_));
   }
   /// A server that is down for an hour is one complaint.
   void complain_once(const std::string& what) {
@@ -267,6 +268,7 @@ class Rereading {
   credential::SecretStore& secrets_;
   proxy::DataPlane& data_plane_;
   const proxy::DataPlane::Id sandbox_;
+  const std::shared_ptr<quota::Ledger> ledger_;
   std::string complaint_;
 };
 
@@ -365,7 +367,7 @@ int run_checked(const RunOptions& options) {
                                     .sockets = {std::move(captured.tcp4), std::move(captured.tcp6),
                                                 std::move(captured.dns_udp4), std::move(captured.dns_udp6),
                                                 std::move(captured.dns_tcp4), std::move(captured.dns_tcp6)}});
-    Rereading rereading(sources, egress->snapshot, workspace, options, asking, secrets, data_plane, id);
+    Rereading rereading(sources, egress->snapshot, workspace, options, asking, secrets, data_plane, id, egress->ledger);
     std::function<bool()> look;
     if (sources.may_change()) look = [&] { return rereading.look(); };
     status = supervise(program, signals, look);

@@ -149,14 +149,19 @@ class AccessLogFile {
 
 /// Until SIGTERM or SIGINT; meanwhile boxes and the log are looked after.
 void wait_for_end(const sigset_t& ends, platform::Boxes& boxes, audit::NetworkLog& network_log,
-                  audit::Journal& journal, platform::ServerKeys& keys) {
+                  audit::Journal& journal, platform::ServerKeys& keys, platform::Ledgers& ledgers) {
   const timespec second{.tv_sec = 1, .tv_nsec = 0};
+  bool counts_kept = true;
   while (true) {
     const int number = ::sigtimedwait(&ends, nullptr, &second);
     if (number > 0 && number != SIGHUP) return;
     if (number == SIGHUP) journal.reopen();
     boxes.tend();
     network_log.tend();
+    const auto kept = ledgers.flush();
+    if (!kept && std::exchange(counts_kept, false))
+      complain("what sandboxes have used of their limits could not be kept: " + kept.error().detail);
+    counts_kept = kept.has_value();
     if (auto tended = keys.tend(); !tended)
       complain("the signing keys could not be looked after: " + tended.error().detail);
   }
@@ -320,11 +325,13 @@ int serve(const ServeOptions& options, const std::string& version) {
                        [&] { return metrics_text(journal, *network_log, otlp.get(), boxes, api_counts); });
       metrics->start();
     }
-    wait_for_end(ends, boxes, *network_log, journal, *keys);
+    wait_for_end(ends, boxes, *network_log, journal, *keys, policies.ledgers());
     metrics.reset();
     followers.stop();
     server->stop(patience);
     data_plane.drain(std::chrono::milliseconds(300));
+    if (auto kept = policies.ledgers().flush(); !kept)
+      complain("what sandboxes have used of their limits could not be kept: " + kept.error().detail);
   }
   journal.close();
   if (otlp) complain_about_dropped(otlp->close());

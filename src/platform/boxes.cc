@@ -251,6 +251,7 @@ Answer<Resource> Boxes::create(const store::WorkspaceId& workspace, const NewBox
   auto hold = Hold::of_present(*this, workspace, created->id);
   if (!hold) return std::unexpected(refusal(hold.error()));
   if (hold->live().running) return hold->box();  // Woken by somebody who saw it in a list.
+  policies_.ledgers().adopt(workspace, created->id, policy->egress->ledger);
   // A change of secrets either is seen here or finds the box; what was changed by name before it started is
   // in the store.
   const bool current = secrets_seen == secret_changes_ && hold->box().revision == created->revision;
@@ -380,6 +381,7 @@ store::Outcome<void> Boxes::remove_held(Live& live, const std::string& id) {
   }
   if (auto removed = store_.sandboxes().remove(live.workspace, id); !removed) return store::failed(removed);
   forget(id);
+  policies_.ledgers().forget(id);
   ++counts_.removed;
   return {};
 }

@@ -91,7 +91,7 @@ store::Outcome<credential::SecretStore> Policies::secrets(const store::Workspace
 
 std::expected<std::shared_ptr<const proxy::Egress>, std::vector<policy::Problem>> Policies::make(
     policy::Document document, const credential::SecretStore& secrets, const store::WorkspaceId& workspace,
-    const std::vector<std::string>& tag_values) const {
+    const std::vector<std::string>& tag_values, std::shared_ptr<quota::Ledger> ledger) const {
   auto snapshot = policy::compile(std::move(document),
                                   {.allow_private = settings_.allow_private, .version = next_version()});
   if (!snapshot) return std::unexpected(std::move(snapshot.error()));
@@ -101,7 +101,7 @@ std::expected<std::shared_ptr<const proxy::Egress>, std::vector<policy::Problem>
                            .identity = settings_.identity,
                            .tag_values = tag_values});
   if (!injections) return std::unexpected(std::move(injections.error()));
-  return proxy::make_egress(*snapshot, std::move(*injections), settings_.signer);
+  return proxy::make_egress(*snapshot, std::move(*injections), settings_.signer, std::move(ledger));
 }
 
 std::expected<NewPolicy, PolicyRefusal> Policies::check(const store::WorkspaceId& workspace,
@@ -124,7 +124,13 @@ std::expected<NewPolicy, PolicyRefusal> Policies::check(const store::WorkspaceId
   if (!in_force) return std::unexpected(std::move(in_force.error()));
   const auto known = secrets(workspace);
   if (!known) return std::unexpected(known.error());
-  auto egress = make(std::move(*in_force), *known, workspace, tag_values);
+  std::shared_ptr<quota::Ledger> ledger;
+  if (updates) {
+    auto found = ledgers_.of(workspace, *updates);
+    if (!found) return std::unexpected(std::move(found.error()));
+    ledger = std::move(*found);
+  }
+  auto egress = make(std::move(*in_force), *known, workspace, tag_values, std::move(ledger));
   if (!egress) return std::unexpected(std::move(egress.error()));
 
   auto kept = read();
@@ -139,6 +145,8 @@ store::Outcome<BoxPolicy> Policies::load(const store::WorkspaceId& workspace, co
                                          const std::vector<std::string>& tag_values) const {
   const auto known = secrets(workspace);
   if (!known) return std::unexpected(known.error());
+  const auto ledger = ledgers_.of(workspace, box);
+  if (!ledger) return std::unexpected(ledger.error());
   std::set<std::size_t> closed;
   while (true) {
     auto document = stored(workspace, box);
@@ -151,7 +159,7 @@ store::Outcome<BoxPolicy> Policies::load(const store::WorkspaceId& workspace, co
       out.closed_rules.push_back(document->rules[index].name);
       close_rule(document->rules[index]);
     }
-    auto egress = make(std::move(*document), *known, workspace, tag_values);
+    auto egress = make(std::move(*document), *known, workspace, tag_values, *ledger);
     if (egress) {
       out.egress = std::move(*egress);
       return out;

@@ -12,6 +12,7 @@
 #include "credential/callback.h"
 #include "credential/workload_identity.h"
 #include "model/address.h"
+#include "platform/ledgers.h"
 #include "policy/tree.h"
 #include "proxy/egress.h"
 #include "store/store.h"
@@ -44,8 +45,9 @@ using PolicyRefusal = std::variant<std::vector<policy::Problem>, store::Failure>
 
 class Policies {
  public:
-  /// `store` outlives it. Thread-safe.
-  Policies(store::Store& store, PolicySettings settings) : store_(store), settings_(std::move(settings)) {}
+  /// `store` and `clock` outlive it. Thread-safe.
+  Policies(store::Store& store, PolicySettings settings, const Clock& clock = system_clock)
+      : store_(store), settings_(std::move(settings)), ledgers_(store, clock) {}
 
   /// `proxy_config` as a caller sent it; nullptr: the policy of a box that was given none. With `updates`, a
   /// box whose opaque values are kept where the document leaves them out.
@@ -58,15 +60,21 @@ class Policies {
   store::Outcome<BoxPolicy> load(const store::WorkspaceId& workspace, const std::string& box,
                                  const std::vector<std::string>& tag_values) const;
 
+  /// What boxes have used of their limits. That of a new one is to be adopted, once it has a name.
+  Ledgers& ledgers() const { return ledgers_; }
+
  private:
+  inline static const SystemClock system_clock;
+
   store::Outcome<policy::Document> stored(const store::WorkspaceId& workspace, const std::string& box) const;
   store::Outcome<credential::SecretStore> secrets(const store::WorkspaceId& workspace) const;
   std::expected<std::shared_ptr<const proxy::Egress>, std::vector<policy::Problem>> make(
       policy::Document document, const credential::SecretStore& secrets, const store::WorkspaceId& workspace,
-      const std::vector<std::string>& tag_values) const;
+      const std::vector<std::string>& tag_values, std::shared_ptr<quota::Ledger> ledger) const;
 
   store::Store& store_;
   PolicySettings settings_;
+  mutable Ledgers ledgers_;
 };
 
 }  // namespace postern::platform

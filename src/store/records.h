@@ -211,6 +211,22 @@ struct ResourceQuery {
 
 enum class Kind : std::uint8_t { workspace, api_key, secret, signing_key, sandbox, snapshot };
 
+/// What a sandbox has used today of the limits of one rule.
+struct LimitCount {
+  std::string rule;  ///< Its name; empty: of the sandbox, whatever the rule.
+  std::uint64_t requests = 0;
+  std::uint64_t request_bytes = 0;
+  std::uint64_t tokens = 0;
+
+  bool operator==(const LimitCount&) const = default;
+};
+
+struct SandboxCounts {
+  WorkspaceId workspace;
+  std::string sandbox;
+  std::vector<LimitCount> counts;
+};
+
 struct Change {
   Kind kind = Kind::workspace;
   WorkspaceId workspace;  ///< Empty for signing keys, which are the server's.

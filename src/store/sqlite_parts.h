@@ -89,6 +89,17 @@ class SqliteRefreshTokens final : public RefreshTokenStore {
   SqliteCore& core_;
 };
 
+class SqliteLimitCounts final : public LimitCounts {
+ public:
+  explicit SqliteLimitCounts(SqliteCore& core) : core_(core) {}
+  Outcome<std::vector<LimitCount>> read(const WorkspaceId& workspace, const std::string& sandbox,
+                                        Day day) override;
+  Outcome<void> keep(Day day, std::span<const SandboxCounts> sandboxes) override;
+
+ private:
+  SqliteCore& core_;
+};
+
 class SqliteChangeLog final : public ChangeLog {
  public:
   explicit SqliteChangeLog(SqliteCore& core) : core_(core) {}

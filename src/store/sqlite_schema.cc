@@ -14,7 +14,7 @@ constexpr std::int64_t application_id = 0x506f7374;  // "Post", for file(1) and 
 // Times are microseconds since 1970. `revision` is the number of the last change, `ordinal` that of the
 // first: an order of creation that no clock can disturb. What is sealed names its row's revision as its
 // version.
-constexpr std::array<const char*, 1> migrations = {
+constexpr std::array<const char*, 2> migrations = {
     R"sql(
 CREATE TABLE meta (
   one INTEGER PRIMARY KEY CHECK (one = 1),
@@ -124,6 +124,19 @@ CREATE TABLE changes (
   gone INTEGER NOT NULL,
   PRIMARY KEY (workspace, kind, id)
 ) STRICT, WITHOUT ROWID;
+)sql",
+    R"sql(
+-- Of today, or of the last day on which there was something to count.
+CREATE TABLE limit_counts (
+  sandbox TEXT NOT NULL REFERENCES resources ON DELETE CASCADE,
+  rule TEXT NOT NULL,    -- its name, or '' for the sandbox as a whole
+  day INTEGER NOT NULL,  -- since 1970, UTC
+  requests INTEGER NOT NULL,
+  request_bytes INTEGER NOT NULL,
+  tokens INTEGER NOT NULL,
+  PRIMARY KEY (sandbox, rule)
+) STRICT, WITHOUT ROWID;
+CREATE INDEX limit_counts_by_day ON limit_counts (day);
 )sql"};
 
 constexpr auto latest = static_cast<std::int64_t>(migrations.size());

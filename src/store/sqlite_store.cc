@@ -136,6 +136,7 @@ struct SqliteStore::Parts {
   SqliteResources sandboxes{core, Kind::sandbox};
   SqliteResources snapshots{core, Kind::snapshot};
   SqliteRefreshTokens refresh_tokens{core};
+  SqliteLimitCounts limit_counts{core};
   SqliteChangeLog changes{core};
 };
 
@@ -210,6 +211,7 @@ SigningKeys& SqliteStore::signing_keys() { return parts_->signing_keys; }
 Resources& SqliteStore::sandboxes() { return parts_->sandboxes; }
 Resources& SqliteStore::snapshots() { return parts_->snapshots; }
 RefreshTokenStore& SqliteStore::refresh_tokens() { return parts_->refresh_tokens; }
+LimitCounts& SqliteStore::limit_counts() { return parts_->limit_counts; }
 ChangeLog& SqliteStore::changes() { return parts_->changes; }
 
 Outcome<void> SqliteStore::back_up(const std::string& path) {

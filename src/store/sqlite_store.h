@@ -44,6 +44,7 @@ class SqliteStore final : public Store {
   Resources& sandboxes() override;
   Resources& snapshots() override;
   RefreshTokenStore& refresh_tokens() override;
+  LimitCounts& limit_counts() override;
   ChangeLog& changes() override;
 
   /// Everything as it is at one moment, into one new file (mode 0600), while the store goes on. Secrets in it

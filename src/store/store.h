@@ -13,6 +13,7 @@
 //
 // All of it may be called by several threads at once, and blocks: for a disk, not for a loop.
 
+#include <chrono>
 #include <cstddef>
 #include <optional>
 #include <span>
@@ -104,6 +105,21 @@ class RefreshTokenStore {
   virtual Outcome<void> keep(const WorkspaceId& workspace, const std::string& key, const Secret& token) = 0;
 };
 
+/// How much of their limits sandboxes have used. Gone with the sandbox; no secrets, and no changes.
+class LimitCounts {
+ public:
+  /// In UTC.
+  using Day = std::chrono::sys_days;
+
+  virtual ~LimitCounts() = default;
+  /// What was kept of this day. Nothing for what is not there.
+  virtual Outcome<std::vector<LimitCount>> read(const WorkspaceId& workspace, const std::string& sandbox,
+                                                Day day) = 0;
+  /// In place of what was kept by the same names. What is of other days is dropped, whoever's it is, and
+  /// sandboxes that are not there (any more) are passed over.
+  virtual Outcome<void> keep(Day day, std::span<const SandboxCounts> sandboxes) = 0;
+};
+
 class ChangeLog {
  public:
   virtual ~ChangeLog() = default;
@@ -139,6 +155,7 @@ class Store {
   virtual Resources& sandboxes() = 0;
   virtual Resources& snapshots() = 0;
   virtual RefreshTokenStore& refresh_tokens() = 0;
+  virtual LimitCounts& limit_counts() = 0;
   virtual ChangeLog& changes() = 0;
 };
 
