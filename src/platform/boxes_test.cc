@@ -151,6 +151,69 @@ TEST_F(BoxesTest, AreReadyWhenTheyAreCreated) {
   EXPECT_THAT(made("").name, testing::StartsWith("sandbox-"));
 }
 
+constexpr const char* limited = R"({"limits": {"requests_per_day": 3}, "rules": [{"name": "llm",
+  "match_hosts": ["api.example.com"], "limits": {"requests_per_day": 2, "tokens_per_day": 9}}]})";
+
+class LimitedBoxes : public BoxesTest {
+ protected:
+  bool let_in(const store::Resource& box) {
+    auto ticket = egress_of(box).gates.admit(0, policy::no_rule, 0, clock_);
+    if (ticket) ticket->spend(4);
+    return ticket.has_value();
+  }
+  /// As another process finds it.
+  void restart() {
+    boxes_.reset();
+    runner_.running.clear();
+    runner_.egress.clear();
+    policies_of_now_ = std::make_unique<Policies>(*store_, PolicySettings{}, clock_);
+    boxes_ = std::make_unique<Boxes>(*store_, *policies_of_now_, runner_, clock_);
+  }
+  void flush() { store::value(policies_of_now_->ledgers().flush()); }
+
+  std::unique_ptr<Policies> policies_of_now_;
+};
+
+TEST_F(LimitedBoxes, GoOnCountingWhateverBecomesOfThemAndOfTheServer) {
+  restart();
+  const auto box = made("one", limited);
+  EXPECT_TRUE(let_in(box));
+  ASSERT_TRUE(set_policy("one", limited));
+  EXPECT_TRUE(let_in(box)) << "of two";
+  EXPECT_FALSE(let_in(box)) << "under another policy";
+  ASSERT_TRUE(boxes_->stop(mine_, "one"));
+  runner_.egress.clear();
+  ASSERT_TRUE(boxes_->start(mine_, "one"));
+  EXPECT_FALSE(let_in(box)) << "stopped and started, before anything was written";
+  flush();
+  ASSERT_TRUE(boxes_->stop(mine_, "one"));
+  runner_.egress.clear();
+  flush();
+  ASSERT_TRUE(boxes_->start(mine_, "one"));
+  EXPECT_FALSE(let_in(box)) << "forgotten here, and read from the store";
+  restart();
+  ASSERT_TRUE(boxes_->start(mine_, "one"));
+  EXPECT_FALSE(let_in(box)) << "after a restart";
+  const auto used = egress_of(box).ledger->used(quota::day_of(clock_.wall()));
+  ASSERT_EQ(used.size(), 2u);
+  EXPECT_EQ(used[1], (quota::DayUse{.rule = "llm", .requests = 2, .tokens = 8}));
+  clock_.advance(std::chrono::days(1));
+  EXPECT_TRUE(let_in(box)) << "until midnight";
+}
+
+TEST_F(LimitedBoxes, HaveCountsOfTheirOwn) {
+  restart();
+  const auto one = made("one", limited), two = made("two", limited);
+  EXPECT_TRUE(let_in(one) && let_in(one));
+  EXPECT_FALSE(let_in(one));
+  EXPECT_TRUE(let_in(two));
+  flush();
+  ASSERT_TRUE(boxes_->remove(mine_, "one"));
+  runner_.egress.erase(one.id);
+  EXPECT_TRUE(let_in(made("one", limited))) << "of the same name, and another one";
+  flush();
+}
+
 TEST_F(BoxesTest, ThatCannotStartLeaveNothing) {
   runner_.refuses = fail(Reason::overloaded, "this host has no room").error();
   const auto refused = create("one");

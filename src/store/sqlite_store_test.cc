@@ -114,6 +114,14 @@ TEST_F(Sqlite, AStoreOfALaterProgramIsRefusedAndLeftAsItIs) {
   EXPECT_TRUE(open());
 }
 
+TEST_F(Sqlite, AStoreOfTheFirstVersionGetsWhatCameLater) {
+  value(open());
+  sql_in(file(), "DROP TABLE limit_counts; PRAGMA user_version = 1");
+  const auto opened = value(open());
+  EXPECT_TRUE(value(opened->limit_counts().read({"none"}, "none", {})).empty());
+  value(opened->limit_counts().keep({}, {}));
+}
+
 TEST_F(Sqlite, WhatIsNoStoreIsRefused) {
   value(open());
   fs::remove(file());

@@ -470,6 +470,36 @@ TEST_P(Contract, TheNewestRefreshTokenIsKept) {
   EXPECT_EQ(revealed(*value(store_->refresh_tokens().newest(mine_, "other"))), "third");
 }
 
+TEST_P(Contract, WhatWasUsedOfLimitsIsKeptForItsDayAndItsSandbox) {
+  const LimitCounts::Day today{std::chrono::days(20'000)};
+  const WorkspaceId other = workspace("other");
+  const std::string box = guarded("box").id;
+  auto& counts = store_->limit_counts();
+  EXPECT_THAT(value(counts.read(mine_, box, today)), IsEmpty());
+  const LimitCount whole{.rule = "", .requests = 7, .request_bytes = 1, .tokens = 2};
+  const LimitCount llm{.rule = "llm", .requests = 3, .request_bytes = 1'000'000'000'000'000, .tokens = 9};
+  const SandboxCounts first[] = {{mine_, box, {whole, llm}},
+                                 {mine_, "00000000-0000-4000-8000-000000000000", {llm}},
+                                 {other, box, {{.rule = "theirs", .requests = 1}}}};
+  value(counts.keep(today, first));
+  reopen();
+  auto& again = store_->limit_counts();
+  EXPECT_THAT(value(again.read(mine_, box, today)), ElementsAre(whole, llm));
+  EXPECT_THAT(value(again.read(other, box, today)), IsEmpty());
+  EXPECT_THAT(value(again.read(mine_, box, today + std::chrono::days(1))), IsEmpty());
+
+  const LimitCount more{.rule = "llm", .requests = 4};
+  const SandboxCounts second[] = {{mine_, box, {more}}};
+  value(again.keep(today, second));
+  EXPECT_THAT(value(again.read(mine_, box, today)), ElementsAre(whole, more));
+  value(again.keep(today + std::chrono::days(1), second));
+  EXPECT_THAT(value(again.read(mine_, box, today)), IsEmpty()) << "a day that is over is dropped";
+  EXPECT_THAT(value(again.read(mine_, box, today + std::chrono::days(1))), ElementsAre(more));
+  value(store_->sandboxes().remove(mine_, box));
+  EXPECT_THAT(value(again.read(mine_, box, today + std::chrono::days(1))), IsEmpty());
+  value(again.keep(today, second));
+}
+
 // What is on disk.
 
 TEST_P(Contract, NoSecretIsOnDiskInTheClear) {
