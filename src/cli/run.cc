@@ -251,7 +251,8 @@ class Rereading {
     }
     complaint_.clear();
     secrets_ = std::move(fresh);
-    data_plane_.swap(sandbox_, proxy::make_egress(snapshot_, std::move(*injections), asking_.signer, ledger_));
+    data_plane_.swap(sandbox_,
+                     proxy::make_egress(snapshot_, std::move(*injections), asking_.signer, ledger_));
   }
   /// A server that is down for an hour is one complaint.
   void complain_once(const std::string& what) {
@@ -367,7 +368,8 @@ int run_checked(const RunOptions& options) {
                                     .sockets = {std::move(captured.tcp4), std::move(captured.tcp6),
                                                 std::move(captured.dns_udp4), std::move(captured.dns_udp6),
                                                 std::move(captured.dns_tcp4), std::move(captured.dns_tcp6)}});
-    Rereading rereading(sources, egress->snapshot, workspace, options, asking, secrets, data_plane, id, egress->ledger);
+    Rereading rereading(sources, egress->snapshot, workspace, options, asking, secrets, data_plane, id,
+                        egress->ledger);
     std::function<bool()> look;
     if (sources.may_change()) look = [&] { return rereading.look(); };
     status = supervise(program, signals, look);

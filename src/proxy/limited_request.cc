@@ -91,7 +91,8 @@ void LimitedRequest::ask_for_readable(FieldList& fields) {
     }
   if (accept_encoding_.empty()) return;
   accept_encoding_ = transform::filter_accept_encoding(accept_encoding_);
-  std::erase_if(fields, [](const HeaderField& field) { return wire::same_name(field.name, "accept-encoding"); });
+  std::erase_if(fields,
+                [](const HeaderField& field) { return wire::same_name(field.name, "accept-encoding"); });
   fields.push_back({"Accept-Encoding", accept_encoding_});
 }
 

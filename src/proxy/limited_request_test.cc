@@ -37,8 +37,8 @@ constexpr const char* get = "GET / HTTP/1.1\r\nHost: api.example.com\r\n\r\n";
 class Limited : public testing::Test {
  protected:
   void begin(const std::string& limits, const std::string& of_sandbox = "") {
-    road_ = std::make_unique<Road>(
-        RoadOptions{.policy = policy_with(limits, of_sandbox), .prompt_peers = true});
+    road_ =
+        std::make_unique<Road>(RoadOptions{.policy = policy_with(limits, of_sandbox), .prompt_peers = true});
   }
 
   Peer& ask(const std::string& request = get, const std::string& host = "api.example.com") {
@@ -48,15 +48,14 @@ class Limited : public testing::Test {
   }
   /// Once the origin got something that ends so: on a connection of its own.
   bool arrives(const std::string& end = "\r\n\r\n") {
-    return road_->wait_until([&] {
-      return road_->origins() > answered_ && road_->origin()->received().ends_with(end);
-    });
+    return road_->wait_until(
+        [&] { return road_->origins() > answered_ && road_->origin()->received().ends_with(end); });
   }
   void answer(const std::string& body = "ok", const std::string& fields = "",
               const std::string& status = "200 OK") {
     answered_ = road_->origins();
-    road_->origin()->send(fmt::format("HTTP/1.1 {}\r\nConnection: close\r\nContent-Length: {}\r\n{}\r\n{}", status,
-                                      body.size(), fields, body));
+    road_->origin()->send(fmt::format("HTTP/1.1 {}\r\nConnection: close\r\nContent-Length: {}\r\n{}\r\n{}",
+                                      status, body.size(), fields, body));
   }
   std::string read(Peer& sandbox) {
     EXPECT_TRUE(road_->wait_until([&] { return !sandbox.received().empty(); }));
@@ -93,8 +92,8 @@ class Limited : public testing::Test {
 TEST_F(Limited, ARefusalSaysWhatIsReachedAndWhenToComeAgain) {
   begin("requests_per_second: 1");
   expect_let_through();
-  EXPECT_THAT(expect_refused(), AllOf(HasSubstr("Retry-After: 1\r\n"),
-                                      HasSubstr("requests_per_second of the rule 'llm' (1)")));
+  EXPECT_THAT(expect_refused(),
+              AllOf(HasSubstr("Retry-After: 1\r\n"), HasSubstr("requests_per_second of the rule 'llm' (1)")));
   road_->clock().advance(std::chrono::seconds(1));
   expect_let_through();
   road_->leave();
@@ -201,7 +200,8 @@ TEST_F(Limited, CountsGoOnUnderAnotherPolicy) {
   begin("requests_per_day: 2");
   expect_let_through();
   const auto ledger = road_->tenant().egress->ledger;
-  Worker::swap(road_->tenant(), egress_of(policy_with("requests_per_day: 2, concurrent_requests: 9"), ledger));
+  Worker::swap(road_->tenant(),
+               egress_of(policy_with("requests_per_day: 2, concurrent_requests: 9"), ledger));
   EXPECT_EQ(used().requests, 1u);
   expect_let_through();
   expect_refused();
@@ -247,8 +247,9 @@ TEST_F(Limited, LeavingBeforeTheReportIsNoWayAround) {
 
 TEST_F(Limited, OnlyWhatCanBeReadBackIsAskedForWhereTokensCount) {
   begin("tokens_per_day: 100");
-  Peer& sandbox = ask("GET / HTTP/1.1\r\nHost: api.example.com\r\nAccept-Encoding: dcb, gzip\r\n"
-                      "Accept-Encoding: br;q=0.5\r\n\r\n");
+  Peer& sandbox =
+      ask("GET / HTTP/1.1\r\nHost: api.example.com\r\nAccept-Encoding: dcb, gzip\r\n"
+          "Accept-Encoding: br;q=0.5\r\n\r\n");
   ASSERT_TRUE(arrives()) << sandbox.received();
   EXPECT_THAT(road_->origin()->received(),
               AllOf(HasSubstr("Accept-Encoding: gzip, br;q=0.5\r\n"), Not(HasSubstr("dcb"))));
@@ -256,7 +257,8 @@ TEST_F(Limited, OnlyWhatCanBeReadBackIsAskedForWhereTokensCount) {
 
 TEST_F(Limited, ATunnelPaysWhileItIsOpen) {
   begin("tokens_per_day: 100, request_bytes_per_day: 1000");
-  Peer& sandbox = ask("GET / HTTP/1.1\r\nHost: api.example.com\r\nConnection: Upgrade\r\nUpgrade: raw\r\n\r\n");
+  Peer& sandbox =
+      ask("GET / HTTP/1.1\r\nHost: api.example.com\r\nConnection: Upgrade\r\nUpgrade: raw\r\n\r\n");
   ASSERT_TRUE(arrives()) << sandbox.received();
   road_->origin()->send("HTTP/1.1 101 Switching Protocols\r\nConnection: Upgrade\r\nUpgrade: raw\r\n\r\n");
   EXPECT_THAT(read(sandbox), HasSubstr("101"));
@@ -322,8 +324,10 @@ TEST(TokenMeter, ReadsWhatIsCompressed) {
   HeaderField fields[] = {{"Content-Encoding", "gzip"}};
   TokenMeter meter;
   meter.begin(head_with(fields));
-  const std::string body = coded(transform::Coding::gzip, R"({"usage":{"prompt_tokens":1,"completion_tokens":2,"total_tokens":3}})");
-  for (std::size_t i = 0; i < body.size(); ++i) meter.feed(std::string_view(body).substr(i, 1), i + 1 == body.size());
+  const std::string body = coded(transform::Coding::gzip,
+                                 R"({"usage":{"prompt_tokens":1,"completion_tokens":2,"total_tokens":3}})");
+  for (std::size_t i = 0; i < body.size(); ++i)
+    meter.feed(std::string_view(body).substr(i, 1), i + 1 == body.size());
   EXPECT_EQ(meter.tokens(1'000), 3u);
 }
 

@@ -40,8 +40,7 @@ std::string message_for(const Refusal& refusal) {
     case Reason::content_blocked:
       return fmt::format("The rule '{}' lets nothing of this kind leave the sandbox: {}.", refusal.rule,
                          refusal.detail);
-    case Reason::limit_exceeded:
-      return fmt::format("A limit is reached: {}.", refusal.detail);
+    case Reason::limit_exceeded: return fmt::format("A limit is reached: {}.", refusal.detail);
     case Reason::unsupported_content:
       return fmt::format("The rule '{}' does not let this content through: {}.", refusal.rule,
                          refusal.detail);

@@ -33,7 +33,8 @@ std::int64_t nanoseconds(TimePoint time) {
 constexpr std::int64_t second = 1'000'000'000;
 
 std::int64_t interval(std::uint64_t per_second) {
-  return std::max<std::int64_t>(1, second / static_cast<std::int64_t>(std::min<std::uint64_t>(per_second, second)));
+  return std::max<std::int64_t>(
+      1, second / static_cast<std::int64_t>(std::min<std::uint64_t>(per_second, second)));
 }
 
 }  // namespace

@@ -50,7 +50,8 @@ std::optional<Refused> look(const Gate& gate, const Moment& at, std::uint64_t by
     return refused(gate, Limit::request_bytes_per_day, *limits.request_bytes_per_day, at.until_tomorrow());
   if (auto spent = tokens_spent(gate, at)) return spent;
   if (limits.requests_per_second)
-    if (const Duration wait = counter.rate.wait(at.now, *limits.requests_per_second); wait != Duration::zero())
+    if (const Duration wait = counter.rate.wait(at.now, *limits.requests_per_second);
+        wait != Duration::zero())
       return refused(gate, Limit::requests_per_second, *limits.requests_per_second,
                      std::chrono::ceil<seconds>(wait));
   if (limits.concurrent_requests && counter.places.full(*limits.concurrent_requests))
@@ -122,7 +123,8 @@ Ticket& Ticket::operator=(Ticket&& other) noexcept {
 }
 
 bool Ticket::limits_tokens() const {
-  return std::ranges::any_of(gates(), [](const Gate* gate) { return gate->limits->tokens_per_day.has_value(); });
+  return std::ranges::any_of(gates(),
+                             [](const Gate* gate) { return gate->limits->tokens_per_day.has_value(); });
 }
 
 std::expected<void, Refused> Ticket::pass(std::uint64_t bytes) {
@@ -173,7 +175,8 @@ Gates::Gates(const policy::Snapshot& snapshot, Ledger& ledger) {
   rules_.resize(rules.size());
   for (std::size_t i = 0; i < rules.size(); ++i)
     if (is_limited(rules[i]))
-      rules_[i] = {.rule = rules[i].name, .limits = rules[i].limits(), .counter = ledger.counter(rules[i].name)};
+      rules_[i] = {
+          .rule = rules[i].name, .limits = rules[i].limits(), .counter = ledger.counter(rules[i].name)};
 }
 
 std::expected<Ticket, Refused> Gates::admit(std::uint32_t rule, std::uint32_t other_rule,

@@ -77,7 +77,7 @@ class Ticket {
   std::array<const Gate*, gates_max> gates_{};
   std::size_t count_ = 0;
   const Clock* clock_ = nullptr;
-  Day day_{};                     ///< When it began.
+  Day day_{};                    ///< When it began.
   std::uint64_t announced_ = 0;  ///< Bytes that were counted and have not come yet.
   bool inside_ = false;
 };

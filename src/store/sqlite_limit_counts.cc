@@ -33,7 +33,8 @@ Outcome<void> SqliteLimitCounts::keep(Day day, std::span<const SandboxCounts> sa
       for (const LimitCount& count : counts) {
         auto done = in.execute(
             "INSERT INTO limit_counts (sandbox, rule, day, requests, request_bytes, tokens) "
-            "SELECT id, ?3, ?4, ?5, ?6, ?7 FROM resources WHERE id = ?2 AND workspace = ?1 AND kind = 'sandbox' "
+            "SELECT id, ?3, ?4, ?5, ?6, ?7 FROM resources WHERE id = ?2 AND workspace = ?1 AND kind = "
+            "'sandbox' "
             "ON CONFLICT DO UPDATE SET requests = excluded.requests, request_bytes = excluded.request_bytes, "
             "tokens = excluded.tokens",
             {workspace, sandbox, count.rule, number(day), count.requests, count.request_bytes, count.tokens});
