@@ -108,6 +108,12 @@ def test_what_cannot_be_read_is_closed(ask, origin):
     assert len(origin.requests) == 1
 
 
+def test_a_query_in_the_url_of_a_websocket_is_not_all_that_passes(ask, origin):
+    upgrade = ["--http1.1", "-H", "Connection: Upgrade", "-H", "Upgrade: websocket", "-H", "Sec-WebSocket-Key: AAAAAAAAAAAAAAAAAAAAAA==", "-H", "Sec-WebSocket-Version: 13"]
+    status, record = ask("/graphql?query=%7Bviewer%7Blogin%7D%7D", None, *upgrade)
+    assert status == 403 and record["reason"] == "denied_by_rule" and origin.connections == 0
+
+
 def test_a_query_in_the_url(ask, origin):
     assert ask("/graphql?query=%7Bviewer%7Blogin%7D%7D", None)[0] == 200
     assert ask("/graphql?query=mutation%7BcloseIssue%7Bid%7D%7D", None)[0] == 403

@@ -710,7 +710,8 @@ io::Task<Result<void>> Exchange::judge_operations() {
     if (wire::same_name(field.name, "content-type")) type = field.value, ++types;
   const std::string_view target = request().target;
   const std::size_t question = target.find('?');
-  if (body && types <= 1)
+  // What passes on a connection that changes its protocol is no operation that was told.
+  if (body && types <= 1 && request().upgrade.empty())
     operations_ = transform::read_operations(
         {.method = method_,
          .query = question == std::string_view::npos ? std::string_view() : target.substr(question + 1),
