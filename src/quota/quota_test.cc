@@ -26,7 +26,7 @@ struct Sandbox {
   explicit Sandbox(const std::string& yaml) { put(yaml); }
   void put(const std::string& yaml) {
     snapshots.push_back(compiled(yaml));
-    gates = std::make_unique<Gates>(*snapshots.back(), ledger);
+    gates = policies.emplace_back(std::make_unique<Gates>(*snapshots.back(), ledger)).get();
   }
   std::expected<Ticket, Refused> admit(std::uint64_t announced = 0, std::uint32_t rule = 0,
                                        std::uint32_t other = policy::no_rule) const {
@@ -37,7 +37,8 @@ struct Sandbox {
   ManualClock clock;
   Ledger ledger;
   std::vector<std::shared_ptr<const policy::Snapshot>> snapshots;
-  std::unique_ptr<Gates> gates;
+  std::vector<std::unique_ptr<Gates>> policies;  ///< Each as long as its tickets.
+  Gates* gates = nullptr;
 };
 
 std::string rule(const std::string& limits, const std::string& name = "llm") {
