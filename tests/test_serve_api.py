@@ -156,6 +156,27 @@ def test_a_policy_is_explained_before_it_is_tried(server, box):
     assert status == 200 and told["description"] == "Only the API." and "api.example.test: gets a credential" in told["text"]
 
 
+def test_what_a_rule_does_is_explained_too(server, box):
+    policy = {"limits": {"requests_per_day": 1000}, "rules": [
+        {"name": "mirror", "match_hosts": ["npm.example.test"], "rewrite": {"host": "mirror.example.test", "port": 8443, "path_prefix": "/npm"}},
+        {"name": "graph", "match_hosts": ["graph.example.test"], "match_operations": ["mutation createIssue"], "transform": {"request": [{"redact": ["email"]}]},
+         "limits": {"requests_per_second": 5}}]}
+    status, _ = server.call("PATCH", "/boxes/box", {"proxy_config": policy})
+    assert status == 200
+    ask = lambda **question: server.call("POST", "/boxes/box/explain", question)[1]
+    sent = ask(url="https://npm.example.test/left-pad")
+    assert sent["rewritten_to"] == "mirror.example.test:8443" and sent["sent_to"] == "https://mirror.example.test:8443/npm/left-pad"
+    assert sent["sandbox_limits"] == "at most 1000 requests a day"
+    assert ask(url="https://graph.example.test/", method="POST")["decision"] == "depends"
+    told = ask(url="https://graph.example.test/", method="POST", operations=["mutation createIssue"])
+    assert told["decision"] == "allowed" and told["rule"]["does"] == ["takes out email", "at most 5 requests a second"]
+    assert "rule" not in ask(url="https://graph.example.test/", method="POST", operations=["mutation deleteRepo"])
+    text = server.call("GET", "/boxes/box/capabilities")[1]["text"]
+    assert "- npm.example.test: is allowed; the rule sends it to https://mirror.example.test:8443/npm\n" in text
+    assert "- graph.example.test with the operation mutation createIssue: is allowed; the rule takes out email; at most 5 requests a second\n" in text
+    assert "All together: at most 1000 requests a day." in text
+
+
 def test_keys_are_published_and_stay(server):
     status, keys = server.call("GET", "//.well-known/jwks.json", key=False)
     assert status == 200 and {key["kty"] for key in keys["keys"]} == {"OKP", "RSA"} and not any("d" in key for key in keys["keys"])

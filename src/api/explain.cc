@@ -28,8 +28,11 @@ std::string hosts_of(const policy::Rule& rule) {
 
 std::string what_it_does(const policy::Rule& rule) {
   if (rule.action == policy::Action::deny) return "is refused";
-  if (rule.injects_credential()) return "gets a credential on the way; send none, or any placeholder";
-  return "is allowed";
+  std::string out = rule.injects_credential() ? "gets a credential on the way; send none, or any placeholder"
+                                              : "is allowed";
+  if (const auto does = proxy::treatment_of(rule); !does.empty())
+    out += fmt::format("; the rule {}", fmt::join(does, "; "));
+  return out;
 }
 
 std::string rule_line(const policy::Rule& rule) {
@@ -38,6 +41,11 @@ std::string rule_line(const policy::Rule& rule) {
   std::vector<std::string_view> paths;
   for (const auto& path : rule.match_paths) paths.push_back(path.text);
   if (!paths.empty()) line += fmt::format(" {}", fmt::join(paths, ", "));
+  if (!rule.match_operations.empty()) {
+    std::vector<std::string_view> operations;
+    for (const auto& operation : rule.match_operations) operations.push_back(operation.text);
+    line += fmt::format(" with the operation {}", fmt::join(operations, " or "));
+  }
   line += ": " + what_it_does(rule);
   if (!rule.description.empty()) line += fmt::format(" ({})", rule.description);
   return line + "\n";
@@ -58,7 +66,8 @@ class Handlers : public std::enable_shared_from_this<Handlers> {
 
  private:
   /// nullptr: the call was answered.
-  std::shared_ptr<const policy::Snapshot> snapshot_for(const CallPointer& call, const Principal& caller) {
+  std::shared_ptr<const policy::Snapshot> snapshot_for(const CallPointer& call, const Principal& caller,
+                                                       std::size_t* operator_rules = nullptr) {
     const store::WorkspaceId workspace{caller.workspace};
     auto box = boxes_.find(workspace, call->request().parameter("name"));
     if (!box) {
@@ -67,6 +76,7 @@ class Handlers : public std::enable_shared_from_this<Handlers> {
     }
     const auto settings = platform::settings_from_json(box->settings).value_or(platform::BoxSettings{});
     const auto policy = policies_.load(workspace, box->id, settings.tag_values);
+    if (policy && operator_rules) *operator_rules = policy->operator_rules;
     if (policy) return policy->egress->snapshot;
     call->answer(platform::to_api_error(policy.error()));
     return nullptr;
@@ -86,17 +96,21 @@ class Handlers : public std::enable_shared_from_this<Handlers> {
       const auto url = fields.text("url", 64 * KiB);
       const auto method = fields.text("method", 64).value_or("GET");
       const auto headers = fields.strings("headers", 256);
+      const auto operations = fields.list("operations", 1000);
       if (!url && fields.good()) fields.note("url", "is required");
       if (!fields.good()) return call->answer(fields.refusal());
       std::vector<std::string> lines;
       if (headers)
         for (const auto& [name, value] : *headers) lines.push_back(name + ": " + value);
-      const auto question = proxy::read_question(*url, method, lines);
+      const auto question =
+          proxy::read_question(*url, method, lines, operations.value_or(std::vector<std::string>{}));
       if (!question) return call->answer(control::validation_response("url", question.error().detail));
-      const auto snapshot = self->snapshot_for(call, caller);
+      std::size_t operator_rules = 0;
+      const auto snapshot = self->snapshot_for(call, caller, &operator_rules);
       if (!snapshot) return;
-      call->answer(control::json_response(
-          200, proxy::explanation_json(*snapshot, *question, proxy::explain(*snapshot, *question))));
+      const auto answer = proxy::explain(*snapshot, *question);
+      call->answer(
+          control::json_response(200, proxy::explanation_json(*snapshot, *question, answer, operator_rules)));
     });
   }
 
@@ -122,6 +136,7 @@ std::string capabilities_text(const policy::Snapshot& snapshot) {
   }
   if (told > 0) out += "\nBy rule, where the first that fits counts:\n" + rules;
   if (all > told) out += fmt::format("- and {} more\n", all - told);
+  if (snapshot.limits()) out += fmt::format("\nAll together: {}.\n", proxy::described(*snapshot.limits()));
   out +=
       "\nPrivate networks and the clouds' metadata addresses are never reachable. There is no UDP but DNS, "
       "and no "

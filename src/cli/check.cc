@@ -76,7 +76,7 @@ std::string credential_of(const policy::Provider& provider) {
 
 void write_text(const CheckOptions& options, const policy::Snapshot& snapshot, const Question& question,
                 const Answer& answer, std::ostream& out) {
-  const bool allowed = answer.reason == Reason::allowed;
+  const bool allowed = answer.allowed();
   const auto paint = [&](std::string_view code, std::string_view text) {
     return options.colour ? fmt::format("\x1b[{}m{}\x1b[0m", code, text) : std::string(text);
   };
@@ -84,6 +84,10 @@ void write_text(const CheckOptions& options, const policy::Snapshot& snapshot, c
     out << fmt::format("  {:<12} {}\n", label, text);
   };
 
+  if (answer.wants_operations) {
+    out << paint("1;33", "depends") << "  " << requested(question) << '\n';
+    return line("message", sentence(snapshot, question, answer) + " with --operation");
+  }
   out << paint(allowed ? "1;32" : "1;31", allowed ? "allowed" : "denied") << "  " << requested(question)
       << '\n';
   line("reason", token(answer.reason));
@@ -106,14 +110,20 @@ void write_text(const CheckOptions& options, const policy::Snapshot& snapshot, c
                                                            : "none: no header is set");
   }
   if (allowed && answer.callback != nullptr) line("callback", printable(answer.callback->url));
-  if (allowed && !question.path.empty() && !answer.path.empty() && answer.path != question.path)
+  if (answer.rewrite)
+    line("sent to", sent_to(answer));
+  else if (allowed && !question.path.empty() && !answer.path.empty() && answer.path != question.path)
     line("path sent", answer.path);
-  if (!allowed || answer.rule == nullptr) return;
-  if (wire::is_presigned(question.path) && !answer.rule->headers.empty())
+  if (allowed && answer.rule)
+    for (const std::string& clause : proxy::treatment_of(*answer.rule)) line("rule does", clause);
+  if (allowed && snapshot.limits()) line("sandbox", proxy::described(*snapshot.limits()));
+  if (!allowed || answer.credentials == nullptr) return;
+  if (answer.credentials != answer.rule) line("rule there", answer.credentials->name);
+  if (wire::is_presigned(answer.path) && !answer.credentials->headers.empty())
     return line("sets", "nothing: the URL carries a signature of its own");
-  if (const std::string credential = credential_of(answer.rule->provider); !credential.empty())
+  if (const std::string credential = credential_of(answer.credentials->provider); !credential.empty())
     line("credential", credential);
-  for (const policy::Header& header : answer.rule->headers)
+  for (const policy::Header& header : answer.credentials->headers)
     line("sets", fmt::format("{}: {}", header.name, printable(header)));
 }
 
@@ -134,7 +144,8 @@ int check(const CheckOptions& options, std::ostream& out, std::ostream& err) {
         fmt::format("'{0}' is a file. The policy is named by --policy, and TARGET is what a "
                     "sandbox would ask for: postern check --policy {0} https://HOST/PATH",
                     options.target));
-  const auto question = proxy::read_question(options.target, options.method, options.headers);
+  const auto question =
+      proxy::read_question(options.target, options.method, options.headers, options.operations);
   if (!question) return unusable(question.error().detail);
   auto networks = parse_networks(options.allow_private);
   if (!networks) return unusable(networks.error().detail);
@@ -169,7 +180,8 @@ int check(const CheckOptions& options, std::ostream& out, std::ostream& err) {
   } else {
     write_text(options, **snapshot, *question, answer, out);
   }
-  return answer.reason == Reason::allowed ? check_allowed : check_denied;
+  if (answer.wants_operations) return check_depends;
+  return answer.allowed() ? check_allowed : check_denied;
 }
 
 void add_check_command(CLI::App& app, int& exit_code) {
@@ -183,7 +195,9 @@ void add_check_command(CLI::App& app, int& exit_code) {
       "https://api.github.com/repos/acme/widgets\n"
       "  postern check --policy examples/database.yaml db.example.com:5432\n"
       "  postern check --policy examples/openai.yaml --secrets secrets.env --json api.openai.com\n"
-      "Exit status: 0 allowed, 3 denied, 2 the command line or the policy cannot be used.\n"
+      "Exit status: 0 allowed, 3 denied, 4 it depends on the operation in the body and no --operation was "
+      "given,\n"
+      "2 the command line or the policy cannot be used.\n"
       "Secrets are never shown; they are only needed to see whether one is missing.");
   const auto list = [command](const char* name, std::vector<std::string>& into, const char* help,
                               const char* type) {
@@ -192,6 +206,9 @@ void add_check_command(CLI::App& app, int& exit_code) {
   command->add_option("--policy", options->policy_file, "Policy document (YAML or JSON)")->type_name("FILE");
   command->add_option("--method,-X", options->method, "Request method (default GET)")->type_name("METHOD");
   list("--header,-H", options->headers, "A header that the sandbox sends", "'NAME: VALUE'");
+  list("--operation", options->operations,
+       "What the body asks for, of GraphQL, JSON-RPC or MCP: 'mutation createIssue', 'tools/call search'",
+       "OPERATION");
   list("--secret", options->secrets,
        "A secret for the policy's {KEY}; without =VALUE from Postern's environment", "KEY[=VALUE]");
   list("--secrets", options->secret_files, "Secrets as KEY=VALUE lines", "FILE.env");

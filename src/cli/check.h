@@ -19,6 +19,7 @@ struct CheckOptions {
   std::string policy_file;  ///< Empty: a document that says nothing.
   std::string method = "GET";
   std::vector<std::string> headers;       ///< "name: value", as the sandbox would send them
+  std::vector<std::string> operations;    ///< What the body asks for: "mutation createIssue"
   std::vector<std::string> secrets;       ///< KEY or KEY=VALUE; when any is given, missing ones are told
   std::vector<std::string> secret_files;  ///< KEY=VALUE lines
   std::vector<std::string> allow, deny, allow_private;
@@ -30,6 +31,7 @@ struct CheckOptions {
 inline constexpr int check_allowed = 0;
 inline constexpr int check_unusable = 2;  // the command line or the policy
 inline constexpr int check_denied = 3;
+inline constexpr int check_depends = 4;  // on the operation in the body, which the question does not say
 
 /// Writes the verdict to `out`, what is wrong with the question to `err`, and returns the exit status.
 int check(const CheckOptions& options, std::ostream& out, std::ostream& err);

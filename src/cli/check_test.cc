@@ -342,6 +342,100 @@ TEST_F(Check, JsonHoldsTheWholeVerdict) {
   EXPECT_THAT(refusal["headers"], IsEmpty());
 }
 
+TEST_F(Check, ARewrittenRequestSaysWhereItGoesAndWithWhoseCredential) {
+  const std::string file = policy(R"(
+rules:
+  - name: to the mirror
+    match_hosts: [npm.example.com]
+    rewrite: {host: mirror.example.net, port: 8443, path_prefix: /npm}
+  - name: the mirror's token
+    match_hosts: [mirror.example.net]
+    headers: [{name: Authorization, type: workspace_secret, value: "Bearer {MIRROR}"}]
+  - name: nobody's
+    match_hosts: [closed.example.com]
+    rewrite: {host: gone.example.net}
+  - {name: closed, match_hosts: [gone.example.net], action: deny}
+)");
+  const Outcome text = run_check({.target = "https://npm.example.com/left-pad?x", .policy_file = file});
+  EXPECT_EQ(text.status, check_allowed) << text.out;
+  EXPECT_THAT(text.out, AllOf(HasSubstr("rule         to the mirror "),
+                              HasSubstr("sent to      https://mirror.example.net:8443/npm/left-pad?x\n"),
+                              HasSubstr("rule there   the mirror's token\n"),
+                              HasSubstr("sets         Authorization: Bearer {MIRROR}\n")));
+  const auto json = nlohmann::json::parse(
+      run_check({.target = "https://npm.example.com/left-pad", .policy_file = file, .json = true}).out);
+  EXPECT_EQ(json["rewritten_to"], "mirror.example.net:8443");
+  EXPECT_EQ(json["sent_to"], "https://mirror.example.net:8443/npm/left-pad");
+  EXPECT_EQ(json["credentials_of"], "the mirror's token");
+  EXPECT_EQ(json["headers"][0]["template"], "Bearer {MIRROR}");
+  const Outcome closed = run_check({.target = "https://closed.example.com/", .policy_file = file});
+  EXPECT_EQ(closed.status, check_denied);
+  EXPECT_THAT(closed.out, HasSubstr("denied_by_rule"));
+}
+
+TEST_F(Check, WhatARuleDoesWithABodyIsSaid) {
+  const std::string file = policy(R"(
+limits: {requests_per_day: 1000}
+rules:
+  - name: llm
+    match_hosts: [llm.example.com]
+    transform:
+      request:
+        - set_header: {name: X-Team, value: canary-plain}
+        - redact: [email, {pattern: "ACME-[0-9]{6}"}]
+        - block: [private_key]
+        - require: {max_body_bytes: 4096, content_types: [application/json]}
+      response: {scrub_secrets: false}
+    limits: {requests_per_second: 10, tokens_per_day: 50000}
+)");
+  for (const bool json : {false, true}) {
+    const Outcome outcome =
+        run_check({.target = "https://llm.example.com/v1", .policy_file = file, .json = json});
+    EXPECT_EQ(outcome.status, check_allowed) << outcome.err;
+    EXPECT_THAT(outcome.out,
+                AllOf(HasSubstr("sets the header X-Team"), HasSubstr("takes out email, pattern"),
+                      HasSubstr("refuses what holds private_key"),
+                      HasSubstr("takes only a body of at most 4096 bytes, of type application/json"),
+                      HasSubstr("does not search the answer"),
+                      HasSubstr("at most 10 requests a second, 50000 tokens of language models a day"),
+                      HasSubstr("at most 1000 requests a day")));
+    EXPECT_THAT(outcome.out, Not(HasSubstr("canary")));
+  }
+}
+
+TEST_F(Check, WhatDependsOnTheOperationIsNotGuessed) {
+  const std::string file = policy(R"(
+rules:
+  - name: reading
+    match_hosts: [graph.example.com]
+    match_operations: [query, mutation createIssue]
+    headers: [{name: A, type: plaintext, value: b}]
+  - {name: nothing else, match_hosts: [graph.example.com], action: deny}
+)");
+  const auto ask = [&](std::vector<std::string> operations, bool json = false) {
+    return run_check({.target = "https://graph.example.com/graphql",
+                      .policy_file = file,
+                      .method = "POST",
+                      .operations = std::move(operations),
+                      .json = json});
+  };
+  const Outcome open = ask({});
+  EXPECT_EQ(open.status, check_depends);
+  EXPECT_THAT(open.out, AllOf(StartsWith("depends  POST https://graph.example.com/graphql\n"),
+                              HasSubstr("depends on the operation in the body"), HasSubstr("--operation"),
+                              Not(HasSubstr("allowed"))));
+  const auto json = nlohmann::json::parse(ask({}, true).out);
+  EXPECT_EQ(json["decision"], "depends");
+  EXPECT_EQ(json["wants_operations"], true);
+  EXPECT_FALSE(json.contains("rule"));
+  EXPECT_EQ(ask({"mutation createIssue", "query issues"}).status, check_allowed);
+  const Outcome denied = ask({"mutation createIssue", "mutation deleteRepo"});
+  EXPECT_EQ(denied.status, check_denied);
+  EXPECT_THAT(denied.out, HasSubstr("rule         nothing else "));
+  EXPECT_EQ(ask({" createIssue"}).status, check_unusable);
+  EXPECT_EQ(ask({"mutation "}).status, check_unusable);
+}
+
 TEST_F(Check, ColoursAreOnlyForTerminals) {
   EXPECT_THAT(run_check({.target = "a.com"}).out, Not(HasSubstr("\x1b")));
   EXPECT_THAT(run_check({.target = "a.com", .colour = true}).out, StartsWith("\x1b[1;31mdenied\x1b[0m"));
@@ -371,6 +465,7 @@ TEST_F(Check, TheCommandLineReachesTheAnswer) {
   EXPECT_EQ(status({"check", "--allow", "a.com", "--allow", "b.com", "--header", "x: y", "b.com"}).first,
             check_allowed);
   EXPECT_EQ(status({"check", "--without-access-control", "everything", "b.com"}).first, check_allowed);
+  EXPECT_EQ(status({"check", "--allow", "b.com", "--operation", "tools/list", "b.com"}).first, check_allowed);
   EXPECT_THAT(status({"check", "--json", "b.com"}).second, StartsWith("{\n"));
   EXPECT_GT(status({"check"}).first, 1000);
   EXPECT_GT(status({"check", "--without-access-control", "some", "b.com"}).first, 1000);

@@ -5,6 +5,7 @@
 #include <chrono>
 #include <cstdio>
 #include <fmt/format.h>
+#include <fmt/ranges.h>
 #include <map>
 #include <memory>
 #include <nlohmann/json.hpp>
@@ -25,7 +26,7 @@ using Json = nlohmann::json;
 
 struct LogOptions {
   ServerOptions server;
-  std::string sandbox, host, since;
+  std::string sandbox, host, since, rule, reason;
   std::size_t limit = 100;
   bool denied = false, follow = false, json = false;
 };
@@ -46,9 +47,40 @@ std::string query_of(const LogOptions& options) {
   add("sandbox", options.sandbox);
   add("host", options.host);
   add("since", options.since);
+  add("rule", options.rule);
+  add("reason", options.reason);
   if (options.denied) add("decision", "denied");
   if (options.follow) add("follow", "true");
   return query;
+}
+
+/// What sandboxes chose must not speak to the terminal.
+std::string text(const Json& record, const char* key) {
+  const auto found = record.find(key);
+  return found != record.end() && found->is_string() ? printable(found->get_ref<const std::string&>()) : "";
+}
+
+/// 0 when there is none.
+std::uint64_t count(const Json& record, const char* key) {
+  const auto found = record.find(key);
+  return found != record.end() && found->is_number_unsigned() ? found->get<std::uint64_t>() : 0;
+}
+
+/// `each(item)` for the objects of a list.
+template <class Each>
+void each_in(const Json& record, const char* key, Each each) {
+  const auto found = record.find(key);
+  if (found == record.end() || !found->is_array()) return;
+  for (const Json& item : *found)
+    if (item.is_object()) each(item);
+}
+
+/// "workspace_secret:TOKEN v3", "oauth2:login.example cached": where there is more to say than the rule does.
+std::string note_of_credential(const Json& credential) {
+  std::string note;
+  if (const auto version = count(credential, "version"); version > 0) note += fmt::format(" v{}", version);
+  if (credential.value("cached", Json(false)) == Json(true)) note += " cached";
+  return note.empty() ? note : text(credential, "source") + note;
 }
 
 class Table {
@@ -76,7 +108,7 @@ class Table {
     if (const std::string other = text(record, "rewritten_to"); !other.empty()) where += " -> " + other;
     std::string end = text(record, "rule");
     if (decision != "allowed") end = text(record, "reason");
-    if (const std::string limit = text(record, "limit"); !limit.empty()) end += fmt::format(" ({})", limit);
+    if (const std::string notes = notes_of(line); !notes.empty()) end += "  " + notes;
     const int status = static_cast<int>(number("status"));
     fmt::print("{}  {:<16.16}  {}  {:<7}  {}  {:>3}  {:>8.1f} ms  {}\n", text(record, "time").substr(0, 19),
                printable(name == names_.end() ? sandbox : name->second), paint(decision), what, where,
@@ -84,11 +116,6 @@ class Table {
   }
 
  private:
-  /// What sandboxes chose must not speak to the terminal.
-  static std::string text(const Json& record, const char* key) {
-    const auto found = record.find(key);
-    return found != record.end() && found->is_string() ? printable(found->get_ref<const std::string&>()) : "";
-  }
   std::string paint(const std::string& decision) const {
     const std::string padded = fmt::format("{:<7}", decision);
     if (!colours_ || decision == "allowed") return padded;
@@ -168,6 +195,8 @@ void add_options(CLI::App& command, const std::shared_ptr<LogOptions>& options, 
   add_server_options(command, options->server);
   command.add_flag("--denied", options->denied, "Only what was denied");
   command.add_option("--host", options->host, "A host, or *.example.com")->type_name("HOST");
+  command.add_option("--rule", options->rule, "Only what this rule decided")->type_name("NAME");
+  command.add_option("--reason", options->reason, "Only this reason (docs/refusals.md)")->type_name("REASON");
   command.add_option("--since", options->since, "90s, 15m, 1h, 2d, or 2026-01-31T12:00:00Z")
       ->type_name("TIME");
   command.add_option("--limit", options->limit, "How many at most, without --follow (default: 100)")
@@ -181,6 +210,26 @@ void add_options(CLI::App& command, const std::shared_ptr<LogOptions>& options, 
 }
 
 }  // namespace
+
+std::string notes_of(const std::string& line) {
+  const Json record = Json::parse(line, nullptr, false);
+  std::vector<std::string> notes;
+  if (!record.is_object()) return {};
+  if (const std::string limit = text(record, "limit"); !limit.empty()) notes.push_back("limit " + limit);
+  std::string taken_out;
+  each_in(record, "redactions", [&](const Json& redaction) {
+    taken_out += fmt::format("{} {} x{}", taken_out.empty() ? "" : ",", text(redaction, "detector"),
+                             count(redaction, "count"));
+  });
+  if (!taken_out.empty())
+    notes.push_back((text(record, "decision") == "allowed" ? "redacted" : "found") + taken_out);
+  if (const auto scrubbed = count(record, "scrubbed"); scrubbed > 0)
+    notes.push_back(fmt::format("scrubbed x{}", scrubbed));
+  each_in(record, "credentials", [&](const Json& credential) {
+    if (std::string note = note_of_credential(credential); !note.empty()) notes.push_back(std::move(note));
+  });
+  return notes.empty() ? std::string() : fmt::format("[{}]", fmt::join(notes, "; "));
+}
 
 void add_log_command(CLI::App& app, int& exit_code) {
   const auto options = std::make_shared<LogOptions>();

@@ -1,6 +1,8 @@
 #pragma once
 // `postern log`: what the sandboxes of a server did, for people and for programs.
 
+#include <string>
+
 namespace CLI {
 class App;
 }
@@ -11,5 +13,10 @@ namespace postern::cli {
 void add_log_command(CLI::App& app, int& exit_code);
 /// The same of one, as `postern sandbox logs NAME`.
 void add_logs_command(CLI::App& sandbox, int& exit_code);
+
+/// What people are told of a record besides its columns: "[limit requests_per_day; redacted email x2;
+/// scrubbed x1; workspace_secret:TOKEN v3]". Empty when that is nothing, as for what is no record. Nothing in
+/// it speaks to a terminal.
+std::string notes_of(const std::string& line);
 
 }  // namespace postern::cli

@@ -21,6 +21,8 @@ using Json = nlohmann::ordered_json;
 struct Options {
   ServerOptions server;
   std::string name, file, target;
+  std::string method = "GET";
+  std::vector<std::string> operations;
   bool json = false, yaml = false;
 };
 
@@ -60,6 +62,8 @@ int check_file(const Options& options) {
     CheckOptions question;
     question.target = options.target;
     question.policy_file = options.file;
+    question.method = options.method;
+    question.operations = options.operations;
     question.default_egress = policy::DefaultEgress::everything;  // as a server's
     question.json = options.json;
     question.colour = coloured_output();
@@ -130,11 +134,19 @@ void add_policy_command(CLI::App& app, int& exit_code) {
       "  postern policy check policy.yaml https://api.openai.com/v1/models\n"
       "No server is asked. The exit status is 0 when it is good (with TARGET: allowed), 2 when it is not, 3 "
       "when\n"
-      "TARGET would be denied. `postern check` has more to say.",
+      "TARGET would be denied, 4 when that depends on the operation in its body. `postern check` has more to "
+      "say.",
       check_file);
   add_file(checks);
   checks->add_option("TARGET", options->target, "https://HOST/PATH, http://HOST/PATH, or HOST:PORT")
       ->type_name("");
+  checks->add_option("--method,-X", options->method, "Method of the request (default GET)")
+      ->type_name("METHOD");
+  checks
+      ->add_option("--operation", options->operations,
+                   "What its body asks for, of GraphQL, JSON-RPC or MCP: 'mutation createIssue'")
+      ->type_name("OPERATION")
+      ->allow_extra_args(false);
   checks->add_flag("--json", options->json, "The verdict as JSON");
   add_policy_learn_command(*policy, exit_code);
 }

@@ -8,6 +8,7 @@
 #include <cstring>
 #include <fcntl.h>
 #include <fmt/format.h>
+#include <functional>
 #include <memory>
 #include <optional>
 #include <sys/stat.h>
@@ -35,6 +36,7 @@
 #include "cli/doctor.h"
 #include "cli/key_server.h"
 #include "cli/metrics.h"
+#include "cli/operator_files.h"
 #include "cli/run_options.h"
 #include "cli/serve_config.h"
 #include "cli/server_data.h"
@@ -147,15 +149,32 @@ class AccessLogFile {
   Fd file_;
 };
 
+/// The operator's policies anew, for what runs too. Broken ones replace nothing.
+void reread(const OperatorFiles& files, store::Store& store, platform::Policies& policies,
+            platform::Boxes& boxes) {
+  if (files.options.empty()) return;
+  try {
+    policies.use(read_operator_files(files, store));
+  } catch (const Stop&) {
+    return complain("the operator's policies stay as they were");
+  }
+  boxes.operators_changed();
+  complain("the operator's policies were read again");
+}
+
 /// Until SIGTERM or SIGINT; meanwhile boxes and the log are looked after.
 void wait_for_end(const sigset_t& ends, platform::Boxes& boxes, audit::NetworkLog& network_log,
-                  audit::Journal& journal, platform::ServerKeys& keys, platform::Ledgers& ledgers) {
+                  audit::Journal& journal, platform::ServerKeys& keys, platform::Ledgers& ledgers,
+                  const std::function<void()>& on_hangup) {
   const timespec second{.tv_sec = 1, .tv_nsec = 0};
   bool counts_kept = true;
   while (true) {
     const int number = ::sigtimedwait(&ends, nullptr, &second);
     if (number > 0 && number != SIGHUP) return;
-    if (number == SIGHUP) journal.reopen();
+    if (number == SIGHUP) {
+      journal.reopen();
+      on_hangup();
+    }
     boxes.tend();
     network_log.tend();
     const auto kept = ledgers.flush();
@@ -213,6 +232,8 @@ int serve(const ServeOptions& options, const std::string& version) {
             : "sealed: the master key is not the one that this store was sealed with; nothing that needs "
               "a secret works");
   const store::WorkspaceId workspace = prepare_workspace(*store);
+  const OperatorFiles operator_files{options.operator_policy, overrides, options.origin_ca};
+  auto operators = read_operator_files(operator_files, *store);
 
   const bool tls = !options.tls_certificate.empty();
   std::string issuer = options.public_url;
@@ -271,8 +292,11 @@ int serve(const ServeOptions& options, const std::string& version) {
                                                          .boxes_directory = boxes_directory,
                                                          .image_directories = options.images}));
     platform::Snapshots snapshots(*store, *layers, complain);
-    const platform::Policies policies(
-        *store, {.allow_private = allow_private, .signer = keys->signer(), .identity = keys->identity()});
+    platform::Policies policies(*store, {.allow_private = allow_private,
+                                         .signer = keys->signer(),
+                                         .identity = keys->identity(),
+                                         .report = complain});
+    policies.use(std::move(operators));
     platform::Boxes boxes(*store, policies, machine, clock, complain, &snapshots);
     api::WokenDoor door(boxes, box_loop);
     api::LogFollowers followers(*network_log, box_loop.loop());
@@ -325,7 +349,8 @@ int serve(const ServeOptions& options, const std::string& version) {
                        [&] { return metrics_text(journal, *network_log, otlp.get(), boxes, api_counts); });
       metrics->start();
     }
-    wait_for_end(ends, boxes, *network_log, journal, *keys, policies.ledgers());
+    wait_for_end(ends, boxes, *network_log, journal, *keys, policies.ledgers(),
+                 [&] { reread(operator_files, *store, policies, boxes); });
     metrics.reset();
     followers.stop();
     server->stop(patience);

@@ -29,7 +29,8 @@ struct ServeOptions {
   std::vector<std::string> allow_private;
   std::vector<std::string> resolve;
   std::vector<std::string> origin_ca;
-  std::vector<std::string> images;  ///< Directories.
+  std::vector<std::string> images;           ///< Directories.
+  std::vector<std::string> operator_policy;  ///< FILE, WORKSPACE=FILE
   LogSettings log;
   OtlpSettings otlp;
   std::uint64_t log_retention_bytes = std::uint64_t{1} << 30;

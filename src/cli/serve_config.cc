@@ -114,6 +114,8 @@ void add_serve_options(CLI::App& command, ServeOptions& options) {
   list("--allow-private", options.allow_private, "Open a private network to names that lead there", "CIDR");
   list("--resolve", options.resolve, "Where a name really is", "HOST=IP[:PORT]");
   list("--images", options.images, "Callers may make snapshots of the images in this directory", "DIR");
+  list("--operator-policy", options.operator_policy,
+       "Rules before those of every box, or of a workspace's; read again at SIGHUP", "[WORKSPACE=]FILE");
   list("--origin-ca", options.origin_ca, "Trust these certificates of origins too", "FILE");
   one("--log", options.log.log, "One JSON line per call of a sandbox; - is standard output", "FILE|-");
   one("--log-otlp", options.otlp.url, "Tell a collector of OpenTelemetry, too", "URL");

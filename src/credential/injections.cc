@@ -164,7 +164,7 @@ struct Buildup {
 
   SourceRef make_source(const policy::GcpAuth& gcp, const policy::Rule&, const std::string& where) {
     if (gcp.federation) {
-      out.google_ = GoogleIdentity{{}, gcp.federation->service_account_email, gcp.scopes};
+      if (!out.google_) out.google_ = GoogleIdentity{{}, gcp.federation->service_account_email, gcp.scopes};
       return std::make_unique<GoogleFederationSource>(*gcp.federation, gcp.scopes, options.identity);
     }
     const Secret json = secret_of(gcp.service_account_json, where, "service_account_json");
@@ -190,7 +190,7 @@ struct Buildup {
            "googleapis.com)");
       return nullptr;
     }
-    out.google_ = GoogleIdentity{account->project_id, account->client_email, gcp.scopes};
+    if (!out.google_) out.google_ = GoogleIdentity{account->project_id, account->client_email, gcp.scopes};
     return std::make_unique<GoogleSource>(std::move(*account), std::move(*url), gcp.scopes);
   }
 

@@ -486,17 +486,24 @@ Answer<Resource> Boxes::change_settings(const store::WorkspaceId& workspace, con
 void Boxes::reload_held(Live& live, const std::string& id) {
   if (!live.running) return;
   auto policy = policies_.load(live.workspace, id, live.settings.tag_values);
-  if (policy)
-    runner_.swap(id, std::move(policy->egress));
-  else  // Whatever it had may not be good any more.
-    stop_held(live, id, policy.error().detail);
+  if (!policy)  // Whatever it had may not be good any more.
+    return stop_held(live, id, policy.error().detail);
+  runner_.set_environment(id,
+                          command_environment(live.settings, *policy->egress->snapshot, live.under.env_vars),
+                          work_directory_of(live.settings, live.under));
+  runner_.swap(id, std::move(policy->egress));
 }
 
-void Boxes::secrets_changed(const store::WorkspaceId& workspace) {
+void Boxes::secrets_changed(const store::WorkspaceId& workspace) { reload(&workspace); }
+
+void Boxes::operators_changed() { reload(nullptr); }
+
+void Boxes::reload(const store::WorkspaceId* workspace) {
   ++secret_changes_;
   std::vector<std::pair<std::string, std::shared_ptr<Live>>> busy;
   for (auto& [id, live] : all()) {
-    if (live->workspace != workspace) continue;  // Nobody waits for what others do to their boxes.
+    if (workspace && live->workspace != *workspace)
+      continue;  // Nobody waits for what others do to their boxes.
     const std::unique_lock lock(live->mutex, std::try_to_lock);
     if (lock)
       reload_held(*live, id);

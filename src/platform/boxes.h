@@ -88,6 +88,8 @@ class Boxes {
 
   /// Secrets of the workspace have changed: what runs in it uses the new ones when this returns.
   void secrets_changed(const store::WorkspaceId& workspace);
+  /// The same of the operator's policies, for every box.
+  void operators_changed();
 
   /// Once a second or so: stops what is idle, removes what was stopped for long enough, notices what has
   /// ended.
@@ -120,6 +122,7 @@ class Boxes {
   void stop_held(Live& live, const std::string& id, const std::string& why);
   store::Outcome<void> remove_held(Live& live, const std::string& id);
   void reload_held(Live& live, const std::string& id);
+  void reload(const store::WorkspaceId* workspace);
   void clear_up(Live& live, const std::string& id);
   void recover();
   std::vector<std::pair<std::string, std::shared_ptr<Live>>> all() const;

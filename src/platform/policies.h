@@ -3,8 +3,11 @@
 // is the only place where secrets are kept: what is in force was read from there.
 
 #include <expected>
+#include <functional>
 #include <memory>
+#include <mutex>
 #include <optional>
+#include <set>
 #include <string>
 #include <variant>
 #include <vector>
@@ -13,6 +16,7 @@
 #include "credential/workload_identity.h"
 #include "model/address.h"
 #include "platform/ledgers.h"
+#include "platform/operator_policies.h"
 #include "policy/tree.h"
 #include "proxy/egress.h"
 #include "store/store.h"
@@ -25,6 +29,8 @@ struct PolicySettings {
   std::shared_ptr<const credential::CallbackSigner> signer;
   /// nullptr: rules with a workload identity are refused.
   std::shared_ptr<const credential::WorkloadIdentity> identity;
+  /// For whoever runs the server, on any thread; may be empty.
+  std::function<void(const std::string&)> report;
 };
 
 /// What a box's policy amounts to.
@@ -32,6 +38,8 @@ struct BoxPolicy {
   std::shared_ptr<const proxy::Egress> egress;
   /// Rules whose secrets are not there any more: they deny, until the secrets are back.
   std::vector<std::string> closed_rules;
+  /// How many of the snapshot's rules are the operator's: they stand first.
+  std::size_t operator_rules = 0;
 };
 
 /// A policy that was checked, and the two forms of it.
@@ -48,6 +56,9 @@ class Policies {
   /// `store` and `clock` outlive it. Thread-safe.
   Policies(store::Store& store, PolicySettings settings, const Clock& clock = system_clock)
       : store_(store), settings_(std::move(settings)), ledgers_(store, clock) {}
+
+  /// The operator's, for every policy that is put in force from now on. Never nullptr.
+  void use(std::shared_ptr<const OperatorPolicies> operators);
 
   /// `proxy_config` as a caller sent it; nullptr: the policy of a box that was given none. With `updates`, a
   /// box whose opaque values are kept where the document leaves them out.
@@ -68,13 +79,23 @@ class Policies {
 
   store::Outcome<policy::Document> stored(const store::WorkspaceId& workspace, const std::string& box) const;
   store::Outcome<credential::SecretStore> secrets(const store::WorkspaceId& workspace) const;
+  struct Attempt;
+  std::shared_ptr<const OperatorPolicies> operators() const;
+  Attempt attempt(policy::Document own, const OperatorPolicies& operators,
+                  const store::WorkspaceId& workspace, const std::vector<std::string>& tag_values,
+                  credential::SecretStore& secrets, const std::shared_ptr<quota::Ledger>& ledger,
+                  std::set<std::size_t>& closed) const;
   std::expected<std::shared_ptr<const proxy::Egress>, std::vector<policy::Problem>> make(
-      policy::Document document, const credential::SecretStore& secrets, const store::WorkspaceId& workspace,
+      LayeredPolicy policy, const credential::SecretStore& secrets, const store::WorkspaceId& workspace,
       const std::vector<std::string>& tag_values, std::shared_ptr<quota::Ledger> ledger) const;
+  void report_once(const std::string& what) const;
 
   store::Store& store_;
   PolicySettings settings_;
   mutable Ledgers ledgers_;
+  mutable std::mutex mutex_;
+  std::shared_ptr<const OperatorPolicies> operators_ = std::make_shared<OperatorPolicies>();
+  mutable std::set<std::string> reported_;
 };
 
 }  // namespace postern::platform

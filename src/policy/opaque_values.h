@@ -22,4 +22,12 @@ std::vector<PlacedValue> take_opaque_values(Document& document);
 /// stays empty, which whoever resolves it will say.
 void put_opaque_values(Document& document, std::vector<PlacedValue> values);
 
+/// Each opaque entry says that its value is kept under `prefix` and its place, whatever it said before. What
+/// they said: the places of those that had a `from`, with it.
+struct PlacedReference {
+  std::string place;
+  std::string from;
+};
+std::vector<PlacedReference> refer_by_place(Document& document, const std::string& prefix);
+
 }  // namespace postern::policy

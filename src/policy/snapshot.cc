@@ -123,7 +123,8 @@ class Compiler {
   void find_metadata(const Provider& provider, std::uint32_t index) {
     MetadataRules& rules = snapshot_->metadata_rules_;
     const auto* azure = std::get_if<AzureAuth>(&provider);
-    if (std::holds_alternative<GcpAuth>(provider)) rules.google = index;
+    // A document has one; the operator's stands before the sandbox's (platform/operator_policies.h).
+    if (std::holds_alternative<GcpAuth>(provider) && rules.google == no_rule) rules.google = index;
     if (azure && azure->federation && rules.azure == no_rule) rules.azure = index;
   }
 

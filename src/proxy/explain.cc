@@ -2,9 +2,12 @@
 
 #include <algorithm>
 #include <fmt/format.h>
+#include <fmt/ranges.h>
 #include <nlohmann/json.hpp>
+#include <variant>
 
 #include "proxy/refusal.h"
+#include "proxy/rewriting.h"
 #include "wire/host.h"
 #include "wire/http1.h"
 #include "wire/path.h"
@@ -79,15 +82,103 @@ Result<void> read_fields(std::span<const std::string> headers, Question& questio
   return {};
 }
 
+Result<void> read_operations(std::span<const std::string> operations, Question& question) {
+  if (operations.empty()) return {};
+  if (operations.size() > transform::operations_max)
+    return usage(fmt::format("a request has at most {} operations", transform::operations_max));
+  auto& out = question.operations.emplace();
+  for (const std::string& text : operations) {
+    const auto space = text.find(' ');
+    const bool printable_text =
+        std::ranges::none_of(text, [](char c) { return static_cast<unsigned char>(c) < 0x20 || c == 0x7f; });
+    if (text.empty() || space == 0 || space + 1 == text.size() || !printable_text ||
+        text.size() > transform::operation_bytes_max)
+      return usage("an operation is such as 'mutation createIssue', 'tools/call search' or 'tools/list'");
+    transform::Operation& operation = out.emplace_back();
+    operation.name = text.substr(0, space);
+    if (space != std::string::npos) operation.argument = text.substr(space + 1);
+  }
+  return {};
+}
+
+/// Where a rule sends it, and with whose credentials: as Exchange::send_elsewhere() has it.
+void follow(const policy::Snapshot& snapshot, const Question& question, const wire::CanonicalPath& path,
+            Explanation& answer) {
+  if (!path.path.starts_with('/')) {
+    answer.reason = Reason::ambiguous_path;
+    answer.detail = "only a path can be sent to another host";
+    return;
+  }
+  answer.rewrite = answer.rule->rewrite();
+  const std::string there = answer.rewrite->path_prefix + std::string(path.path);
+  answer.path = there + std::string(path.query);
+  const auto verdict =
+      policy::decide_rewritten(snapshot, *answer.rule, answer.rule_index,
+                               {.host = answer.rewrite->host,
+                                .port = answer.rewrite->port,
+                                .tls = answer.rewrite->tls,
+                                .method = question.method,
+                                .path = there,
+                                .fields = question.fields,
+                                .operations = question.operations ? &question.operations : nullptr});
+  answer.wants_operations = verdict.wants_operations;
+  if (answer.wants_operations) return;
+  answer.reason = verdict.reason;
+  if (verdict.reason != Reason::allowed) answer.detail = "the rule sends it where it may not go";
+  answer.credentials = verdict.rule;
+  if (verdict.callback_index != policy::no_rule)
+    answer.callback = &snapshot.callbacks()[verdict.callback_index];
+}
+
+/// Those that a sandbox reads in a record, too.
+std::string names_of(const policy::Detectors& detectors) {
+  std::vector<std::string_view> names;
+  for (std::size_t i = 0; i < detectors.set->size(); ++i) names.push_back(detectors.set->name(i));
+  return fmt::format("{}", fmt::join(names, ", "));
+}
+
+struct StepClause {
+  std::string operator()(const policy::SetHeader& step) const {
+    return fmt::format("sets the header {}", step.name);
+  }
+  std::string operator()(const policy::RemoveHeader& step) const {
+    return fmt::format("removes the header {}", step.name);
+  }
+  std::string operator()(const policy::Redact& step) const {
+    return fmt::format("takes out {}", names_of(step.detectors));
+  }
+  std::string operator()(const policy::Block& step) const {
+    return fmt::format("refuses what holds {}", names_of(step.detectors));
+  }
+  std::string operator()(const policy::Require& step) const {
+    std::vector<std::string> wanted;
+    if (step.max_body_bytes) wanted.push_back(fmt::format("of at most {} bytes", *step.max_body_bytes));
+    if (!step.content_types.empty())
+      wanted.push_back(fmt::format("of type {}", fmt::join(step.content_types, " or ")));
+    if (step.schema) wanted.emplace_back("that fits a JSON schema");
+    return fmt::format("takes only a body {}", fmt::join(wanted, ", "));
+  }
+};
+
+std::string url_there(const policy::Rewrite& rewrite, std::string_view path) {
+  return fmt::format("{}://{}{}", rewrite.tls ? "https" : "http",
+                     authority_of({&rewrite.host, rewrite.port, rewrite.tls}), path);
+}
+
+constexpr std::string_view say_operations =
+    "it depends on the operation in the body, such as 'mutation createIssue': say which";
+
 }  // namespace
 
 Result<Question> read_question(std::string_view target, std::string_view method,
-                               std::span<const std::string> headers) {
+                               std::span<const std::string> headers,
+                               std::span<const std::string> operations) {
   auto question = read_target(target);
   if (!question) return question;
   if (!wire::is_field_name(method)) return usage("a method is a word such as GET");
   question->method = method;
   if (auto read = read_fields(headers, *question); !read) return std::unexpected(read.error());
+  if (auto read = read_operations(operations, *question); !read) return std::unexpected(read.error());
   return question;
 }
 
@@ -105,12 +196,24 @@ Explanation explain(const policy::Snapshot& snapshot, const Question& question) 
     answer.detail = path.ambiguity;
     return answer;
   }
-  const bool tls = question.transport == Transport::tls;
-  const auto verdict = policy::decide(
-      snapshot, {question.host, question.port, tls, question.method, path.path, question.fields});
+  const auto verdict =
+      policy::decide(snapshot, {.host = question.host,
+                                .port = question.port,
+                                .tls = question.transport == Transport::tls,
+                                .method = question.method,
+                                .path = path.path,
+                                .fields = question.fields,
+                                .operations = question.operations ? &question.operations : nullptr});
+  answer.wants_operations = verdict.wants_operations;
+  if (answer.wants_operations) return answer;
   answer.reason = verdict.reason;
   answer.rule = verdict.rule;
   answer.rule_index = verdict.rule_index;
+  if (verdict.reason == Reason::allowed && verdict.rule && verdict.rule->rewrite()) {
+    follow(snapshot, question, path, answer);
+    return answer;
+  }
+  answer.credentials = verdict.rule;
   if (verdict.callback_index != policy::no_rule)
     answer.callback = &snapshot.callbacks()[verdict.callback_index];
   answer.path = verdict.judges_paths ? std::string(path.path) + std::string(path.query) : question.path;
@@ -118,6 +221,7 @@ Explanation explain(const policy::Snapshot& snapshot, const Question& question) 
 }
 
 std::string sentence(const policy::Snapshot& snapshot, const Question& question, const Explanation& answer) {
+  if (answer.wants_operations) return std::string(say_operations);
   const auto body = nlohmann::json::parse(
       refusal_body({.reason = answer.reason,
                     .host = question.host.name,
@@ -145,10 +249,49 @@ std::string printable(const wire::Url& url) {
   return url.origin() + url.target.substr(0, url.target.find('?'));
 }
 
+std::string sent_to(const Explanation& answer) { return url_there(*answer.rewrite, answer.path); }
+
+std::string described(const policy::Limits& limits) {
+  std::vector<std::string> parts;
+  const auto add = [&parts](const std::optional<std::uint64_t>& limit, std::string_view what) {
+    if (limit) parts.push_back(fmt::format("{} {}", *limit, what));
+  };
+  add(limits.requests_per_second, "requests a second");
+  add(limits.concurrent_requests, "requests at once");
+  add(limits.requests_per_day, "requests a day");
+  add(limits.request_bytes_per_day, "bytes of requests a day");
+  add(limits.tokens_per_day, "tokens of language models a day");
+  return fmt::format("at most {}", fmt::join(parts, ", "));
+}
+
+std::vector<std::string> treatment_of(const policy::Rule& rule) {
+  std::vector<std::string> clauses;
+  if (rule.action == policy::Action::deny) return clauses;
+  if (const policy::Rewrite* rewrite = rule.rewrite()) {
+    clauses.push_back(fmt::format("sends it to {}", url_there(*rewrite, rewrite->path_prefix)));
+    if (rewrite->credentials == policy::SentCredentials::keep)
+      clauses.emplace_back("with the credentials that it has");
+  }
+  if (rule.treatment && rule.treatment->transform) {
+    const policy::Transform& transform = *rule.treatment->transform;
+    for (const policy::RequestStep& step : transform.request)
+      clauses.push_back(std::visit(StepClause{}, step));
+    if (!transform.scrub_secrets.value_or(true))
+      clauses.emplace_back("does not search the answer for the credential");
+  }
+  if (const policy::Limits* limits = rule.limits()) clauses.push_back(described(*limits));
+  return clauses;
+}
+
 std::string explanation_json(const policy::Snapshot& snapshot, const Question& question,
-                             const Explanation& answer) {
-  const bool allowed = answer.reason == Reason::allowed;
-  nlohmann::ordered_json json = {{"decision", allowed ? "allowed" : "denied"},
+                             const Explanation& answer, std::size_t operator_rules) {
+  const auto is_operators = [&](const policy::Rule& rule) {
+    return static_cast<std::size_t>(&rule - snapshot.rules().data()) < operator_rules;
+  };
+  const bool allowed = answer.allowed();
+  nlohmann::ordered_json json = {{"decision", answer.wants_operations ? "depends"
+                                              : allowed               ? "allowed"
+                                                                      : "denied"},
                                  {"reason", token(answer.reason)},
                                  {"target", requested(question)},
                                  {"host", question.host.name},
@@ -157,21 +300,39 @@ std::string explanation_json(const policy::Snapshot& snapshot, const Question& q
                                                : question.transport == Transport::tls ? "tls"
                                                                                       : "http"},
                                  {"intercept", answer.intercept}};
+  if (!allowed) json["message"] = sentence(snapshot, question, answer);
+  if (answer.wants_operations) {
+    json["wants_operations"] = true;
+    json["headers"] = nlohmann::ordered_json::array();
+    return json.dump(2, ' ', false, nlohmann::ordered_json::error_handler_t::replace);
+  }
   if (!allowed) {
-    json["message"] = sentence(snapshot, question, answer);
     json["status"] = http_status_of(answer.reason);
   }
   if (!answer.path.empty()) json["path"] = answer.path;
   if (answer.rule != nullptr) {
-    json["rule"] = {
-        {"name", answer.rule->name}, {"index", answer.rule_index}, {"line", answer.rule->at.line}};
+    json["rule"] = {{"name", answer.rule->name}};
+    if (is_operators(*answer.rule))
+      json["rule"]["operator"] = true;
+    else
+      json["rule"].update({{"index", answer.rule_index - operator_rules}, {"line", answer.rule->at.line}});
     if (const auto type = policy::type_of(answer.rule->provider); !type.empty()) json["rule"]["type"] = type;
+    if (allowed)
+      if (auto does = treatment_of(*answer.rule); !does.empty()) json["rule"]["does"] = std::move(does);
   }
+  if (answer.rewrite) {
+    json["rewritten_to"] = fmt::format("{}:{}", answer.rewrite->host.name, answer.rewrite->port);
+    json["sent_to"] = sent_to(answer);
+  }
+  if (answer.credentials && answer.credentials != answer.rule)
+    json["credentials_of"] = answer.credentials->name;
+  if (allowed && snapshot.limits()) json["sandbox_limits"] = described(*snapshot.limits());
   json["headers"] = nlohmann::ordered_json::array();
-  if (allowed && answer.rule != nullptr && !wire::is_presigned(question.path)) {
-    for (const policy::Header& header : answer.rule->headers) {
+  if (allowed && answer.credentials != nullptr && !wire::is_presigned(answer.path)) {
+    for (const policy::Header& header : answer.credentials->headers) {
       nlohmann::ordered_json entry = {{"name", header.name}, {"type", token(header.type)}};
-      if (header.type == policy::HeaderType::workspace_secret) entry["template"] = header.text;
+      if (header.type == policy::HeaderType::workspace_secret && !is_operators(*answer.credentials))
+        entry["template"] = header.text;
       json["headers"].push_back(std::move(entry));
     }
   }
