@@ -20,11 +20,12 @@ namespace {
 
 /// Without grpc-accept-encoding and extensions their messages come uncompressed; ranges and deltas are always
 /// an offer that an origin need not be made. Told apart by their length first: every request is asked.
-bool offers_uninspectable(std::string_view name) {
+bool offers_uninspectable(std::string_view name, bool accepts_parts) {
   switch (name.size()) {
     case 4: return wire::same_name(name, "a-im");
-    case 5: return wire::same_name(name, "range");
-    case 8: return wire::same_name(name, "if-range");
+    case 5: return !accepts_parts && wire::same_name(name, "range");
+    case 8: return !accepts_parts && wire::same_name(name, "if-range");
+    case 10: return !accepts_parts && wire::same_name(name, "x-ms-range");
     case 20: return wire::same_name(name, "grpc-accept-encoding");
     case 24: return wire::same_name(name, "sec-websocket-extensions");
     default: return false;
@@ -34,7 +35,8 @@ bool offers_uninspectable(std::string_view name) {
 }  // namespace
 
 void AnswerScrubbing::ask_for_inspectable(FieldList& fields) {
-  std::erase_if(fields, [](const HeaderField& field) { return offers_uninspectable(field.name); });
+  std::erase_if(
+      fields, [this](const HeaderField& field) { return offers_uninspectable(field.name, accepts_parts_); });
   for (HeaderField& field : fields)
     if (field.name.size() == 15 && wire::same_name(field.name, "accept-encoding"))
       field.value = kept_.emplace_front(transform::filter_accept_encoding(field.value));
@@ -69,7 +71,7 @@ Result<void> AnswerScrubbing::begin_body(const ResponseHead& head) {
     }
   }
   if (head.framing == BodyFraming::none) return {};
-  if (head.status == 206 || head.status == 226)
+  if ((head.status == 206 && !accepts_parts_) || head.status == 226)
     return uninspectable("the origin sent a part that nobody asked for");
   const auto coding = transform::read_content_encoding(codings);
   if (!coding) return uninspectable("the answer's content coding cannot be looked into");

@@ -64,6 +64,9 @@ class AnswerScrubbing {
         count_(count) {}
   AnswerScrubbing(const AnswerScrubbing&) = delete;
 
+  /// The origin is a cloud's own service, whose clients cannot do without ranges: parts are searched as they
+  /// come. Nobody else's program answers there, which could hand out a secret piece by piece.
+  void accept_parts() { accepts_parts_ = true; }
   /// Of a request's fields, those stay with which its answer can be looked into: no ranges, which could cut a
   /// secret in two, no codings that we do not know, no compression of messages. Views are into this object.
   void ask_for_inspectable(FieldList& fields);
@@ -98,7 +101,7 @@ class AnswerScrubbing {
   std::optional<transform::Encoder> encoder_;
   std::unique_ptr<WebSocketScrubbing> websocket_;
   std::string_view piece_;
-  bool fed_ = false, last_ = false, flushed_ = false;
+  bool fed_ = false, last_ = false, flushed_ = false, accepts_parts_ = false;
 };
 
 }  // namespace postern::proxy

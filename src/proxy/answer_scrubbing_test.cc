@@ -176,6 +176,24 @@ TEST(AnswerScrubbing, WhatCannotBeSeenIsRefused) {
   }
 }
 
+TEST(AnswerScrubbing, OnlyACloudsOwnServiceAnswersInParts) {
+  for (const bool accepts : {false, true}) {
+    AnswerScrubbing scrubbing(scrubbers(), 1);
+    if (accepts) scrubbing.accept_parts();
+    FieldList asked;
+    for (const std::string_view name : {"Range", "If-Range", "x-ms-range", "A-IM", "Accept"})
+      asked.push_back({name, "bytes=0-9"});
+    scrubbing.ask_for_inspectable(asked);
+    EXPECT_EQ(asked.size(), accepts ? 4u : 1u);
+    HeaderField fields[] = {{"content-range", "bytes 0-9/99"}};
+    ResponseHead head;
+    head.status = 206;
+    head.fields = fields;
+    head.framing = BodyFraming::length;
+    EXPECT_EQ(scrubbing.begin_body(head).has_value(), accepts);
+  }
+}
+
 std::string frame(unsigned first, std::string_view payload) {
   std::string out(1, static_cast<char>(first));
   if (payload.size() < 126) {

@@ -998,7 +998,9 @@ void Exchange::look_for_scrubbers() {
   if (grant_) add(grant_->scrubber);
   if (source_ && source_->cached())
     add(flow_.tenant.grants.earlier(*egress_->grants, *source_, *to_.host, to_.port));
-  if (count != 0) scrubbing_.emplace(std::move(scrubbers), count);
+  if (count == 0) return;
+  scrubbing_.emplace(std::move(scrubbers), count);
+  if (verdict_.rule && verdict_.rule->own_hosts) scrubbing_->accept_parts();
 }
 
 Result<OutgoingRequest> Exchange::outgoing_request() {
