@@ -41,6 +41,13 @@ std::unexpected<Error> too_large_to_judge() {
   return fail(Reason::body_too_large, "what a body asks for is looked for in 1 MiB at most", Side::sandbox);
 }
 
+/// Rules of these types have hosts of the provider's only (policy/provider_reader.cc).
+bool is_clouds_own(const policy::Provider& provider) {
+  return std::holds_alternative<policy::GcpAuth>(provider) ||
+         std::holds_alternative<policy::AzureAuth>(provider) ||
+         std::holds_alternative<policy::GithubAppAuth>(provider);
+}
+
 bool names_framing(std::string_view name) {
   return wire::same_name(name, "content-length") || wire::same_name(name, "host") ||
          wire::same_name(name, "expect");
@@ -1000,7 +1007,7 @@ void Exchange::look_for_scrubbers() {
     add(flow_.tenant.grants.earlier(*egress_->grants, *source_, *to_.host, to_.port));
   if (count == 0) return;
   scrubbing_.emplace(std::move(scrubbers), count);
-  if (verdict_.rule && verdict_.rule->own_hosts) scrubbing_->accept_parts();
+  if (verdict_.rule && is_clouds_own(verdict_.rule->provider)) scrubbing_->accept_parts();
 }
 
 Result<OutgoingRequest> Exchange::outgoing_request() {
