@@ -178,7 +178,7 @@ class Exchange final : SandboxSide::AbortWatcher {
  private:
   void open_record();
   Result<void> judge();
-  Result<void> judge_by_rules();
+  Result<void> judge_by_rules(const wire::CanonicalPath& path);
   io::Task<Result<void>> judge_operations();
   Result<std::string> decoded_body() const;
   void record_operations();
@@ -374,13 +374,11 @@ Result<void> Exchange::judge() {
     target_.assign(path.path).append(path.query);
     return admit();
   }
-  return judge_by_rules();
+  return judge_by_rules(path);
 }
 
 /// A second time, when it hung on what the body asks for.
-Result<void> Exchange::judge_by_rules() {
-  const RequestHead& request = this->request();
-  const wire::CanonicalPath path = wire::canonical_path(request.target, path_scratch_);
+Result<void> Exchange::judge_by_rules(const wire::CanonicalPath& path) {
   verdict_ = decide(*egress_->snapshot, path.path);
   if (path.ambiguity && verdict_.judges_paths)
     return fail(Reason::ambiguous_path, path.ambiguity, Side::sandbox);
@@ -397,7 +395,7 @@ Result<void> Exchange::judge_by_rules() {
     target_.reserve(path.path.size() + path.query.size());
     target_.assign(path.path).append(path.query);
   } else {
-    target_.assign(request.target);
+    target_.assign(request().target);
   }
   return take_credentials();
 }
@@ -726,7 +724,9 @@ io::Task<Result<void>> Exchange::judge_operations() {
          .body = *body});
   operations_read_ = true;
   if (operations_) record_operations();
-  co_return judge_by_rules();
+  // The head lies elsewhere now.
+  const wire::CanonicalPath path = wire::canonical_path(request().target, path_scratch_);
+  co_return judge_by_rules(path);
 }
 
 void Exchange::record_operations() {
