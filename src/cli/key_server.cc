@@ -11,6 +11,7 @@
 #include "io/stream.h"
 #include "model/address.h"
 #include "wire/http1.h"
+#include "wire/target.h"
 
 namespace postern::cli {
 
@@ -114,7 +115,7 @@ io::Task<void> KeyServer::serve(Fd accepted) {
   std::string said;
   if (size == 0 || !wire::parse_request_head(std::string_view(head).substr(0, size), fields, request)) {
     said = answer("400 Bad Request", "text/plain", "not acceptable HTTP\n", false);
-  } else if (document = document_at(request.target.substr(0, request.target.find('?'))); !document) {
+  } else if (document = document_at(wire::path_of(request.target)); !document) {
     said = answer("404 Not Found", "text/plain", "there is nothing here\n", false);
   } else if (request.method != "GET" && request.method != "HEAD") {
     said = answer("405 Method Not Allowed", "text/plain", "only GET and HEAD\n", false);

@@ -6,6 +6,7 @@
 
 #include "wire/host.h"
 #include "wire/http1.h"
+#include "wire/prefix.h"
 
 namespace postern::control {
 
@@ -25,7 +26,7 @@ void wipe_keys(Fields& fields) {
 /// RFC 6750 §2.1: the scheme in any case, one space or more.
 std::string_view bearer_token(std::string_view value) {
   constexpr std::string_view scheme = "bearer ";
-  if (value.size() < scheme.size() || !wire::same_name(value.substr(0, scheme.size()), scheme)) return {};
+  if (!wire::starts_with_ignoring_case(value, scheme)) return {};
   value.remove_prefix(scheme.size());
   value.remove_prefix(std::min(value.find_first_not_of(' '), value.size()));
   return value;

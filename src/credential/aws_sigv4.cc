@@ -8,6 +8,7 @@
 
 #include "credential/wiped_string.h"
 #include "wire/http1.h"
+#include "wire/target.h"
 
 namespace postern::credential {
 
@@ -55,12 +56,6 @@ Result<std::optional<std::string_view>> single(std::span<const HeaderField> fiel
     found = aws_trimmed(field.value);
   }
   return found;
-}
-
-std::string_view path_of(std::string_view target) { return target.substr(0, target.find('?')); }
-std::string_view query_of(std::string_view target) {
-  const auto mark = target.find('?');
-  return mark == target.npos ? std::string_view() : target.substr(mark + 1);
 }
 
 /// The next of a list, which is shortened by it.
@@ -280,7 +275,7 @@ Result<AwsIntent> AwsSigner::read(const RequestToSign& request, const AwsEndpoin
   if (!authorization) return std::unexpected(authorization.error());
   const auto hash = single(request.fields, hash_name);
   if (!hash) return std::unexpected(hash.error());
-  const auto query = read_presigned(query_of(request.target));
+  const auto query = read_presigned(wire::query_of(request.target));
   if (!query) return std::unexpected(query.error());
 
   if (query->has_signature || (query->old_signature && query->old_key)) {
@@ -394,7 +389,7 @@ void AwsSigner::begin_canonical(const RequestToSign& request, const AwsIntent& i
   canonical_.clear();
   canonical_.reserve(2048);
   canonical_.append(request.method).append(1, '\n');
-  append_canonical_path(path_of(request.target), intent.path_rule, canonical_);
+  append_canonical_path(wire::path_of(request.target), intent.path_rule, canonical_);
   canonical_ += '\n';
 }
 
@@ -442,7 +437,7 @@ Result<Signature> AwsSigner::sign_head(const RequestToSign& request, const AwsIn
   }
 
   begin_canonical(request, intent);
-  append_canonical_query(query_of(request.target), canonical_);
+  append_canonical_query(wire::query_of(request.target), canonical_);
   end_canonical(payload);
   const std::string signature = sign_canonical(stamp);
 
@@ -519,9 +514,9 @@ Result<Signature> AwsSigner::sign_query(const RequestToSign& request, const AwsI
   constexpr std::string_view signature_name = "&X-Amz-Signature=";
   WipedString target(request.target.size() + credential.size() + token.view().size() + 256);
   std::string& text = target.bytes();
-  text.append(path_of(request.target)).append("?X-Amz-Credential=").append(credential);
+  text.append(wire::path_of(request.target)).append("?X-Amz-Credential=").append(credential);
   if (!token.view().empty()) text.append("&X-Amz-Security-Token=").append(token.view());
-  for (std::string_view rest = query_of(request.target); !rest.empty();) {
+  for (std::string_view rest = wire::query_of(request.target); !rest.empty();) {
     const std::string_view parameter = take_until(rest, '&');
     const QueryPart part = part_of(parameter.substr(0, parameter.find('=')));
     if (parameter.empty() || part == QueryPart::credential || part == QueryPart::token ||
@@ -531,7 +526,7 @@ Result<Signature> AwsSigner::sign_query(const RequestToSign& request, const AwsI
   }
 
   begin_canonical(request, intent);
-  append_canonical_query(query_of(text), canonical_);
+  append_canonical_query(wire::query_of(text), canonical_);
   end_canonical(payload);
   text.append(signature_name).append(sign_canonical(stamp));
 

@@ -11,6 +11,7 @@
 #include "credential/field_order.h"
 #include "credential/wiped_string.h"
 #include "wire/http1.h"
+#include "wire/target.h"
 
 namespace postern::credential {
 
@@ -40,8 +41,6 @@ std::string http_date(WallTime time) {
                      clock.seconds().count());
 }
 
-std::string_view path_of(std::string_view target) { return target.substr(0, target.find('?')); }
-
 struct Parameter {
   std::string name;  ///< Lower case, decoded.
   std::string value;
@@ -50,8 +49,7 @@ struct Parameter {
 
 std::vector<Parameter> parameters_of(std::string_view target) {
   std::vector<Parameter> out;
-  const std::size_t mark = target.find('?');
-  std::string_view query = mark == target.npos ? std::string_view() : target.substr(mark + 1);
+  std::string_view query = wire::query_of(target);
   while (!query.empty()) {
     const std::string_view part = query.substr(0, query.find('&'));
     query.remove_prefix(std::min(part.size() + 1, query.size()));
@@ -72,7 +70,7 @@ bool has_sas(const RequestToSign& request) {
 
 /// "/account/path", and each parameter in a line of its own, the values of one name joined.
 void append_resource(std::string_view account, const RequestToSign& request, std::string& out) {
-  out.append(1, '/').append(account).append(path_of(request.target));
+  out.append(1, '/').append(account).append(wire::path_of(request.target));
   const auto parameters = parameters_of(request.target);
   for (std::size_t i = 0; i < parameters.size(); ++i) {
     if (i > 0 && parameters[i].name == parameters[i - 1].name)
@@ -84,7 +82,7 @@ void append_resource(std::string_view account, const RequestToSign& request, std
 
 /// The Table service has a shorter form: of the parameters only `comp`.
 void append_table_resource(std::string_view account, const RequestToSign& request, std::string& out) {
-  out.append(1, '/').append(account).append(path_of(request.target));
+  out.append(1, '/').append(account).append(wire::path_of(request.target));
   for (const Parameter& parameter : parameters_of(request.target))
     if (parameter.name == "comp") out.append("?comp=").append(parameter.value);
 }

@@ -59,12 +59,8 @@ std::string_view AnswerScrubbing::scrub_phrase(std::string_view phrase) {
 }
 
 Result<void> AnswerScrubbing::begin_body(const ResponseHead& head) {
-  std::string codings;
   for (const HeaderField& field : head.fields) {
-    if (wire::same_name(field.name, "content-encoding")) {
-      if (!codings.empty()) codings += ',';
-      codings += field.value;
-    } else if (wire::same_name(field.name, "grpc-encoding") && !wire::same_name(field.value, "identity")) {
+    if (wire::same_name(field.name, "grpc-encoding") && !wire::same_name(field.value, "identity")) {
       return uninspectable("the origin compressed gRPC messages although it was not asked to");
     } else if (wire::same_name(field.name, "sec-websocket-extensions")) {
       return uninspectable("the origin chose a WebSocket extension that nobody offered");
@@ -73,7 +69,7 @@ Result<void> AnswerScrubbing::begin_body(const ResponseHead& head) {
   if (head.framing == BodyFraming::none) return {};
   if ((head.status == 206 && !accepts_parts_) || head.status == 226)
     return uninspectable("the origin sent a part that nobody asked for");
-  const auto coding = transform::read_content_encoding(codings);
+  const auto coding = transform::read_content_encoding(head.fields);
   if (!coding) return uninspectable("the answer's content coding cannot be looked into");
   if (*coding == transform::Coding::identity) return {};
   decoder_.emplace(*coding, Side::origin);

@@ -21,7 +21,9 @@
 #include "wire/host.h"
 #include "wire/http1.h"
 #include "wire/path.h"
+#include "wire/prefix.h"
 #include "wire/presigned.h"
+#include "wire/target.h"
 
 namespace postern::proxy {
 
@@ -59,9 +61,7 @@ class HeldBytes {
   explicit HeldBytes(TenantLoad& load) : load_(load) {}
   HeldBytes(const HeldBytes&) = delete;
   ~HeldBytes() { release(); }
-  /// False: it has had its share.
-  bool take(std::size_t bytes) { return hold(bytes_ + bytes); }
-  /// So many in all.
+  /// So many in all. False: it has had its share.
   bool hold(std::size_t bytes) {
     if (load_.held_bytes - bytes_ + bytes > limits::held_bodies_bytes_max) return false;
     load_.held_bytes = load_.held_bytes - bytes_ + bytes;
@@ -136,35 +136,15 @@ class Exchange final : SandboxSide::AbortWatcher {
     if (auto judged = judge(); !judged) co_return co_await refuse(std::move(judged.error()));
     if (metadata_rule_ != policy::no_rule) co_return co_await answer_as_metadata();
     sandbox_.watch_abort(this);
-    if (verdict_.wants_operations) {
-      auto judged = co_await judge_operations();
-      if (!judged) {
-        sandbox_.watch_abort(nullptr);
-        co_return co_await refuse(std::move(judged.error()));
-      }
-    }
-    if (treatment_ && treatment_->reads_body()) {
-      if (auto held = co_await hold_treated(); !held) {
-        sandbox_.watch_abort(nullptr);
-        co_return co_await refuse(std::move(held.error()));
-      }
-    }
-    if (source_ && !grant_) {
-      if (auto obtained = co_await obtain_grant(); !obtained) {
-        sandbox_.watch_abort(nullptr);
-        co_return co_await refuse(std::move(obtained.error()));
-      }
-    }
-    if (signing_ && signing_->request->wants_body_hash()) {
-      if (auto hashed = co_await hash_body(); !hashed) {
-        sandbox_.watch_abort(nullptr);
-        co_return co_await refuse(std::move(hashed.error()));
-      }
-    }
-    auto reached = co_await reach_and_send();
-    if (!reached) {
+    Result<void> ready;
+    if (verdict_.wants_operations) ready = co_await judge_operations();
+    if (ready && treatment_ && treatment_->reads_body()) ready = co_await hold_treated();
+    if (ready && source_ && !grant_) ready = co_await obtain_grant();
+    if (ready && signing_ && signing_->request->wants_body_hash()) ready = co_await hash_body();
+    if (ready) ready = co_await reach_and_send();
+    if (!ready) {
       sandbox_.watch_abort(nullptr);
-      co_return co_await refuse(std::move(reached.error()));
+      co_return co_await refuse(std::move(ready.error()));
     }
     co_await relay_answer();
     sandbox_.watch_abort(nullptr);
@@ -413,13 +393,12 @@ policy::Verdict Exchange::decide(const policy::Snapshot& snapshot, std::string_v
 /// `target_` is what is sent there.
 policy::Verdict Exchange::decide_there(const policy::Snapshot& snapshot, const policy::Rule& rule,
                                        std::uint32_t rule_index) {
-  const std::string_view target = target_;
   return policy::decide_rewritten(snapshot, rule, rule_index,
                                   {.host = *to_.host,
                                    .port = to_.port,
                                    .tls = to_.tls,
                                    .method = method_,
-                                   .path = target.substr(0, target.find('?')),
+                                   .path = wire::path_of(target_),
                                    .fields = judged_fields(),
                                    .operations = operations_read_ ? &operations_ : nullptr});
 }
@@ -441,9 +420,11 @@ Result<void> Exchange::treat(const policy::Rule& rule) {
   if (treatment_->decodes() && worker_.overload.short_of_memory())
     return fail(Reason::overloaded, "there is no memory to decode its body", Side::self);
   target_.assign(target);
-  if (verdict_.rule && verdict_.rule->signs()) treatment_->will_be_signed();
-  return is_signed && !(verdict_.rule && verdict_.rule->signs()) ? treatment_->forbid_changes()
-                                                                 : Result<void>();
+  if (verdict_.rule && verdict_.rule->signs()) {
+    treatment_->will_be_signed();
+    return {};
+  }
+  return is_signed ? treatment_->forbid_changes() : Result<void>();
 }
 
 /// What the sandbox asked for was judged; now that it goes elsewhere, that is judged too.
@@ -713,15 +694,10 @@ io::Task<Result<void>> Exchange::judge_operations() {
   std::size_t types = 0;
   for (const HeaderField& field : request().fields)
     if (wire::same_name(field.name, "content-type")) type = field.value, ++types;
-  const std::string_view target = request().target;
-  const std::size_t question = target.find('?');
   // What passes on a connection that changes its protocol is no operation that was told.
   if (body && types <= 1 && request().upgrade.empty())
     operations_ = transform::read_operations(
-        {.method = method_,
-         .query = question == std::string_view::npos ? std::string_view() : target.substr(question + 1),
-         .content_type = type,
-         .body = *body});
+        {.method = method_, .query = wire::query_of(request().target), .content_type = type, .body = *body});
   operations_read_ = true;
   if (operations_) record_operations();
   // The head lies elsewhere now.
@@ -741,13 +717,7 @@ void Exchange::record_operations() {
 
 /// Of a request that is held whole. Errors: unsupported_content for a coding that is not known.
 Result<std::string> Exchange::decoded_body() const {
-  std::string codings;
-  for (const HeaderField& field : request().fields) {
-    if (!wire::same_name(field.name, "content-encoding")) continue;
-    if (!codings.empty()) codings += ',';
-    codings += field.value;
-  }
-  const auto coding = transform::read_content_encoding(codings);
+  const auto coding = transform::read_content_encoding(request().fields);
   if (!coding) return fail(Reason::unsupported_content, {}, Side::sandbox);
   if (*coding == transform::Coding::identity) return held_->body;
   transform::Decoder decoder(*coding, Side::sandbox);
@@ -781,9 +751,8 @@ credential::ShownRequest Exchange::shown_request() {
   credential::ShownRequest shown;
   shown.method = method_;
   shown.scheme = to_.tls ? "https" : "http";
-  const std::size_t question = std::min(target_.find('?'), target_.size());
-  shown.path = target_.substr(0, question);
-  if (question < target_.size()) shown.query = target_.substr(question + 1);
+  shown.path = wire::path_of(target_);
+  shown.query = wire::query_of(target_);
   shown.url.append(shown.scheme).append("://").append(authority()).append(target_);
   forwardable(held_->head.fields, true);
   for (const HeaderField& field : fields_) shown.fields.emplace_back(field.name, field.value);
@@ -965,12 +934,9 @@ std::string_view Exchange::authority() {
 // NTLM and Negotiate log in a connection and not a request (RFC 4559 §6): such a connection serves nobody
 // else.
 bool Exchange::authenticates_connection(std::span<const HeaderField> fields, std::string_view name) const {
-  const auto starts_with = [](std::string_view value, std::string_view scheme) {
-    return value.size() >= scheme.size() && wire::same_name(value.substr(0, scheme.size()), scheme);
-  };
   for (const HeaderField& field : fields)
-    if (wire::same_name(field.name, name) &&
-        (starts_with(field.value, "ntlm") || starts_with(field.value, "negotiate")))
+    if (wire::same_name(field.name, name) && (wire::starts_with_ignoring_case(field.value, "ntlm") ||
+                                              wire::starts_with_ignoring_case(field.value, "negotiate")))
       return true;
   return false;
 }
@@ -981,7 +947,7 @@ bool Exchange::is_grpc(std::span<const HeaderField> fields) {
   constexpr std::string_view type = "application/grpc";
   for (const HeaderField& field : fields)
     if (wire::same_name(field.name, "content-type"))
-      return wire::same_name(field.value.substr(0, type.size()), type) &&
+      return wire::starts_with_ignoring_case(field.value, type) &&
              (field.value.size() == type.size() || field.value[type.size()] != '-');
   return false;
 }

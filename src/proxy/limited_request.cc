@@ -13,22 +13,11 @@ namespace {
 // English has some four letters for a token, and other bytes have no fewer.
 constexpr std::uint64_t bytes_per_token = 4;
 
-/// Of a head or of what was sent; none: it has none that is known.
-std::optional<transform::Coding> coding_of(std::span<const HeaderField> fields) {
-  std::string codings;
-  for (const HeaderField& field : fields) {
-    if (!wire::same_name(field.name, "content-encoding")) continue;
-    if (!codings.empty()) codings += ',';
-    codings += field.value;
-  }
-  return transform::read_content_encoding(codings);
-}
-
 }  // namespace
 
 void TokenMeter::begin(const ResponseHead& head) {
   is_error_ = head.status >= 400;
-  const auto coding = coding_of(head.fields);
+  const auto coding = transform::read_content_encoding(head.fields);
   // Without a decoder for it nothing is found in what is fed.
   if (coding && *coding != transform::Coding::identity) decoder_.emplace(*coding, Side::origin);
 }

@@ -7,7 +7,9 @@
 
 #include "proxy/limits.h"
 #include "wire/http1.h"
+#include "wire/prefix.h"
 #include "wire/presigned.h"
+#include "wire/target.h"
 
 namespace postern::proxy {
 
@@ -34,11 +36,6 @@ std::unexpected<Error> too_large(std::uint64_t most) {
 bool has_body(const RequestHead& head) {
   return head.framing != BodyFraming::none &&
          (head.framing != BodyFraming::length || head.content_length != 0);
-}
-
-std::string_view query_of(std::string_view target) {
-  const std::size_t question = target.find('?');
-  return question == std::string_view::npos ? std::string_view() : target.substr(question + 1);
 }
 
 template <class Visit>
@@ -80,8 +77,7 @@ bool carries_signature(const FieldList& fields, std::string_view target) {
       return true;
     if (!wire::same_name(field.name, "authorization")) return false;
     return std::ranges::any_of(schemes, [&](std::string_view scheme) {
-      return field.value.size() >= scheme.size() &&
-             wire::same_name(field.value.substr(0, scheme.size()), scheme);
+      return wire::starts_with_ignoring_case(field.value, scheme);
     });
   };
   return std::ranges::any_of(fields, signs) || wire::is_presigned(target);
@@ -229,7 +225,6 @@ RequestTreatment::~RequestTreatment() = default;
 Result<void> RequestTreatment::judge(const RequestHead& head, FieldList fields, std::string& target) {
   const FieldList as_sent = fields;
   if (auto ran = run(head, fields, &target); !ran) return ran;
-  judged_ = true;
   return begin_body(head, as_sent);
 }
 
@@ -288,8 +283,8 @@ Result<void> RequestTreatment::redact(const policy::Redact& step, FieldList& fie
     field.value = kept_.emplace_front(std::move(*redacted));
   }
   add(field_redactions_, step.detectors, counts);
-  if (!target || query_of(*target).empty()) return {};
-  const std::string_view query = query_of(*target);
+  if (!target || wire::query_of(*target).empty()) return {};
+  const std::string_view query = wire::query_of(*target);
   counts.clear();
   if (auto redacted = transform::redact_form(set, query, counts)) {
     changed_head_ = true;
@@ -304,7 +299,7 @@ Result<void> RequestTreatment::block(const policy::Block& step, const FieldList&
   const auto& set = step.detectors.set;
   for (const HeaderField& field : fields)
     if (const auto found = transform::find_in_text(set, field.value)) return blocked(step.detectors, *found);
-  const std::string_view query = query_of(target);
+  const std::string_view query = wire::query_of(target);
   if (const auto found = query.empty() ? std::nullopt : transform::find_in_form(set, query))
     return blocked(step.detectors, *found);
   return {};
@@ -381,12 +376,7 @@ Result<void> RequestTreatment::begin_body(const RequestHead& head, const FieldLi
   needs_whole_ = checks || (detects && form);
   reads_body_ = !stages_.empty() || body_bytes_max_ != ~std::uint64_t{0};
   if (!reads_body_) return {};
-  std::string codings;
-  each_value(fields, "content-encoding", [&](std::string_view value) {
-    if (!codings.empty()) codings += ',';
-    codings += value;
-  });
-  const auto coding = transform::read_content_encoding(codings);
+  const auto coding = transform::read_content_encoding(fields);
   if (!coding) return refuse(Reason::unsupported_content, "the body's content coding cannot be looked into");
   if (*coding == transform::Coding::identity) return {};
   decoder_.emplace(*coding, Side::sandbox);

@@ -80,7 +80,6 @@ class RequestTreatment {
   Result<void> require(const policy::Require& step, const RequestHead& head, const FieldList& fields);
   Result<void> begin_body(const RequestHead& head, const FieldList& fields);
   void count(const policy::Detectors& detectors, const transform::DetectorCounts& counts);
-  std::optional<BodyPiece> next_plain(Error& error);
   bool body_changed() const;
 
   const policy::Transform& transform_;
@@ -92,7 +91,7 @@ class RequestTreatment {
   std::uint64_t body_bytes_max_ = ~std::uint64_t{0};
   std::uint64_t sent_bytes_ = 0, plain_bytes_ = 0;  ///< Of the body so far, as it came and decoded.
   std::string_view piece_;
-  bool judged_ = false, reads_body_ = false, needs_whole_ = false, changes_length_ = false;
+  bool reads_body_ = false, needs_whole_ = false, changes_length_ = false;
   bool changed_head_ = false, forbids_changes_ = false, signed_anew_ = false;
   bool fed_ = false, last_ = false, finished_ = false;
 };

@@ -4,16 +4,9 @@
 #include <array>
 
 #include "wire/http1.h"
+#include "wire/prefix.h"
 
 namespace postern::proxy {
-
-namespace {
-
-bool begins_ignoring_case(std::string_view text, std::string_view start) {
-  return text.size() >= start.size() && wire::same_name(text.substr(0, start.size()), start);
-}
-
-}  // namespace
 
 std::string authority_of(const Destination& destination) {
   const Host& host = *destination.host;
@@ -66,7 +59,7 @@ std::string mapped_back(std::string_view location, const policy::Rewrite& there,
   const Destination to{&there.host, there.port, there.tls};
   std::string_view rest = location;
   const std::string_view scheme = there.tls ? "https://" : "http://";
-  if (!begins_ignoring_case(rest, scheme)) return {};
+  if (!wire::starts_with_ignoring_case(rest, scheme)) return {};
   rest.remove_prefix(scheme.size());
   const std::string_view authority = rest.substr(0, rest.find_first_of("/?#"));
   const bool explicit_default =

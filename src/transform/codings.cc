@@ -10,6 +10,8 @@
 #include <zlib.h>
 #include <zstd.h>
 
+#include "wire/http1.h"
+
 namespace postern::transform {
 namespace detail {
 
@@ -428,15 +430,23 @@ std::string_view token(Coding coding) {
 bool is_supported(std::string_view coding) { return coding_of(coding).has_value(); }
 
 std::optional<Coding> read_content_encoding(std::string_view value) {
+  HeaderField fields[] = {{"content-encoding", value}};
+  return read_content_encoding(fields);
+}
+
+std::optional<Coding> read_content_encoding(std::span<const HeaderField> fields) {
   Coding found = Coding::identity;
-  while (!value.empty()) {
-    const std::string_view element = next_element(value);
-    if (element.empty()) continue;
-    const auto coding = coding_of(element);
-    if (!coding) return std::nullopt;
-    if (*coding == Coding::identity) continue;
-    if (found != Coding::identity) return std::nullopt;
-    found = *coding;
+  for (auto [name, value] : fields) {
+    if (!wire::same_name(name, "content-encoding")) continue;
+    while (!value.empty()) {
+      const std::string_view element = next_element(value);
+      if (element.empty()) continue;
+      const auto coding = coding_of(element);
+      if (!coding) return std::nullopt;
+      if (*coding == Coding::identity) continue;
+      if (found != Coding::identity) return std::nullopt;
+      found = *coding;
+    }
   }
   return found;
 }

@@ -12,11 +12,13 @@
 #include <cstdint>
 #include <memory>
 #include <optional>
+#include <span>
 #include <string>
 #include <string_view>
 
 #include "base/result.h"
 #include "base/units.h"
+#include "model/http.h"
 
 namespace postern::transform {
 
@@ -35,6 +37,9 @@ bool is_supported(std::string_view coding);
 /// empty one. nullopt: one that we do not know, or more than one, which only a body made to hide something
 /// has.
 std::optional<Coding> read_content_encoding(std::string_view value);
+
+/// Of a message's fields: every Content-Encoding line, as one list.
+std::optional<Coding> read_content_encoding(std::span<const HeaderField> fields);
 
 /// An Accept-Encoding value (RFC 9110 §12.5.3) with only the elements in it that we decode, weights and all,
 /// as they were written. "*" stays only where it forbids. Never empty: "identity" when nothing is left.

@@ -5,6 +5,8 @@
 #include <cstddef>
 #include <cstdint>
 
+#include "wire/target.h"
+
 namespace postern::wire {
 
 namespace {
@@ -22,9 +24,7 @@ constexpr std::uint32_t aws = 0b111, google = 0b111'000, azure = 0b0011'000'000,
 }  // namespace
 
 bool is_presigned(std::string_view target) {
-  const auto question = target.find('?');
-  if (question == std::string_view::npos) return false;
-  std::string_view query = target.substr(question + 1);
+  std::string_view query = query_of(target);
   std::uint32_t seen = 0;
   while (!query.empty()) {
     const std::string_view parameter = query.substr(0, query.find('&'));
