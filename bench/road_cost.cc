@@ -34,6 +34,10 @@ namespace kit = http2::kit;
 
 constexpr const char* host = "api.example.com";
 
+/// Ends that wait for an acknowledgement before they send would have the loop turn in vain, as often as the
+/// kernel's timer says.
+const proxy::road::RoadOptions prompt{.prompt_peers = true};
+
 /// Work without a loop is counted in here; the name stands in road_check.py.
 [[gnu::noinline]] void measured(const std::function<void()>& work) { work(); }
 
@@ -95,7 +99,7 @@ Peer& open_origin(Road& road, const std::string& answer) {
 
 /// Requests one after the other on one intercepted connection, with a credential and a record each.
 void keepalive() {
-  Road road({});
+  Road road(prompt);
   const std::string request = small_request();
   const std::string answer = answer_with(512);
   Peer& origin = open_origin(road, answer);
@@ -108,7 +112,7 @@ void keepalive() {
 
 /// The same over HTTP/2, toward an origin of either version.
 void keepalive_http2(const char* name, bool origin_speaks_it) {
-  Road road({.origin_http2 = origin_speaks_it});
+  Road road({.origin_http2 = origin_speaks_it, .prompt_peers = true});
   ManualClock clock;
   io::Loop loop(clock);
   Http2Peer sandbox(road.connect(host, 443, host, proxy::road::Offer::both), loop, http2::Role::client);
@@ -162,7 +166,7 @@ void keepalive_http2(const char* name, bool origin_speaks_it) {
 /// Requests in turn on sixteen connections, of one sandbox, or each of another one among many that listen
 /// too.
 void tenants(const char* name, int count) {
-  Road road({});
+  Road road(prompt);
   const std::string request = small_request();
   const std::string answer = answer_with(512);
   std::vector<Fd> listening;
@@ -196,7 +200,7 @@ void tenants(const char* name, int count) {
 
 /// A connection with a full handshake for every request; the leaf is cached, the origin's connection kept.
 void connection() {
-  Road road({});
+  Road road(prompt);
   const std::string request = small_request();
   const std::string answer = answer_with(512);
   Peer& origin = open_origin(road, answer);
@@ -215,7 +219,7 @@ void connection() {
 
 /// A connection that no rule covers: judged by its name, dialled, relayed, ended.
 void pass_through() {
-  Road road({});
+  Road road(prompt);
   const std::string request = "GET / HTTP/1.1\r\nHost: tls.example.com\r\n\r\n";
   const std::string answer = answer_with(512);
   const auto once = [&] {
@@ -242,7 +246,7 @@ void pass_through() {
 /// A request for which the origin's connection is made: its last one is gone. With the origin's tickets the
 /// handshake is resumed, without it is a full one.
 void new_origin(const char* name, bool resumed) {
-  Road road({});
+  Road road(prompt);
   const std::string request = small_request();
   const std::string answer = "HTTP/1.1 200 OK\r\nContent-Length: 2\r\nConnection: close\r\n\r\nok";
   open_origin(road, answer_with(512));
@@ -270,7 +274,7 @@ void new_origin(const char* name, bool resumed) {
 
 /// Counted per MiB that was relayed.
 void download() {
-  Road road({});
+  Road road(prompt);
   const std::string request = small_request();
   Peer& origin = open_origin(road, answer_with(512));
   constexpr int times = 2;
@@ -283,7 +287,7 @@ void download() {
 /// What an intercepted connection holds between two requests, in bytes of the heap: what the allocator hands
 /// out, its own overhead included, less what it gets back.
 void idle() {
-  Road road({});
+  Road road(prompt);
   const std::string request = small_request();
   const std::string answer = answer_with(512);
   Peer& origin = open_origin(road, answer);
