@@ -35,9 +35,14 @@ bool readable(const Fd& fd, int timeout_ms) {
   return ::poll(&wait, 1, timeout_ms) == 1;
 }
 
+/// As much as there is: a file of /proc may go while it is read, which std::ifstream throws at.
 std::string content_of(const fs::path& path) {
-  std::ifstream file(path, std::ios::binary);
-  return {std::istreambuf_iterator<char>(file), {}};
+  const Fd file(::open(path.c_str(), O_RDONLY | O_CLOEXEC));
+  std::string content;
+  char piece[4096];
+  for (ssize_t size; (size = ::read(file.get(), piece, sizeof piece)) > 0;)
+    content.append(piece, static_cast<std::size_t>(size));
+  return content;
 }
 
 /// All processes of a keeper and its boxes: commands aside, which have sessions of their own in a box whose
