@@ -14,9 +14,32 @@ namespace postern::credential {
 
 namespace {
 
-constexpr std::size_t block = 3;  // bytes that are looked at together
-constexpr std::size_t window_max =
-    200;  // of a form's first bytes: more makes longer steps than a byte counts
+constexpr std::size_t stride_max = 32;
+constexpr std::size_t blocks_max = 16384;  // With more of them places stand closer: to 8, not below.
+constexpr int starts_bits = 16;
+
+/// The first `size` of these bytes, the first one lowest. Eight are readable.
+inline std::uint64_t load(const char* bytes, std::size_t size = 8) {
+  std::uint64_t loaded = 0;
+  std::memcpy(&loaded, bytes, 8);
+  if constexpr (std::endian::native == std::endian::big) loaded = std::byteswap(loaded);
+  return loaded & (~std::uint64_t{0} >> (64 - 8 * size));
+}
+
+/// Its upper bits depend on all bytes.
+inline std::uint64_t hash_of(std::uint64_t bytes) { return bytes * 0x9e3779b97f4a7c15U; }
+
+inline bool has(const std::uint64_t* bits, std::uint64_t bit) { return bits[bit / 64] >> (bit % 64) & 1; }
+
+void put(std::vector<std::uint64_t>& bits, std::uint64_t bit) {
+  bits[bit / 64] |= std::uint64_t{1} << (bit % 64);
+}
+
+/// Of the block there. The text has eight bytes at least.
+std::uint64_t hash_at(std::string_view text, std::size_t at, std::size_t size) {
+  const std::size_t from = std::min(at, text.size() - 8);
+  return hash_of(load(text.data() + from, size + (at - from)) >> (8 * (at - from)));
+}
 
 bool is_unreserved(unsigned char c) {  // RFC 3986 §2.3
   return (c >= '0' && c <= '9') || (c >= 'A' && c <= 'Z') || (c >= 'a' && c <= 'z') || c == '-' || c == '.' ||
@@ -196,34 +219,46 @@ std::string_view Scrubber::text_of(const Form& form) const {
   return forms_.unwrap().substr(form.begin, form.size);
 }
 
+Scrubber::~Scrubber() {  // What is known of a secret's blocks may be as good as the secret.
+  explicit_bzero(blocks_.data(), blocks_.size() * sizeof(Block));
+  explicit_bzero(seen_.data(), seen_.size() * sizeof(std::uint64_t));
+}
+
+// Of a form its last bytes are taken, as many as the shortest form has: beginnings are often the same
+// ("sk-proj-"), and known to all.
 void Scrubber::index() {
-  shortest_ = window_max;
+  shortest_ = all_.front().size;
   for (const Form& form : all_) {
     shortest_ = std::min<std::size_t>(shortest_, form.size);
     longest_ = std::max<std::size_t>(longest_, form.size);
   }
-  // A block that stands in no form should mostly find its place empty.
-  hash_bits_ = all_.size() * shortest_ > 1024 ? 16 : 12;
-  shift_.assign(std::size_t{1} << hash_bits_, static_cast<std::uint8_t>(shortest_ - block));
-  starts_.assign(65536 / 64, 0);
+  block_ = std::clamp<std::size_t>(shortest_ / 2, 4, 8);
+  stride_ = std::min(shortest_ - block_ + 1, stride_max);
+  while (stride_ > 8 && stride_ * all_.size() > blocks_max) stride_ /= 2;
+  blocks_.reserve(stride_ * all_.size());
+  // A block that stands in no form mostly finds its bit unset.
+  seen_bits_ = static_cast<int>(std::bit_width(32 * stride_ * all_.size()));
+  seen_.assign((std::size_t{1} << seen_bits_) / 64, 0);
+  starts_.assign((std::size_t{1} << starts_bits) / 64, 0);
   for (std::uint32_t number = 0; number < all_.size(); ++number) {
     const std::string_view text = text_of(all_[number]);
-    for (std::size_t end = block + 1; end <= shortest_; ++end) {
-      std::uint8_t& shift = shift_[hash_of(text.data() + end, hash_bits_)];
-      shift = std::min(shift, static_cast<std::uint8_t>(shortest_ - end));
+    put(starts_, hash_of(load(text.data(), 4)) >> (64 - starts_bits));
+    for (std::size_t at = text.size() - shortest_; at < text.size() - shortest_ + stride_; ++at) {
+      const std::uint64_t hash = hash_at(text, at, block_);
+      put(seen_, hash >> (64 - seen_bits_));
+      blocks_.push_back({static_cast<std::uint32_t>(hash >> 32), number, static_cast<std::uint32_t>(at)});
     }
-    ends_.push_back({hash_of(text.data() + shortest_, hash_bits_), number});
-    const auto first = static_cast<unsigned char>(text[0]), second = static_cast<unsigned char>(text[1]);
-    const std::size_t bit = first << 8 | second;
-    starts_[bit / 64] |= std::uint64_t{1} << (bit % 64);
   }
-  std::ranges::sort(ends_, {}, &Entry::hash);
+  std::ranges::sort(blocks_, {}, &Block::hash);
 }
 
-void Scrubber::match_at(std::string_view text, std::size_t begin, std::uint32_t hash,
-                        std::vector<Match>& out) const {
-  for (const Entry& entry : std::ranges::equal_range(ends_, hash, {}, &Entry::hash)) {
-    const std::string_view form = text_of(all_[entry.form]);
+void Scrubber::look_closer(std::string_view text, std::size_t at, std::uint64_t hash,
+                           std::vector<Match>& out) const {
+  for (const Block& block :
+       std::ranges::equal_range(blocks_, static_cast<std::uint32_t>(hash >> 32), {}, &Block::hash)) {
+    if (block.at > at) continue;
+    const std::string_view form = text_of(all_[block.form]);
+    const std::size_t begin = at - block.at;
     if (text.substr(begin).starts_with(form)) out.push_back({begin, begin + form.size()});
   }
 }
@@ -231,32 +266,28 @@ void Scrubber::match_at(std::string_view text, std::size_t begin, std::uint32_t 
 void Scrubber::find(std::string_view text, std::vector<Match>& out) const {
   if (text.size() < shortest_) return;
   // Everything that is asked of an answer is asked here: nothing is looked up twice.
-  const std::uint8_t* const shifts = shift_.data();
-  const int bits = hash_bits_;
-  const char* const end = text.data() + text.size();
-  for (const char* at = text.data() + shortest_; at <= end;) {
-    const std::uint32_t here = hash_of(at, bits);
-    const std::size_t shift = shifts[here];
-    if (shift == 0) [[unlikely]] {
-      match_at(text, static_cast<std::size_t>(at - text.data()) - shortest_, here, out);
-      ++at;
-    } else {
-      at += shift;
-    }
+  const std::uint64_t* const seen = seen_.data();
+  const int unused_bits = 64 - seen_bits_;
+  const std::size_t stride = stride_, block = block_;
+  std::size_t at = 0;
+  for (const std::size_t end = text.size() - 8; at <= end; at += stride) {
+    const std::uint64_t hash = hash_of(load(text.data() + at, block));
+    if (has(seen, hash >> unused_bits)) [[unlikely]]
+      look_closer(text, at, hash, out);
   }
+  for (; at + block <= text.size(); at += stride) look_closer(text, at, hash_at(text, at, block), out);
 }
 
 std::size_t Scrubber::open_from(std::string_view text) const {
   std::size_t at = text.size() - std::min(text.size(), longest_ - 1);
   for (; at < text.size(); ++at) {
     const std::string_view rest = text.substr(at);
-    if (rest.size() >= 2) {
-      const auto first = static_cast<unsigned char>(rest[0]), second = static_cast<unsigned char>(rest[1]);
-      const std::size_t bit = first << 8 | second;
-      if (!(starts_[bit / 64] >> (bit % 64) & 1)) continue;
-    }
-    for (const Form& form : all_)
-      if (form.size > rest.size() && text_of(form).starts_with(rest)) return at;
+    if (rest.size() >= 8 && !has(starts_.data(), hash_of(load(rest.data(), 4)) >> (64 - starts_bits)))
+      continue;
+    // The forms that begin with it, and are longer, stand together.
+    const auto next =
+        std::ranges::upper_bound(all_, rest, {}, [this](const Form& form) { return text_of(form); });
+    if (next != all_.end() && text_of(*next).starts_with(rest)) return at;
   }
   return at;
 }

@@ -24,13 +24,17 @@
 
 namespace postern::credential {
 
-/// The forms of some secrets, made ready to be searched for all at once (Wu and Manber, "A fast algorithm for
-/// multi-pattern searching", 1994). Immutable, shared.
+/// The forms of some secrets, made ready to be searched for all at once: only every `stride_`th place of a
+/// text is looked at, where whatever is as long as a form shows one of its blocks (Karp and Rabin's
+/// fingerprints, 1987, of samples). Immutable, shared.
 class Scrubber {
  public:
   static constexpr std::size_t secret_bytes_min = 8;
 
-  /// nullptr when there is nothing secret in them. A millisecond for some hundred headers.
+  Scrubber(const Scrubber&) = delete;
+  ~Scrubber();
+
+  /// nullptr when there is nothing secret in them. Milliseconds for some hundred headers.
   static std::shared_ptr<const Scrubber> make(std::span<const InjectedHeader* const> headers);
 
   struct Match {
@@ -49,22 +53,26 @@ class Scrubber {
   struct Form {
     std::uint32_t begin, size;  ///< In forms_.
   };
-  struct Entry {
+  /// A block of a form's, by the upper half of its hash.
+  struct Block {
     std::uint32_t hash;
     std::uint32_t form;
+    std::uint32_t at;  ///< Where it stands in the form.
   };
   Scrubber() = default;
   std::string_view text_of(const Form& form) const;
   void index();
-  void match_at(std::string_view text, std::size_t begin, std::uint32_t hash, std::vector<Match>& out) const;
+  void look_closer(std::string_view text, std::size_t at, std::uint64_t hash, std::vector<Match>& out) const;
 
-  Secret forms_;  ///< All of them behind each other.
-  std::vector<Form> all_;
+  Secret forms_;           ///< All of them behind each other.
+  std::vector<Form> all_;  ///< In the order of their texts.
   std::size_t shortest_ = 0, longest_ = 0;
-  int hash_bits_ = 0;
-  std::vector<std::uint8_t> shift_;    ///< By the hash of a block: how far to the next place to look.
-  std::vector<Entry> ends_;            ///< By the hash of the block that ends a form's first bytes; sorted.
-  std::vector<std::uint64_t> starts_;  ///< Bits: the first two bytes of some form.
+  std::size_t stride_ = 0;             ///< Places apart that are looked at.
+  std::size_t block_ = 0;              ///< Bytes that are looked at together, 4 to 8.
+  std::vector<Block> blocks_;          ///< Sorted by hash. Of each form `stride_` of them, one a place.
+  int seen_bits_ = 0;                  ///< Of a hash; so many bits has
+  std::vector<std::uint64_t> seen_;    ///< the set of these blocks' hashes.
+  std::vector<std::uint64_t> starts_;  ///< Likewise, of each form's first four bytes.
 };
 
 /// What is found in a stream of bytes, however it is cut into pieces. Holds back only what may be the
