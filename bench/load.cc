@@ -5,7 +5,7 @@
 //   keepalive  N connections ask again and again
 //   newconn    every request has a connection and a TLS handshake of its own (--resume: with a ticket)
 //   download   the same as keepalive; meant for large answers
-//   upload     POST --body-bytes each time
+//   upload     POST --body-bytes of JSON-like text each time
 //   latency    paced by --rate, one request in flight per connection; a late answer skips ticks, it does not
 //              shorten them
 //   sse        GET a stream of events that carry the time of their writing; how late each was is its latency
@@ -82,6 +82,20 @@ struct Target {
   std::uint64_t body_bytes = 0;
   SSL_CTX* context = nullptr;
 };
+
+/// What a program sends to a model, over and over: text, with nothing in it that a detector looks for.
+std::string conversation(std::size_t size) {
+  static constexpr std::string_view words[] = {"the",    "request", "of a",   "customer", "was answered",
+                                               "before", "another", "system", "could",    "say so"};
+  std::string out;
+  for (std::size_t turn = 0; out.size() < size; ++turn) {
+    out += R"({"role":"user","content":")";
+    for (std::size_t i = 0; i < 20 + turn % 50; ++i) (out += words[(turn * 7 + i * i) % 10]) += ' ';
+    out += "\"},\n";
+  }
+  out.resize(size);
+  return out;
+}
 
 /// One slot: a connection that is (re)opened when a request needs it.
 class Slot {
@@ -207,7 +221,7 @@ class Slot {
   }
 
   Progress send() {
-    static const std::string filler(64 * 1024, 'u');
+    static const std::string filler = conversation(64 * 1024);
     bool of_body = out_.empty();
     if (of_body)
       out_ = std::string_view(filler).substr(0, std::min<std::uint64_t>(filler.size(), body_left_to_send_));
@@ -569,7 +583,8 @@ Target make_target(const Options& options, unsigned number, SSL_CTX* context) {
                         (options.through.empty() ? "" : ":" + options.port) +
                         "\r\nUser-Agent: bench-load\r\nAccept: */*\r\nX-Client: postern bench\r\n";
   if (options.mode == Mode::upload)
-    target.request_head += "Content-Length: " + std::to_string(options.body_bytes) + "\r\n";
+    target.request_head +=
+        "Content-Type: application/json\r\nContent-Length: " + std::to_string(options.body_bytes) + "\r\n";
   target.request_head += "\r\n";
   return target;
 }

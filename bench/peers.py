@@ -7,6 +7,7 @@ worker. Only loopback is used. A contender lives for one measurement: the others
 
 import atexit
 import dataclasses
+import hashlib
 import json
 import os
 import pathlib
@@ -494,6 +495,23 @@ def rules_of_other_paths(count: int) -> dict:
     """All on the one host, the last one matches: the worst order."""
     others = [injecting_rule(f"other-{i}", match_paths=[f"/v{i % 7}/resource-{i}/*"]) for i in range(count - 1)]
     return {"rules": [*others, injecting_rule("bench")]}
+
+
+def unsearched_policy() -> dict:
+    return {"rules": [injecting_rule("bench", transform={"response": {"scrub_secrets": False}})]}
+
+
+def policy_of_secrets(count: int) -> dict:
+    """All of them may be put on requests to the one host, so that its answers are searched for all."""
+    others = [injecting_rule(f"other-{i}", match_paths=[f"/other/{i}"],
+                             headers=[{"name": "Authorization", "type": "opaque", "value": "Bearer " + hashlib.sha256(b"%d" % i).hexdigest()[:43]}])
+              for i in range(count - 1)]
+    return {"rules": [*others, injecting_rule("bench")]}
+
+
+def detecting_policy() -> dict:
+    detectors = ["email", "phone", "credit_card", "us_ssn", "iban", "ipv4", "aws_access_key", "github_token", "private_key", "jwt"]
+    return {"rules": [injecting_rule("bench", transform={"request": [{"block": detectors}], "response": {"scrub_secrets": False}})]}
 
 
 MINTED = 600  # names; each is dialled once to warm up or once while the clock runs

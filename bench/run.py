@@ -55,13 +55,19 @@ def cpu_and_wait_ns(pids: list[int]) -> tuple[int, int]:
     return cpu, wait
 
 
-def resident_kb(pids: list[int]) -> int:
+def kb_of(pids: list[int], what: str) -> int:
+    """VmRSS: what is resident. VmHWM: the most that was since forget_peak()."""
     total = 0
     for pid in pids:
         for line in pathlib.Path(f"/proc/{pid}/status").read_text().splitlines():
-            if line.startswith("VmRSS:"):
+            if line.startswith(f"{what}:"):
                 total += int(line.split()[1])
     return total
+
+
+def forget_peak(pids: list[int]) -> None:
+    for pid in pids:
+        pathlib.Path(f"/proc/{pid}/clear_refs").write_text("5")
 
 
 @dataclasses.dataclass
@@ -74,7 +80,7 @@ class Sample:
     @classmethod
     def take(cls, pids: list[int]) -> "Sample":
         cpu, wait = cpu_and_wait_ns(pids)
-        return cls(cpu, wait, resident_kb(pids), time.monotonic())
+        return cls(cpu, wait, kb_of(pids, "VmRSS"), time.monotonic())
 
 
 @dataclasses.dataclass
@@ -85,6 +91,7 @@ class Measurement:
     wait_ns: int
     kb: int
     wall_s: float
+    peak_kb: int  # above what was resident before
     refused: bool = False  # the proxy itself answers: no origin sees these requests
 
     def as_json(self) -> dict:
@@ -182,16 +189,18 @@ def measure(setting: peers.Setting, origin: Origin, contender, passing: bool, op
     said: list[str] = []
     try:
         wait_for_mark(attempt.load, "START", said)
+        forget_peak(attempt.proxy_pids)
         before = Sample.take(attempt.proxy_pids)
         go_on(attempt.load)
         wait_for_mark(attempt.load, "END", said)
         after = Sample.take(attempt.proxy_pids)
+        peak = kb_of(attempt.proxy_pids, "VmHWM") - before.kb
         go_on(attempt.load)
         out, rest = attempt.load.communicate(timeout=60)
         if attempt.load.returncode != 0:
             raise Void(f"the load ended with {attempt.load.returncode}: {' / '.join([*said, rest.strip()][-4:])}")
         result = Measurement(json.loads(out), origin.counts(), after.cpu_ns - before.cpu_ns, after.wait_ns - before.wait_ns,
-                             after.kb - before.kb, after.at - before.at, "--expect" in options)
+                             after.kb - before.kb, after.at - before.at, peak, "--expect" in options)
     finally:
         attempt.finish()
     check(result, said)
@@ -232,6 +241,10 @@ def median_latency_us(m: Measurement) -> float:
 
 def kb_per_connection(m: Measurement) -> float:
     return m.kb / m.load["requests"]
+
+
+def peak_mb(m: Measurement) -> float:
+    return m.peak_kb / 1024
 
 
 @dataclasses.dataclass
@@ -300,6 +313,19 @@ def events(quick: bool) -> list[str]:
     return ["--mode", "sse", "--connections", "4", "--path", "/sse/50", "--warmup-requests", "4", "--requests", "8" if quick else "40"]
 
 
+def small_posts(quick: bool) -> list[str]:
+    return ["--mode", "upload", "--path", "/sink", "--body-bytes", "600", "--connections", "64", "--warmup-seconds", "0.5", "--seconds", "1.5" if quick else "4"]
+
+
+def huge(mode: str) -> Callable[[bool], list[str]]:
+    """One body of 2 GB (quick: an eighth)."""
+    def options(quick: bool) -> list[str]:
+        size = str((256 if quick else 2048) * MB)
+        path = "/sink" if mode == "upload" else f"/bytes/{size}"
+        return ["--mode", mode, "--connections", "1", "--path", path, "--body-bytes", size, "--warmup-requests", "0", "--requests", "1"]
+    return options
+
+
 def milliseconds_late(m: Measurement) -> float:
     return m.load["p50_us"] / 1000
 
@@ -317,6 +343,11 @@ class DirectSse(peers.Direct):
 
 
 NEW_NAMES = [f"n{number}.bench.test" for number in range(peers.MINTED)]
+
+# What looking into answers and requests costs. The first of each looks into nothing.
+UNSEARCHED = peers.Postern("postern, nothing searched", peers.unsearched_policy())
+SEARCHING = [UNSEARCHED, peers.Postern("postern"), peers.Postern("postern, 100 secrets", peers.policy_of_secrets(100))]
+DETECTING = [UNSEARCHED, peers.Postern("postern, all detectors", peers.detecting_policy())]
 
 SCENARIOS = [
     Scenario("keepalive", "small request, keep-alive, 64 connections", "µs CPU/request", cpu_us_per_request, keepalive, PROXIES),
@@ -347,7 +378,13 @@ SCENARIOS = [
     Scenario("origin-full", "request on a new origin connection, full handshake", "µs CPU/request", cpu_us_per_request, cold("/close/small"),
              [peers.Nginx(), peers.Postern()], origin="cold"),
     Scenario("sse", "server-sent event, 100/s on each of 4 connections, from its writing to its reading, median", "ms", milliseconds_late, events,
-             [DirectSse(), peers.Nginx(), peers.HAProxy(), peers.Postern()]),
+             [DirectSse(), peers.Nginx(), peers.HAProxy(), peers.Postern(), UNSEARCHED]),
+    Scenario("search", "small request, keep-alive, its answer searched for secrets", "µs CPU/request", cpu_us_per_request, keepalive, SEARCHING, base=UNSEARCHED.name),
+    Scenario("search-download", "download, searched for secrets", "s CPU/GB", cpu_s_per_gb, transfer("download", f"/bytes/{64 * MB}"), SEARCHING, base=UNSEARCHED.name),
+    Scenario("detect", "small JSON posted, keep-alive, by detectors", "µs CPU/request", cpu_us_per_request, small_posts, DETECTING, base=UNSEARCHED.name),
+    Scenario("detect-upload", "upload of text, by detectors", "s CPU/GB", cpu_s_per_gb, transfer("upload", "/sink"), DETECTING, base=UNSEARCHED.name),
+    Scenario("huge-download", "memory for one body of 2 GB that comes down, at its peak", "MB RSS", peak_mb, huge("download"), SEARCHING, base=UNSEARCHED.name),
+    Scenario("huge-upload", "memory for one body of 2 GB that goes up, at its peak", "MB RSS", peak_mb, huge("upload"), DETECTING, base=UNSEARCHED.name),
     Scenario("rules", "small request, keep-alive, policies with many rules", "µs CPU/request", cpu_us_per_request, keepalive,
              [peers.Nginx(), peers.Postern(), peers.Postern("postern, 1,000 hosts", peers.rules_of_other_hosts(1000)),
               peers.Postern("postern, 1,000 paths", peers.rules_of_other_paths(1000)),
