@@ -110,6 +110,49 @@ void keepalive() {
   stop_counting("keepalive", times);
 }
 
+/// Small JSON posted: without steps of `transform.request`, and looked into by every detector.
+void posted(const char* name, std::string_view steps) {
+  proxy::road::RoadOptions options = prompt;
+  options.policy = fmt::format(R"(
+rules:
+  - name: api
+    match_hosts: [api.example.com]
+    headers: [{{name: Authorization, type: workspace_secret, value: "Bearer {{API_KEY}}"}}]
+    transform: {{request: [{}], response: {{scrub_secrets: false}}}}
+)",
+                               steps);
+  Road road(std::move(options));
+  const std::string body =
+      R"({"model":"small","messages":[{"role":"system","content":"You answer shortly, and say what you do not know. )"
+      R"(When a customer asks for somebody, you say when that person can be reached."},{"role":"user","content":)"
+      R"("What is the difference between a request that was answered from a cache and one that was not, when both )"
+      R"(took twelve milliseconds at the most?"}],"temperature":0.7,"max_tokens":256,"stream":false})";
+  const std::string request = fmt::format(
+      "POST /v1/chat?version=3 HTTP/1.1\r\nHost: {}\r\nUser-Agent: road-cost/1.0\r\nAccept: "
+      "application/json\r\n"
+      "Accept-Encoding: gzip, deflate\r\nContent-Type: application/json\r\nX-Client: postern bench\r\n"
+      "Content-Length: {}\r\n\r\n{}",
+      host, body.size(), body);
+  const std::string answer = answer_with(512);
+  Peer& origin = open_origin(road, answer);
+  const auto once = [&] {
+    road.sandbox().send(request);
+    must(wait(road, [&] { return origin.received().ends_with(body); }), "no request arrived");
+    must(origin.take().find(proxy::road::canary) != std::string::npos, "no credential was put on it");
+    origin.send(answer);
+    must(wait(road, [&] { return road.sandbox().received().size() >= answer.size(); }), "no answer");
+    must(road.sandbox().take().starts_with("HTTP/1.1 200"), "another answer");
+  };
+  for (int i = 0; i < 50; ++i) once();
+  constexpr int times = 200;
+  start_counting();
+  for (int i = 0; i < times; ++i) once();
+  stop_counting(name, times);
+}
+
+constexpr std::string_view all_detectors =
+    "email, phone, credit_card, us_ssn, iban, ipv4, aws_access_key, github_token, private_key, jwt";
+
 /// The same over HTTP/2, toward an origin of either version.
 void keepalive_http2(const char* name, bool origin_speaks_it) {
   Road road({.origin_http2 = origin_speaks_it, .prompt_peers = true});
@@ -399,6 +442,9 @@ const std::map<std::string_view, std::function<void()>>& cases() {
       {"pass_through", pass_through},
       {"download", download},
       {"idle", idle},
+      {"posted", [] { posted("posted", ""); }},
+      {"posted_blocked", [] { posted("posted_blocked", fmt::format("{{block: [{}]}}", all_detectors)); }},
+      {"posted_redacted", [] { posted("posted_redacted", fmt::format("{{redact: [{}]}}", all_detectors)); }},
       {"origin_full", [] { new_origin("origin_full", false); }},
       {"origin_resumed", [] { new_origin("origin_resumed", true); }},
       {"record", record},

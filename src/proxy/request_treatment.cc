@@ -158,15 +158,18 @@ class RequestTreatment::FormStage final : public Stage {
     if (form_.size() > limits::treated_body_bytes_max) return too_large(limits::treated_body_bytes_max);
     if (!last) return std::string_view();
     if (blocks_) {
-      if (const auto found = transform::find_in_form(detectors_.set, form_))
-        return blocked(detectors_, *found);
-    } else if (auto redacted = transform::redact_form(detectors_.set, form_, counts_)) {
-      form_ = std::move(*redacted);
-      changed_ = true;
+      transform::Finder finder(detectors_.set);
+      if (const auto found = transform::find_in_form(finder, form_)) return blocked(detectors_, *found);
+    } else {
+      transform::Redactor redactor(detectors_.set);
+      if (auto redacted = transform::redact_form(redactor, form_)) {
+        form_ = std::move(*redacted);
+        counts_ = redactor.take_counts();
+      }
     }
     return std::string_view(form_);
   }
-  bool changed() const override { return changed_; }
+  bool changed() const override { return !counts_.empty(); }
   std::size_t held_bytes() const override { return form_.size(); }
   void add_redactions(std::vector<audit::Redaction>& out) const override { add(out, detectors_, counts_); }
 
@@ -175,7 +178,6 @@ class RequestTreatment::FormStage final : public Stage {
   const bool blocks_;
   std::string form_;
   transform::DetectorCounts counts_;
-  bool changed_ = false;
 };
 
 class RequestTreatment::SchemaStage final : public Stage {
@@ -271,36 +273,35 @@ Result<void> RequestTreatment::run(const RequestHead& head, FieldList& fields, s
 }
 
 Result<void> RequestTreatment::redact(const policy::Redact& step, FieldList& fields, std::string* target) {
-  const auto& set = step.detectors.set;
-  transform::DetectorCounts counts;
+  // Those that judge() saw, or fewer.
+  if (!target && !redacts_fields_) return {};
+  transform::Redactor redactor(step.detectors.set);
   for (HeaderField& field : fields) {
-    auto redacted = transform::redact_text(set, field.value, counts);
+    const auto redacted = redactor.whole(field.value);
     if (!redacted) continue;
-    changed_head_ = true;
+    changed_head_ = redacts_fields_ = true;
     // How the body is read hangs on it: a boundary, a charset.
     if (wire::same_name(field.name, "content-type"))
       return refuse(Reason::content_blocked, "its Content-Type holds what the rule redacts");
-    field.value = kept_.emplace_front(std::move(*redacted));
+    field.value = kept_.emplace_front(*redacted);
   }
-  add(field_redactions_, step.detectors, counts);
-  if (!target || wire::query_of(*target).empty()) return {};
+  add(field_redactions_, step.detectors, redactor.take_counts());
+  if (!target) return {};
   const std::string_view query = wire::query_of(*target);
-  counts.clear();
-  if (auto redacted = transform::redact_form(set, query, counts)) {
+  if (auto redacted = transform::redact_form(redactor, query)) {
     changed_head_ = true;
     target->replace(target->size() - query.size(), query.size(), *redacted);
-    add(query_redactions_, step.detectors, counts);
+    add(query_redactions_, step.detectors, redactor.take_counts());
   }
   return {};
 }
 
 Result<void> RequestTreatment::block(const policy::Block& step, const FieldList& fields,
                                      std::string_view target) const {
-  const auto& set = step.detectors.set;
+  transform::Finder finder(step.detectors.set);
   for (const HeaderField& field : fields)
-    if (const auto found = transform::find_in_text(set, field.value)) return blocked(step.detectors, *found);
-  const std::string_view query = wire::query_of(target);
-  if (const auto found = query.empty() ? std::nullopt : transform::find_in_form(set, query))
+    if (const auto found = finder.whole(field.value)) return blocked(step.detectors, *found);
+  if (const auto found = transform::find_in_form(finder, wire::query_of(target)))
     return blocked(step.detectors, *found);
   return {};
 }
@@ -440,8 +441,8 @@ void RequestTreatment::filter_trailers(FieldList& trailers) const {
       const auto* redacted = std::get_if<policy::Redact>(&step);
       const auto* stopped = std::get_if<policy::Block>(&step);
       if (!redacted && !stopped) return false;
-      return transform::find_in_text((redacted ? redacted->detectors : stopped->detectors).set, field.value)
-          .has_value();
+      transform::Finder finder((redacted ? redacted->detectors : stopped->detectors).set);
+      return finder.whole(field.value).has_value();
     });
   });
 }

@@ -92,7 +92,7 @@ class RequestTreatment {
   std::uint64_t sent_bytes_ = 0, plain_bytes_ = 0;  ///< Of the body so far, as it came and decoded.
   std::string_view piece_;
   bool reads_body_ = false, needs_whole_ = false, changes_length_ = false;
-  bool changed_head_ = false, forbids_changes_ = false, signed_anew_ = false;
+  bool changed_head_ = false, redacts_fields_ = false, forbids_changes_ = false, signed_anew_ = false;
   bool fed_ = false, last_ = false, finished_ = false;
 };
 

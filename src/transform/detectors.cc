@@ -31,6 +31,8 @@ constexpr std::array<unsigned, names.size()> hints_of_name = {
     bit(Hint::key_line),
     bit(Hint::jwt_start)};
 
+constexpr std::size_t builtin_bytes_min = 6;  // a@b.co
+
 struct Literal {
   Hint hint;
   const char* pattern;
@@ -286,6 +288,7 @@ DetectorSet::~DetectorSet() = default;
 
 std::size_t DetectorSet::size() const { return parts_->detectors.size(); }
 std::string_view DetectorSet::name(std::size_t detector) const { return parts_->detectors[detector].name; }
+std::size_t DetectorSet::shortest() const { return parts_->patterns.empty() ? builtin_bytes_min : 0; }
 std::string_view DetectorSet::replacement(std::size_t detector) const {
   return parts_->detectors[detector].replacement;
 }

@@ -51,6 +51,9 @@ class DetectorSet {
   std::string_view name(std::size_t detector) const;
   std::string_view replacement(std::size_t detector) const;
 
+  /// No text that is shorter holds anything.
+  std::size_t shortest() const;
+
   struct Parts;
   const Parts& parts() const { return *parts_; }
 

@@ -7,8 +7,17 @@
 
 namespace postern::transform {
 
-MatchStream::MatchStream(std::shared_ptr<const DetectorSet> set)
-    : set_(std::move(set)), resume_(set_->parts().patterns.size(), 0) {}
+void MatchStream::begin(std::shared_ptr<const DetectorSet> set) {
+  set_ = std::move(set);
+  resume_.assign(set_->parts().patterns.size(), 0);
+}
+
+void MatchStream::rest() {
+  begin_anew();
+  begin_ = 0;
+  ended_ = false;
+  set_.reset();
+}
 
 void MatchStream::pass(std::string_view piece, bool last) {
   if (std::exchange(ended_, last)) begin_anew();

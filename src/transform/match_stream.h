@@ -10,6 +10,7 @@
 #include <memory>
 #include <string>
 #include <string_view>
+#include <utility>
 #include <vector>
 
 #include "transform/detector_parts.h"
@@ -19,7 +20,12 @@ namespace postern::transform {
 
 class MatchStream {
  public:
-  explicit MatchStream(std::shared_ptr<const DetectorSet> set);
+  explicit MatchStream(std::shared_ptr<const DetectorSet> set) { begin(std::move(set)); }
+  /// As a new one, with the memory that it has.
+  void begin(std::shared_ptr<const DetectorSet> set);
+  /// Lets go of everything but memory, of which it has so many bytes for texts.
+  void rest();
+  std::size_t memory() const { return text_.capacity(); }
 
   /// A place where text is taken out. Positions are in text().
   struct Cut {

@@ -34,10 +34,29 @@ std::string_view quotes_for(std::string_view text, const MatchStream::Cut& cut) 
   return text.substr(at, end - at);
 }
 
+constexpr std::size_t spares_max = 4;
+constexpr std::size_t spare_bytes_max = 128 * 1024;
+thread_local std::vector<std::unique_ptr<MatchStream>> spares;
+
+MatchStreamPtr begin_stream(std::shared_ptr<const DetectorSet> set) {
+  if (spares.empty()) return MatchStreamPtr(std::make_unique<MatchStream>(std::move(set)).release());
+  MatchStreamPtr stream(spares.back().release());
+  spares.pop_back();
+  stream->begin(std::move(set));
+  return stream;
+}
+
 }  // namespace
 
-Redactor::Redactor(std::shared_ptr<const DetectorSet> set)
-    : stream_(std::make_unique<MatchStream>(std::move(set))), counts_(stream_->set().size(), 0) {}
+void KeepMatchStream::operator()(MatchStream* stream) const noexcept {
+  std::unique_ptr<MatchStream> owned(stream);
+  if (spares.capacity() == 0) spares.reserve(spares_max);
+  if (spares.size() == spares_max || stream->memory() > spare_bytes_max) return;
+  stream->rest();
+  spares.push_back(std::move(owned));
+}
+
+Redactor::Redactor(std::shared_ptr<const DetectorSet> set) : stream_(begin_stream(std::move(set))) {}
 Redactor::Redactor(Redactor&&) noexcept = default;
 Redactor& Redactor::operator=(Redactor&&) noexcept = default;
 Redactor::~Redactor() = default;
@@ -60,8 +79,16 @@ std::string_view Redactor::pass(std::string_view piece, bool last) {
   return out_;
 }
 
+std::optional<std::string_view> Redactor::whole(std::string_view text) {
+  if (text.size() < stream_->set().shortest()) return std::nullopt;
+  const std::string_view out = pass(text, true);
+  if (stream_->cuts().empty()) return std::nullopt;
+  return out;
+}
+
 void Redactor::replace(std::size_t index) {
   const auto& cut = stream_->cuts()[index];
+  counts_.resize(stream_->set().size(), 0);
   ++counts_[cut.detector];
   const std::string_view quotes = quotes_for(stream_->text(), cut);
   out_ += quotes;
@@ -69,12 +96,9 @@ void Redactor::replace(std::size_t index) {
   out_ += quotes;
 }
 
-bool Redactor::changed() const {
-  return std::any_of(counts_.begin(), counts_.end(), [](std::uint64_t count) { return count > 0; });
-}
+bool Redactor::changed() const { return !counts_.empty(); }
 
-Finder::Finder(std::shared_ptr<const DetectorSet> set)
-    : stream_(std::make_unique<MatchStream>(std::move(set))) {}
+Finder::Finder(std::shared_ptr<const DetectorSet> set) : stream_(begin_stream(std::move(set))) {}
 Finder::Finder(Finder&&) noexcept = default;
 Finder& Finder::operator=(Finder&&) noexcept = default;
 Finder::~Finder() = default;
@@ -85,30 +109,12 @@ std::optional<std::size_t> Finder::pass(std::string_view piece, bool last) {
   return stream_->cuts().front().detector;
 }
 
+std::optional<std::size_t> Finder::whole(std::string_view text) {
+  if (text.size() < stream_->set().shortest()) return std::nullopt;
+  return pass(text, true);
+}
+
 std::size_t Finder::held() const { return stream_->held(); }
-
-namespace {
-
-void add_counts(const DetectorCounts& more, DetectorCounts& counts) {
-  counts.resize(std::max(counts.size(), more.size()), 0);
-  for (std::size_t i = 0; i < more.size(); ++i) counts[i] += more[i];
-}
-
-}  // namespace
-
-std::optional<std::string> redact_text(const std::shared_ptr<const DetectorSet>& set, std::string_view text,
-                                       DetectorCounts& counts) {
-  Redactor redactor(set);
-  const std::string_view out = redactor.pass(text, true);
-  if (!redactor.changed()) return std::nullopt;
-  add_counts(redactor.counts(), counts);
-  return std::string(out);
-}
-
-std::optional<std::size_t> find_in_text(const std::shared_ptr<const DetectorSet>& set,
-                                        std::string_view text) {
-  return Finder(set).pass(text, true);
-}
 
 namespace {
 
@@ -161,32 +167,31 @@ void walk_form(std::string_view form, Look look, Skip skip) {
 
 }  // namespace
 
-std::optional<std::string> redact_form(const std::shared_ptr<const DetectorSet>& set, std::string_view form,
-                                       DetectorCounts& counts) {
+std::optional<std::string> redact_form(Redactor& redactor, std::string_view form) {
   std::string out;
-  Redactor redactor(set);
+  bool changed = false;
   walk_form(
       form,
       [&](std::string_view part) {
-        const std::string decoded = decode_form(part);
-        const std::string_view redacted = redactor.pass(decoded, true);
-        if (redacted != decoded)
-          append_encoded(out, redacted);
-        else
+        if (const auto redacted = redactor.whole(decode_form(part))) {
+          append_encoded(out, *redacted);
+          changed = true;
+        } else {
           out += part;
+        }
       },
       [&](std::string_view separator) { out += separator; });
-  if (!redactor.changed()) return std::nullopt;
-  add_counts(redactor.counts(), counts);
+  if (!changed) return std::nullopt;
   return out;
 }
 
-std::optional<std::size_t> find_in_form(const std::shared_ptr<const DetectorSet>& set,
-                                        std::string_view form) {
+std::optional<std::size_t> find_in_form(Finder& finder, std::string_view form) {
   std::optional<std::size_t> found;
-  Finder finder(set);
   walk_form(
-      form, [&](std::string_view part) { found = found ? found : finder.pass(decode_form(part), true); },
+      form,
+      [&](std::string_view part) {
+        if (!found) found = finder.whole(decode_form(part));
+      },
       [](std::string_view) {});
   return found;
 }

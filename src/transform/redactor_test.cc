@@ -237,26 +237,39 @@ TEST(Finder, SaysWhichAsSoonAsItIsCertain) {
   EXPECT_EQ(15U, finder.held());
   EXPECT_EQ(6U, finder.pass("AMPLE and", false));
   EXPECT_EQ("aws_access_key", set->name(6));
-  EXPECT_EQ(0U, find_in_text(set, "a@x.com"));
-  EXPECT_EQ(std::nullopt, find_in_text(set, "nobody"));
-  EXPECT_EQ(0U, find_in_form(set, "u=a%40x.com"));
+  Finder other(set);
+  EXPECT_EQ(0U, other.whole("a@x.com"));
+  EXPECT_EQ(std::nullopt, other.whole("nobody"));
+  EXPECT_EQ(0U, find_in_form(other, "u=a%40x.com"));
+}
+
+TEST(DetectorSet, NothingShorterThanItsShortestHoldsAnything) {
+  const Set set = all_detectors();
+  ASSERT_EQ(set->shortest(), 6U);
+  EXPECT_EQ("[email]", redact(set, "a@b.co"));
+  constexpr std::string_view alphabet = "ay1@.+-: ";
+  std::vector<std::string> texts = {""};
+  for (std::size_t i = 0; i < texts.size(); ++i) {
+    ASSERT_EQ(texts[i], redact(set, texts[i]));
+    if (texts[i].size() + 1 < set->shortest())
+      for (const char c : alphabet) texts.push_back(texts[i] + c);
+  }
+  EXPECT_EQ("[redacted]", Redactor(all_detectors({{"x", "x"}})).whole("x"));
 }
 
 TEST(Redactor, FormsAreReadDecodedAndOnlyWhatChangesIsWrittenAnew) {
-  const Set set = all_detectors();
-  DetectorCounts counts;
+  Redactor redactor(all_detectors());
   EXPECT_EQ("?q=hello+world&mail=%5Bemail%5D&x=%7e",
-            redact_form(set, "?q=hello+world&mail=jo%40x.com&x=%7e", counts));
+            redact_form(redactor, "?q=hello+world&mail=jo%40x.com&x=%7e"));
   EXPECT_EQ("p=%5Bphone%5D&e=call%20%5Bphone%5D",
-            redact_form(set, "p=%2B1+212+555+0187&e=call+%28212%29+555-0187", counts));
-  EXPECT_EQ("%5Bemail%5D=1", redact_form(set, "jo@x.com=1", counts));
-  EXPECT_EQ(std::nullopt, redact_form(set, "a=%zz&b=%4&c=%", counts));
-  EXPECT_EQ(std::nullopt, redact_form(set, "", counts));
-  EXPECT_EQ(2U, counts[0]);
-  EXPECT_EQ(2U, counts[1]);
-  EXPECT_EQ("id [email]", redact_text(set, "id jo@x.com", counts));
-  EXPECT_EQ(std::nullopt, redact_text(set, "id jo", counts));
-  EXPECT_EQ(3U, counts[0]);
+            redact_form(redactor, "p=%2B1+212+555+0187&e=call+%28212%29+555-0187"));
+  EXPECT_EQ("%5Bemail%5D=1", redact_form(redactor, "jo@x.com=1"));
+  EXPECT_EQ(std::nullopt, redact_form(redactor, "a=%zz&b=%4&c=%"));
+  EXPECT_EQ(std::nullopt, redact_form(redactor, ""));
+  EXPECT_EQ((DetectorCounts{2, 2, 0, 0, 0, 0, 0, 0, 0, 0}), redactor.take_counts());
+  EXPECT_EQ("id [email]", redactor.whole("id jo@x.com"));
+  EXPECT_EQ(std::nullopt, redactor.whole("id jo and nobody"));
+  EXPECT_EQ(1U, redactor.counts()[0]);
 }
 
 TEST(Redactor, KnowsTextByItsType) {
