@@ -440,6 +440,10 @@ class FalseServer(threading.Thread):
                     self.heard += head
                     for piece in self.says(head):
                         connection.sendall(piece)
+                    # Closed with something unread it would be reset, and what was said might not arrive.
+                    connection.shutdown(socket.SHUT_WR)
+                    while connection.recv(65536):
+                        pass
                 except OSError:
                     continue
 
