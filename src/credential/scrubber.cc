@@ -14,20 +14,33 @@ namespace postern::credential {
 
 namespace {
 
-constexpr std::size_t stride_max = 32;
+constexpr std::size_t stride_max = 64;
 constexpr std::size_t blocks_max = 16384;  // With more of them places stand closer: to 8, not below.
+constexpr std::uint64_t seen_bits_max = 1 << 24;
 constexpr int starts_bits = 16;
 
-/// The first `size` of these bytes, the first one lowest. Eight are readable.
-inline std::uint64_t load(const char* bytes, std::size_t size = 8) {
+/// Eight bytes, the first one lowest.
+inline std::uint64_t load(const char* bytes) {
   std::uint64_t loaded = 0;
   std::memcpy(&loaded, bytes, 8);
   if constexpr (std::endian::native == std::endian::big) loaded = std::byteswap(loaded);
-  return loaded & (~std::uint64_t{0} >> (64 - 8 * size));
+  return loaded;
 }
 
-/// Its upper bits depend on all bytes.
+inline std::uint64_t first_bytes(std::size_t count) { return ~std::uint64_t{0} >> (64 - 8 * count); }
+
+/// Its upper half depends on all of them.
 inline std::uint64_t hash_of(std::uint64_t bytes) { return bytes * 0x9e3779b97f4a7c15U; }
+
+/// Among the bits of seen_.
+inline std::uint64_t place_of(std::uint64_t hash, std::uint64_t mask) { return hash >> 40 & mask; }
+
+/// Of four bytes.
+inline std::uint32_t start_of(const char* bytes) {
+  std::uint32_t loaded = 0;
+  std::memcpy(&loaded, bytes, 4);
+  return (loaded * 0x9e3779b1U) >> (32 - starts_bits);
+}
 
 inline bool has(const std::uint64_t* bits, std::uint64_t bit) { return bits[bit / 64] >> (bit % 64) & 1; }
 
@@ -38,23 +51,12 @@ void put(std::vector<std::uint64_t>& bits, std::uint64_t bit) {
 /// Of the block there. The text has eight bytes at least.
 std::uint64_t hash_at(std::string_view text, std::size_t at, std::size_t size) {
   const std::size_t from = std::min(at, text.size() - 8);
-  return hash_of(load(text.data() + from, size + (at - from)) >> (8 * (at - from)));
+  return hash_of(load(text.data() + from) >> (8 * (at - from)) & first_bytes(size));
 }
 
 bool is_unreserved(unsigned char c) {  // RFC 3986 §2.3
   return (c >= '0' && c <= '9') || (c >= 'A' && c <= 'Z') || (c >= 'a' && c <= 'z') || c == '-' || c == '.' ||
          c == '_' || c == '~';
-}
-
-/// Of the three bytes that end at `block_end`. The byte in front of them is readable.
-inline std::uint32_t hash_of(const char* block_end, int bits) {
-  std::uint32_t bytes = 0;
-  std::memcpy(&bytes, block_end - 4, 4);
-  if constexpr (std::endian::native == std::endian::little)
-    bytes >>= 8;
-  else
-    bytes &= 0xffffff;
-  return (bytes * 0x9e3779b1U) >> (32 - bits);
 }
 
 using Append = void (*)(std::string_view, std::string&);
@@ -232,20 +234,20 @@ void Scrubber::index() {
     shortest_ = std::min<std::size_t>(shortest_, form.size);
     longest_ = std::max<std::size_t>(longest_, form.size);
   }
-  block_ = std::clamp<std::size_t>(shortest_ / 2, 4, 8);
+  block_ = std::clamp<std::size_t>(shortest_ / 3, 4, 8);
   stride_ = std::min(shortest_ - block_ + 1, stride_max);
   while (stride_ > 8 && stride_ * all_.size() > blocks_max) stride_ /= 2;
   blocks_.reserve(stride_ * all_.size());
   // A block that stands in no form mostly finds its bit unset.
-  seen_bits_ = static_cast<int>(std::bit_width(32 * stride_ * all_.size()));
-  seen_.assign((std::size_t{1} << seen_bits_) / 64, 0);
+  seen_mask_ = std::min<std::uint64_t>(std::bit_ceil(32 * stride_ * all_.size()), seen_bits_max) - 1;
+  seen_.assign((seen_mask_ + 1) / 64, 0);
   starts_.assign((std::size_t{1} << starts_bits) / 64, 0);
   for (std::uint32_t number = 0; number < all_.size(); ++number) {
     const std::string_view text = text_of(all_[number]);
-    put(starts_, hash_of(load(text.data(), 4)) >> (64 - starts_bits));
+    put(starts_, start_of(text.data()));
     for (std::size_t at = text.size() - shortest_; at < text.size() - shortest_ + stride_; ++at) {
       const std::uint64_t hash = hash_at(text, at, block_);
-      put(seen_, hash >> (64 - seen_bits_));
+      put(seen_, place_of(hash, seen_mask_));
       blocks_.push_back({static_cast<std::uint32_t>(hash >> 32), number, static_cast<std::uint32_t>(at)});
     }
   }
@@ -267,27 +269,37 @@ void Scrubber::find(std::string_view text, std::vector<Match>& out) const {
   if (text.size() < shortest_) return;
   // Everything that is asked of an answer is asked here: nothing is looked up twice.
   const std::uint64_t* const seen = seen_.data();
-  const int unused_bits = 64 - seen_bits_;
-  const std::size_t stride = stride_, block = block_;
-  std::size_t at = 0;
-  for (const std::size_t end = text.size() - 8; at <= end; at += stride) {
-    const std::uint64_t hash = hash_of(load(text.data() + at, block));
-    if (has(seen, hash >> unused_bits)) [[unlikely]]
+  const std::uint64_t mask = seen_mask_;
+  const std::size_t stride = stride_;
+  const std::uint64_t of_block = first_bytes(block_);
+  const auto look = [&](std::size_t at) {
+    const std::uint64_t hash = hash_of(load(text.data() + at) & of_block);
+    if (has(seen, place_of(hash, mask))) [[unlikely]]
       look_closer(text, at, hash, out);
+  };
+  std::size_t at = 0;
+  const std::size_t end = text.size() - 8;
+  for (; at + stride <= end; at += 2 * stride) {
+    look(at);
+    look(at + stride);
   }
-  for (; at + block <= text.size(); at += stride) look_closer(text, at, hash_at(text, at, block), out);
+  if (at <= end) look(at), at += stride;
+  for (; at + block_ <= text.size(); at += stride) look_closer(text, at, hash_at(text, at, block_), out);
 }
 
 std::size_t Scrubber::open_from(std::string_view text) const {
-  std::size_t at = text.size() - std::min(text.size(), longest_ - 1);
-  for (; at < text.size(); ++at) {
+  const std::uint64_t* const starts = starts_.data();
+  const std::size_t size = text.size();
+  std::size_t at = size - std::min(size, longest_ - 1);
+  for (; at < size; ++at) {
+    for (; at + 4 <= size && !has(starts, start_of(text.data() + at)); ++at) {
+    }
     const std::string_view rest = text.substr(at);
-    if (rest.size() >= 8 && !has(starts_.data(), hash_of(load(rest.data(), 4)) >> (64 - starts_bits)))
-      continue;
+    if (rest.empty()) break;
     // The forms that begin with it, and are longer, stand together.
     const auto next =
         std::ranges::upper_bound(all_, rest, {}, [this](const Form& form) { return text_of(form); });
-    if (next != all_.end() && text_of(*next).starts_with(rest)) return at;
+    if (next != all_.end() && text_of(*next).starts_with(rest)) break;
   }
   return at;
 }

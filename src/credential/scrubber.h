@@ -70,7 +70,7 @@ class Scrubber {
   std::size_t stride_ = 0;             ///< Places apart that are looked at.
   std::size_t block_ = 0;              ///< Bytes that are looked at together, 4 to 8.
   std::vector<Block> blocks_;          ///< Sorted by hash. Of each form `stride_` of them, one a place.
-  int seen_bits_ = 0;                  ///< Of a hash; so many bits has
+  std::uint64_t seen_mask_ = 0;        ///< Of a hash; so many bits, and one more, has
   std::vector<std::uint64_t> seen_;    ///< the set of these blocks' hashes.
   std::vector<std::uint64_t> starts_;  ///< Likewise, of each form's first four bytes.
 };
