@@ -22,7 +22,7 @@ class LoopScrubbers {
                                             std::uint32_t besides);
 
  private:
-  static constexpr std::size_t kept_max = 64;  // some 12 KB each
+  static constexpr std::size_t kept_max = 64;  // some 16 KB each
   std::uint64_t version_ = 0;
   std::string key_;
   std::unordered_map<std::string, std::shared_ptr<const Scrubber>> kept_;

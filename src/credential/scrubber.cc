@@ -14,10 +14,9 @@ namespace postern::credential {
 
 namespace {
 
-constexpr std::size_t stride_max = 64;
-constexpr std::size_t blocks_max = 16384;  // With more of them places stand closer: to 8, not below.
-constexpr std::uint64_t seen_bits_max = 1 << 24;
-constexpr int starts_bits = 16;
+constexpr std::size_t stride_max = 64;     // Scrubber::Block::step
+constexpr std::size_t blocks_max = 16384;  // With more of them places stand closer: to 4, not below.
+constexpr std::uint64_t bits_max = 1 << 24;
 
 /// Eight bytes, the first one lowest.
 inline std::uint64_t load(const char* bytes) {
@@ -32,15 +31,18 @@ inline std::uint64_t first_bytes(std::size_t count) { return ~std::uint64_t{0} >
 /// Its upper half depends on all of them.
 inline std::uint64_t hash_of(std::uint64_t bytes) { return bytes * 0x9e3779b97f4a7c15U; }
 
-/// Among the bits of seen_.
+/// Among bits, of which there are some power of two.
 inline std::uint64_t place_of(std::uint64_t hash, std::uint64_t mask) { return hash >> 40 & mask; }
 
 /// Of four bytes.
-inline std::uint32_t start_of(const char* bytes) {
+inline std::uint64_t start_of(const char* bytes) {
   std::uint32_t loaded = 0;
   std::memcpy(&loaded, bytes, 4);
-  return (loaded * 0x9e3779b1U) >> (32 - starts_bits);
+  return hash_of(loaded);
 }
+
+/// Of at least so many bits, if there can be.
+std::uint64_t mask_for(std::uint64_t bits) { return std::min(std::bit_ceil(bits), bits_max) - 1; }
 
 inline bool has(const std::uint64_t* bits, std::uint64_t bit) { return bits[bit / 64] >> (bit % 64) & 1; }
 
@@ -236,19 +238,20 @@ void Scrubber::index() {
   }
   block_ = std::clamp<std::size_t>(shortest_ / 3, 4, 8);
   stride_ = std::min(shortest_ - block_ + 1, stride_max);
-  while (stride_ > 8 && stride_ * all_.size() > blocks_max) stride_ /= 2;
+  while (stride_ >= 8 && stride_ * all_.size() > blocks_max) stride_ /= 2;
   blocks_.reserve(stride_ * all_.size());
   // A block that stands in no form mostly finds its bit unset.
-  seen_mask_ = std::min<std::uint64_t>(std::bit_ceil(32 * stride_ * all_.size()), seen_bits_max) - 1;
+  seen_mask_ = mask_for(32 * stride_ * all_.size());
   seen_.assign((seen_mask_ + 1) / 64, 0);
-  starts_.assign((std::size_t{1} << starts_bits) / 64, 0);
+  starts_mask_ = mask_for(64 * all_.size());
+  starts_.assign((starts_mask_ + 1) / 64, 0);
   for (std::uint32_t number = 0; number < all_.size(); ++number) {
     const std::string_view text = text_of(all_[number]);
-    put(starts_, start_of(text.data()));
-    for (std::size_t at = text.size() - shortest_; at < text.size() - shortest_ + stride_; ++at) {
-      const std::uint64_t hash = hash_at(text, at, block_);
+    put(starts_, place_of(start_of(text.data()), starts_mask_));
+    for (std::uint32_t step = 0; step < stride_; ++step) {
+      const std::uint64_t hash = hash_at(text, text.size() - shortest_ + step, block_);
       put(seen_, place_of(hash, seen_mask_));
-      blocks_.push_back({static_cast<std::uint32_t>(hash >> 32), number, static_cast<std::uint32_t>(at)});
+      blocks_.push_back({static_cast<std::uint32_t>(hash >> 32), number, step});
     }
   }
   std::ranges::sort(blocks_, {}, &Block::hash);
@@ -258,9 +261,10 @@ void Scrubber::look_closer(std::string_view text, std::size_t at, std::uint64_t 
                            std::vector<Match>& out) const {
   for (const Block& block :
        std::ranges::equal_range(blocks_, static_cast<std::uint32_t>(hash >> 32), {}, &Block::hash)) {
-    if (block.at > at) continue;
     const std::string_view form = text_of(all_[block.form]);
-    const std::size_t begin = at - block.at;
+    const std::size_t before = form.size() - shortest_ + block.step;
+    if (before > at) continue;
+    const std::size_t begin = at - before;
     if (text.substr(begin).starts_with(form)) out.push_back({begin, begin + form.size()});
   }
 }
@@ -289,10 +293,11 @@ void Scrubber::find(std::string_view text, std::vector<Match>& out) const {
 
 std::size_t Scrubber::open_from(std::string_view text) const {
   const std::uint64_t* const starts = starts_.data();
+  const std::uint64_t mask = starts_mask_;
   const std::size_t size = text.size();
   std::size_t at = size - std::min(size, longest_ - 1);
   for (; at < size; ++at) {
-    for (; at + 4 <= size && !has(starts, start_of(text.data() + at)); ++at) {
+    for (; at + 4 <= size && !has(starts, place_of(start_of(text.data() + at), mask)); ++at) {
     }
     const std::string_view rest = text.substr(at);
     if (rest.empty()) break;

@@ -56,8 +56,8 @@ class Scrubber {
   /// A block of a form's, by the upper half of its hash.
   struct Block {
     std::uint32_t hash;
-    std::uint32_t form;
-    std::uint32_t at;  ///< Where it stands in the form.
+    std::uint32_t form : 26;  ///< Of a policy's 64 MiB, where a secret takes some 100 bytes, and has 25.
+    std::uint32_t step : 6;   ///< How far from the first of the form's blocks.
   };
   Scrubber() = default;
   std::string_view text_of(const Form& form) const;
@@ -67,12 +67,12 @@ class Scrubber {
   Secret forms_;           ///< All of them behind each other.
   std::vector<Form> all_;  ///< In the order of their texts.
   std::size_t shortest_ = 0, longest_ = 0;
-  std::size_t stride_ = 0;             ///< Places apart that are looked at.
-  std::size_t block_ = 0;              ///< Bytes that are looked at together, 4 to 8.
-  std::vector<Block> blocks_;          ///< Sorted by hash. Of each form `stride_` of them, one a place.
-  std::uint64_t seen_mask_ = 0;        ///< Of a hash; so many bits, and one more, has
-  std::vector<std::uint64_t> seen_;    ///< the set of these blocks' hashes.
-  std::vector<std::uint64_t> starts_;  ///< Likewise, of each form's first four bytes.
+  std::size_t stride_ = 0;     ///< Places apart that are looked at.
+  std::size_t block_ = 0;      ///< Bytes that are looked at together, 4 to 8.
+  std::vector<Block> blocks_;  ///< Sorted by hash. Of each form `stride_` of them, one a place.
+  std::vector<std::uint64_t> seen_,
+      starts_;  ///< Bits, by hashes: of these blocks; of forms' first four bytes.
+  std::uint64_t seen_mask_ = 0, starts_mask_ = 0;  ///< What of a hash is a place there.
 };
 
 /// What is found in a stream of bytes, however it is cut into pieces. Holds back only what may be the
