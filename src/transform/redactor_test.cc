@@ -243,6 +243,21 @@ TEST(Finder, SaysWhichAsSoonAsItIsCertain) {
   EXPECT_EQ(0U, find_in_form(other, "u=a%40x.com"));
 }
 
+TEST(Redactor, WhatWasGivenUpInTheMiddleIsForgotten) {
+  const Set set = all_detectors({{"word", "w[a-z]{3,40}1"}});
+  for (const char* begun : {"-----BEGIN PRIVATE KEY-----\nMIIEvQIBADANBgkqhkiG9w0BAQEFAASC", "mail jo@x",
+                            "call +1 212 555", "eyJhbGciOiJIUzI1NiJ9.eyJzdWIiOiIxIn0.abc", "wabcdef"}) {
+    Redactor(set).pass(begun, false);  // Its memory goes to the next of this thread.
+    Redactor next(set);
+    EXPECT_EQ("MIIEvQIBADAN.com 0187 nothing1", next.pass("MIIEvQIBADAN.com 0187 nothing1", true)) << begun;
+    EXPECT_FALSE(next.changed());
+    Finder(set).pass(begun, false);
+    Finder finder(set);
+    EXPECT_EQ(std::nullopt, finder.whole("MIIEvQIBADAN.com 0187 nothing1")) << begun;
+    EXPECT_EQ(0U, finder.held());
+  }
+}
+
 TEST(DetectorSet, NothingShorterThanItsShortestHoldsAnything) {
   const Set set = all_detectors();
   ASSERT_EQ(set->shortest(), 6U);
